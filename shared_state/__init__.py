@@ -1,0 +1,1 @@
+"""The ground: everything that two ModelMesh processes must agree on."""

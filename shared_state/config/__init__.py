@@ -1,0 +1,21 @@
+"""Configuration: models, loader and secret stores."""
+
+from shared_state.config.limits import LimitsConfig
+from shared_state.config.models import ModelConfig, PricingConfig
+from shared_state.config.pools import DeactivationConfig, PoolConfig, RecoveryConfig, RetryConfig
+from shared_state.config.providers import ProviderConfig, TimeoutsConfig
+from shared_state.config.root import MeshConfig, RedisConfig
+
+__all__ = [
+    "DeactivationConfig",
+    "LimitsConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "PoolConfig",
+    "PricingConfig",
+    "ProviderConfig",
+    "RecoveryConfig",
+    "RedisConfig",
+    "RetryConfig",
+    "TimeoutsConfig",
+]

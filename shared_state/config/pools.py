@@ -1,0 +1,66 @@
+"""Configured pools: which models serve a capability, and by which rules they rotate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from shared_state.config.values import DurationS, Section
+
+
+class DeactivationConfig(Section):
+    """When a model of the pool goes to standby."""
+
+    retry_limit: int = Field(3, ge=1, description="consecutive failures")
+    error_rate_threshold: float = Field(0.5, gt=0, le=1, description="share of failures within error_window")
+    error_window: DurationS = Field(60.0, gt=0)
+    error_min_requests: int = Field(10, ge=1, description="outcomes before the error rate is judged")
+    error_codes: list[int] = Field(
+        default=[429, 500, 502, 503, 504], description="statuses that count; lost connections and timeouts always do"
+    )
+
+
+class RecoveryConfig(Section):
+    """How a model of the pool comes back."""
+
+    cooldown: DurationS = Field(60.0, gt=0)
+    max_cooldown: DurationS = Field(1800.0, gt=0)
+    ramp: list[float] = Field(default=[0.1, 0.3, 1.0], description="shares of traffic after a successful trial")
+
+    @model_validator(mode="after")
+    def _sane(self) -> RecoveryConfig:
+        if self.max_cooldown < self.cooldown:
+            raise ValueError("max_cooldown must not be shorter than cooldown")
+        if not self.ramp or any(not 0 < share <= 1 for share in self.ramp):
+            raise ValueError("ramp must hold shares greater than 0 and at most 1")
+        if self.ramp[-1] != 1.0 or list(self.ramp) != sorted(self.ramp):
+            raise ValueError("ramp must rise and end at 1.0")
+        return self
+
+
+class RetryConfig(Section):
+    """What follows a failed attempt."""
+
+    max_attempts: int = Field(3, ge=1, description="attempts on the same target before the next one")
+    backoff: Literal["fixed", "exponential_jitter", "retry_after"] = "exponential_jitter"
+    initial_delay: DurationS = 0.5
+    max_delay: DurationS = 10.0
+    scope: Literal["same_model", "same_provider", "any"] = "same_model"
+    honor_retry_after: bool = True
+    retryable_codes: list[int] = Field(default=[429, 500, 502, 503, 504])
+    non_retryable_codes: list[int] = Field(default=[400, 401, 403])
+    deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
+
+
+class PoolConfig(Section):
+    """A pool; without ``capability`` and ``models`` its own name is the capability."""
+
+    capability: str | None = None
+    models: list[str] = Field(default_factory=list)
+    providers: list[str] = Field(default_factory=list)
+    excluded_providers: list[str] = Field(default_factory=list)
+    strategy: str = "modelmesh.stick-until-failure.v1"
+    deactivation: DeactivationConfig = DeactivationConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    retry: RetryConfig = RetryConfig()

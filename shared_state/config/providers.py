@@ -1,0 +1,46 @@
+"""Configured providers: one entry is one account, and by default one quota domain."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from shared_state.config.limits import LimitsConfig
+from shared_state.config.values import DurationS, Secret, Section
+
+
+class TimeoutsConfig(Section):
+    """The four clocks of an upstream call, in seconds."""
+
+    connect: DurationS = Field(5.0, description="until the connection stands")
+    first_token: DurationS = Field(30.0, description="until the first content arrives")
+    idle: DurationS = Field(20.0, description="longest pause between two pieces of a stream")
+    total: DurationS = Field(300.0, description="the whole call")
+
+
+class ProviderConfig(Section):
+    """A provider account."""
+
+    enabled: bool = True
+    connector: str | None = Field(None, description="catalogue id; default: the entry's own name")
+    base_url: str | None = Field(None, description="endpoint with its version prefix, as in the OpenAI SDKs")
+    api_key: Secret | None = None
+    organization: str | None = Field(None, description="sent as OpenAI-Organization")
+    headers: dict[str, str] = Field(default_factory=dict, description="extra headers sent upstream")
+    quota_domain: str | None = Field(None, description="entries with the same name share limits; default: own name")
+    limits: LimitsConfig = LimitsConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+    @field_validator("base_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"base_url must begin with http:// or https://, not {value!r}")
+        return value.rstrip("/") if value else value
+
+    @field_validator("headers")
+    @classmethod
+    def _clean_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name.isascii() or any(c in name + text for c in "\r\n\0"):
+                raise ValueError(f"header {name!r} holds characters that HTTP does not allow")
+        return value

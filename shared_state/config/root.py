@@ -1,0 +1,97 @@
+"""``MeshConfig``: the whole configuration of a cluster, frozen and checked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared_state.config.models import ModelConfig
+from shared_state.config.pools import PoolConfig
+from shared_state.config.providers import ProviderConfig
+from shared_state.config.values import DurationS, Secret, Section, SizeBytes
+
+
+class RedisConfig(Section):
+    """Where the shared state lives, and what happens when it is away."""
+
+    url: str | None = Field(None, description="redis://, rediss:// or unix://; none: the embedded server of `serve`")
+    namespace: str = Field("mm", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
+    on_loss: Literal["leased", "open", "closed"] = "leased"
+    timeout: DurationS = Field(0.25, gt=0, description="deadline of one call, wait for a connection included")
+
+
+class SecretsConfig(Section):
+    """The store that ``${secrets:NAME}`` refers to."""
+
+    store: Literal["modelmesh.env.v1", "modelmesh.dotenv.v1"] = "modelmesh.env.v1"
+    path: str = Field(".env", description="file of the dotenv store")
+    prefix: str = Field("", description="put before every name in the env store")
+    fail_on_missing: bool = True
+
+
+class CapabilitiesConfig(Section):
+    """Additions to the capability tree."""
+
+    nodes: list[str] = Field(default_factory=list, description="full dotted paths; parents are made, leaves promoted")
+    aliases: dict[str, str] = Field(default_factory=dict, description="short name -> full path")
+
+
+class KeysConfig(Section):
+    """Client keys."""
+
+    required: Literal[False] = False
+
+
+class AuthConfig(Section):
+    """Static bearer tokens of the proxy; any one of them opens the door."""
+
+    tokens: list[Secret] = Field(default_factory=list)
+
+
+class ProxyConfig(Section):
+    """The HTTP endpoint of a node."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    max_body: SizeBytes = 32 * 10**6
+    auth: AuthConfig = AuthConfig()
+
+
+class ServerConfig(Section):
+    """The engines under a node."""
+
+    engine: Literal["fast", "stock"] = Field("stock", description="HTTP/1 protocol: ours on httptools, or Hypercorn's")
+    upstream: Literal["fast", "stock"] = Field("stock", description="HTTP client: ours on httptools, or aiohttp")
+    keep_alive: DurationS = Field(75.0, description="idle time after which a client connection is closed")
+    drain: DurationS = Field(30.0, description="longest wait for running requests after SIGTERM")
+
+
+class SchedulerConfig(Section):
+    """The scheduler's timetable."""
+
+    flush_interval: DurationS = Field(60.0, gt=0)
+    lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
+
+
+class StorageConfig(Section):
+    """Where closed statistics go."""
+
+    connector: Literal["modelmesh.sqlite.v1"] = "modelmesh.sqlite.v1"
+    path: str | None = Field(None, description="database file; default: statistics.db in the state folder")
+
+
+class MeshConfig(Section):
+    """The configuration of a cluster."""
+
+    redis: RedisConfig = RedisConfig()
+    secrets: SecretsConfig = SecretsConfig()
+    capabilities: CapabilitiesConfig = CapabilitiesConfig()
+    providers: dict[str, ProviderConfig] = Field(default_factory=dict)
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    pools: dict[str, PoolConfig] = Field(default_factory=dict)
+    keys: KeysConfig = KeysConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    server: ServerConfig = ServerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    storage: StorageConfig = StorageConfig()

@@ -1,0 +1,256 @@
+"""Every error of ModelMesh, with the facts that the next decision needs.
+
+ModelMeshError
+├── ConfigurationError             the configuration is refused; every fault is listed
+├── StateUnavailableError          Redis is away and the deployment prefers refusing
+├── RequestError                   the caller's mistake
+│   ├── ModelNotFoundError
+│   ├── PayloadTooLargeError
+│   ├── AuthenticationRequiredError
+│   └── ClientDisconnectedError
+├── RoutingError                   nobody could serve the request
+│   ├── NoActiveModelError
+│   ├── LimitReachedError
+│   ├── AllProvidersExhaustedError
+│   └── DeadlineExceededError
+└── ProviderError                  one attempt on one provider failed
+    ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
+    ├── AuthenticationError
+    ├── RateLimitError
+    ├── QuotaExhaustedError
+    ├── ProviderTimeoutError
+    ├── ProviderUnavailableError   no connection, or a 5xx
+    └── ProviderProtocolError      an answer that cannot be understood, or breaks off
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Blame(StrEnum):
+    """Who a failure is held against."""
+
+    NOBODY = "nobody"
+    CALLER = "caller"
+    MODEL = "model"
+    ACCOUNT = "account"
+    PROVIDER = "provider"
+
+
+class ModelMeshError(Exception):
+    """Base of all errors.
+
+    Attributes:
+        http_status: status that an API answers with.
+        type: the ``error.type`` of an OpenAI error body.
+        code: the ``error.code`` of an OpenAI error body.
+        retry_after_s: when trying again could succeed, seconds from now; None if unknown.
+    """
+
+    http_status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class ConfigurationError(ModelMeshError):
+    """The configuration is refused.
+
+    Args:
+        faults: one line each, ``path: what is wrong and what is accepted``.
+    """
+
+    default_code = "configuration_error"
+
+    def __init__(self, faults: list[str], *, source: str = "configuration") -> None:
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        super().__init__(f"{source}: {len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}")
+        self.faults = faults
+
+
+class StateUnavailableError(ModelMeshError):
+    """The shared state cannot be reached and nothing may be admitted without it."""
+
+    http_status = 503
+    default_code = "state_unavailable"
+
+
+class RequestError(ModelMeshError):
+    """The caller's mistake, found here."""
+
+    http_status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_request"
+
+
+class ModelNotFoundError(RequestError):
+    """The name in ``model`` means nothing here."""
+
+    http_status = 404
+    default_code = "model_not_found"
+
+
+class RouteNotFoundError(RequestError):
+    """No such route."""
+
+    http_status = 404
+    default_code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The route exists, the method does not."""
+
+    http_status = 405
+    default_code = "method_not_allowed"
+
+
+class PayloadTooLargeError(RequestError):
+    """The body is larger than ``proxy.max_body``."""
+
+    http_status = 413
+    default_code = "payload_too_large"
+
+
+class AuthenticationRequiredError(RequestError):
+    """The client's token is missing or unknown."""
+
+    http_status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class ClientDisconnectedError(RequestError):
+    """The caller left; nobody reads the answer, the status is for the log only."""
+
+    http_status = 499
+    default_code = "client_disconnected"
+
+
+class RoutingError(ModelMeshError):
+    """Nobody could serve the request."""
+
+    http_status = 503
+    default_code = "routing_error"
+
+
+class NoActiveModelError(RoutingError):
+    """Every fit model is on standby."""
+
+    default_code = "no_active_model"
+
+
+class LimitReachedError(RoutingError):
+    """Every fit model is at a limit; ``retry_after_s`` is the earliest time."""
+
+    http_status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class AllProvidersExhaustedError(RoutingError):
+    """Every attempt failed."""
+
+    http_status = 502
+    default_code = "all_providers_exhausted"
+
+
+class DeadlineExceededError(RoutingError):
+    """The request's deadline passed."""
+
+    http_status = 504
+    default_code = "deadline_exceeded"
+
+
+class ProviderError(ModelMeshError):
+    """One attempt on one provider failed.
+
+    Attributes:
+        status: HTTP status of the provider's answer, 0 without one.
+        blame: who the failure is held against.
+        retryable: whether another attempt, here or elsewhere, could succeed.
+        sent: whether the request may have reached the provider (and may be billed).
+        body: the provider's own answer, for errors that are passed on.
+    """
+
+    http_status = 502
+    default_code = "provider_error"
+    blame: ClassVar[Blame] = Blame.MODEL
+    retryable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        sent: bool = True,
+        body: bytes = b"",
+        content_type: str = "application/json",
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.status = status
+        self.sent = sent
+        self.body = body
+        self.content_type = content_type
+
+
+class RejectedRequestError(ProviderError):
+    """The provider says that the request itself is wrong (400, 404, 413, 422, content policy)."""
+
+    type = "invalid_request_error"
+    blame = Blame.CALLER
+    retryable = False
+
+
+class AuthenticationError(ProviderError):
+    """The provider refuses the account's credentials: another account may still serve."""
+
+    default_code = "provider_authentication"
+    blame = Blame.ACCOUNT
+
+
+class RateLimitError(ProviderError):
+    """The provider asks to wait."""
+
+    default_code = "provider_rate_limited"
+
+
+class QuotaExhaustedError(ProviderError):
+    """The account's credit or quota is spent: waiting a little does not help."""
+
+    default_code = "provider_quota_exhausted"
+    blame = Blame.ACCOUNT
+
+
+class ProviderTimeoutError(ProviderError):
+    """One of the clocks of the call ran out."""
+
+    default_code = "provider_timeout"
+
+
+class ProviderUnavailableError(ProviderError):
+    """No connection (``sent`` is false), or a server error."""
+
+    default_code = "provider_unavailable"
+
+
+class ProviderProtocolError(ProviderError):
+    """Garbage, an empty answer, or a stream without its end."""
+
+    default_code = "provider_protocol"
