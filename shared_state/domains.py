@@ -1,0 +1,104 @@
+"""State of quota domains outside the hot path: reading it whole, operators' orders, recovery and reaping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import ormsgpack
+
+from shared_state.state import DomainState, decode_entity
+from shared_state.store import Store
+from shared_state.topology import DomainSpec
+
+_ABANDON_AT_ONCE: Final = 200
+_SCAN_AT_ONCE: Final = 1000
+
+Kind = Literal["model", "provider"]
+
+
+class FencedOffError(Exception):
+    """Another scheduler leads: a newer fencing token was seen."""
+
+
+@dataclass(slots=True, frozen=True)
+class Order:
+    """State of an entity after an operator's order."""
+
+    status: str
+    reason: str
+    until_ms: int
+
+
+async def read_domain(store: Store, domain: DomainSpec) -> tuple[int, DomainState]:
+    """Server time and the state of all models and providers, consistent at one moment."""
+    wanted = [("provider", p.id) for p in domain.providers] + [("model", m.id) for m in domain.models]
+    now_ms, epoch, *rows = await store.run("read_domain", [store.keys.domain(domain.id)], [ormsgpack.packb(wanted)])
+    states = {entity: decode_entity(row) for entity, row in zip(wanted, rows, strict=True)}
+    return now_ms, DomainState(
+        epoch=epoch,
+        models={name: state for (kind, name), state in states.items() if kind == "model"},
+        providers={name: state for (kind, name), state in states.items() if kind == "provider"},
+    )
+
+
+async def read_epochs(store: Store, domains: Sequence[str]) -> dict[str, int]:
+    """The epoch of each domain, in one round trip."""
+    pipe = store.client.pipeline(transaction=False)
+    for domain in domains:
+        pipe.hget(store.keys.domain(domain), "epoch")
+    return {domain: int(epoch or 0) for domain, epoch in zip(domains, await pipe.execute(), strict=True)}
+
+
+async def order(
+    store: Store,
+    domain: str,
+    *,
+    kind: Kind,
+    name: str,
+    action: Literal["deactivate", "activate"],
+    reason: str = "manual",
+    for_s: float = 0,
+    node: str = "",
+) -> Order:
+    """Carries out an operator's order; ``for_s`` of 0 means until further notice."""
+    status, why, until_ms = await store.run(
+        "set_state",
+        [store.keys.domain(domain)],
+        [domain, store.keys.channel, node, kind, name, action, reason, round(for_s * 1000)],
+    )
+    return Order(status.decode(), why.decode(), until_ms)
+
+
+async def recover_due(store: Store, domain: str, *, token: int, most: int = 100) -> list[tuple[str, str]]:
+    """Begins the recovery of what is due: pairs of ``m:<model>`` or ``p:<provider>`` and ``active`` or ``trial``.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    reply = await store.run("recover", [store.keys.domain(domain)], [token, domain, store.keys.channel, most])
+    if reply and reply[0] == -1:
+        raise FencedOffError(domain)
+    names = [item.decode() for item in reply]
+    return list(zip(names[::2], names[1::2], strict=True))
+
+
+async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> int:
+    """Books every reservation of dead nodes as abandoned; how many there were.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    flight, abandoned, start = store.keys.flight(domain), 0, 0
+    found: list[str] = []
+    while page := await store.client.zrange(flight, start, start + _SCAN_AT_ONCE - 1):
+        found += [rid for rid in (raw.decode() for raw in page) if rid.rpartition(".")[0] in nodes]
+        start += _SCAN_AT_ONCE
+    for i in range(0, len(found), _ABANDON_AT_ONCE):
+        batch = ormsgpack.packb(found[i : i + _ABANDON_AT_ONCE])
+        count = await store.run("abandon", [store.keys.domain(domain)], [token, batch])
+        if count < 0:
+            raise FencedOffError(domain)
+        abandoned += count
+    return abandoned

@@ -1,0 +1,49 @@
+"""Events that nodes tell each other. An event is a hint: the truth is the state and its epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of state.
+
+    Attributes:
+        type: ``model_deactivated``, ``model_activated``, ``model_trial``, ``model_ready``, ``model_ramp``,
+            ``model_trial_over``, and the same for ``provider_``.
+        time_ms: server time.
+        epoch: the domain's epoch after the change.
+        kind: ``model`` or ``provider``.
+    """
+
+    type: str
+    time_ms: int
+    epoch: int
+    domain: str
+    kind: str
+    id: str
+    reason: str
+    until_ms: int
+    node: str
+
+
+def decode_event(data: bytes) -> Event | None:
+    """The event, or None for a message of another release that cannot be understood."""
+    try:
+        raw = orjson.loads(data)
+        return Event(
+            type=str(raw["type"]),
+            time_ms=int(raw["time"]),
+            epoch=int(raw["epoch"]),
+            domain=str(raw["domain"]),
+            kind=str(raw["kind"]),
+            id=str(raw["id"]),
+            reason=str(raw["reason"]),
+            until_ms=int(raw["until"]),
+            node=str(raw["node"]),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,97 @@
+"""Every key in Redis is built here; this module is the schema document.
+
+All keys of a quota domain share one hash tag, so that every script touches a single slot and the same code
+runs on one server, under Sentinel and on a cluster. The ``1`` is the version of the stored records: a release
+that changes their meaning raises it, and both releases can run side by side.
+"""
+
+from __future__ import annotations
+
+SCHEMA = "1"
+
+
+class Keys:
+    """Names of all keys under one namespace."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}:{SCHEMA}:"
+
+    # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
+
+    def domain(self, domain: str) -> str:
+        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``."""
+        return f"{self._prefix}{{{domain}}}"
+
+    def model(self, domain: str, model: str) -> str:
+        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft."""
+        return f"{self.domain(domain)}:model:{model}"
+
+    def provider(self, domain: str, provider: str) -> str:
+        """Hash with the fields of a model's state; ``reason`` tells credentials, quota and outage apart."""
+        return f"{self.domain(domain)}:provider:{provider}"
+
+    def windows(self, domain: str, scope: str) -> str:
+        """Hash of all windows of a model (``m:<id>``) or of the account (``a``); expires after its longest window."""
+        return f"{self.domain(domain)}:win:{scope}"
+
+    def flight(self, domain: str) -> str:
+        """Sorted set reservation -> expiry (unix ms); with ``:<model>`` behind it, that model's part."""
+        return f"{self.domain(domain)}:flight"
+
+    def reservations(self, domain: str) -> str:
+        """Hash reservation -> msgpack [model, pool, admitted ms, tokens in, tokens out, cost nano-USD]."""
+        return f"{self.domain(domain)}:res"
+
+    def books(self, domain: str) -> str:
+        """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""
+        return f"{self.domain(domain)}:books"
+
+    def statistics(self, domain: str, minute: int) -> str:
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        return f"{self.domain(domain)}:stat:{minute}"
+
+    def minutes(self, domain: str) -> str:
+        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        return f"{self.domain(domain)}:minutes"
+
+    def due(self, domain: str) -> str:
+        """Sorted set ``m:<model>`` or ``p:<provider>`` -> time (unix ms) at which its recovery may begin."""
+        return f"{self.domain(domain)}:due"
+
+    def news(self, domain: str) -> str:
+        """List of the latest events, newest first, as they were published."""
+        return f"{self.domain(domain)}:news"
+
+    # -- the cluster
+
+    @property
+    def channel(self) -> str:
+        """Pub/sub channel of all events; an event is only a hint."""
+        return f"{self._prefix}news"
+
+    @property
+    def nodes(self) -> str:
+        """Hash node -> JSON description; with ``:seen`` behind it, a sorted set node -> last heartbeat (unix ms)."""
+        return f"{self._prefix}{{cluster}}:nodes"
+
+    @property
+    def leader(self) -> str:
+        """Hash owner, token, until, since: the scheduler's lease. The token only ever grows."""
+        return f"{self._prefix}{{cluster}}:leader"
+
+    @property
+    def jobs(self) -> str:
+        """Hash job -> JSON report of its last run; written by the leading scheduler."""
+        return f"{self._prefix}{{cluster}}:jobs"
+
+    # -- a pool: cursors only
+
+    def turns(self, pool: str) -> str:
+        """Counter of round-robin turns given out, in blocks."""
+        return f"{self._prefix}{{pool:{pool}}}:turns"
+
+    def current(self, pool: str) -> str:
+        """String: the model that a sticky pool points at."""
+        return f"{self._prefix}{{pool:{pool}}}:current"

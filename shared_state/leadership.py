@@ -1,0 +1,40 @@
+"""The scheduler's lead: a lease with a fencing token that only ever grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared_state.store import Store
+
+
+@dataclass(slots=True, frozen=True)
+class Lead:
+    """Who leads; times in unix milliseconds of server time."""
+
+    owner: str
+    token: int
+    until_ms: int
+    now_ms: int
+
+
+async def hold_lead(store: Store, owner: str, *, lease_s: float) -> Lead:
+    """Takes the lead if it is free, renews it if it is ours; the caller leads if ``owner`` comes back."""
+    owner_, token, until_ms, now_ms = await store.run(
+        "hold_lease", [store.keys.leader], [owner, round(lease_s * 1000), "hold"]
+    )
+    return Lead(_text(owner_), token, until_ms, now_ms)
+
+
+async def release_lead(store: Store, owner: str) -> None:
+    """Gives the lead back, if it is ours."""
+    await store.run("hold_lease", [store.keys.leader], [owner, 0, "release"])
+
+
+async def read_lead(store: Store) -> dict[str, str]:
+    """The lease as it stands: owner, token, until, since."""
+    raw: dict[bytes, bytes] = await store.client.hgetall(store.keys.leader)  # type: ignore[misc]
+    return {_text(name): _text(value) for name, value in raw.items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

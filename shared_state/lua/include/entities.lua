@@ -1,0 +1,129 @@
+-- State of an entity: a model, or the provider account that it runs on. Both are the same kind of record.
+--
+-- status  active | standby                     reason  why it is on standby
+-- mode    time   back by itself when `until` has passed
+--         trial  one request in the whole cluster may try it when `until` has passed
+--         manual only an operator brings it back
+-- phase   ''     plain
+--         trial  one reservation (`trial`) is trying it, until `trial_until` at the latest
+--         ramp   active again with a growing share of the traffic (`step`)
+
+-- Who speaks, for events: filled by the script.
+local home = { domain = '', channel = '', node = '' }
+
+local FIELDS = { 'status', 'reason', 'mode', 'phase', 'until', 'fails', 'cooldowns', 'trial', 'trial_until',
+  'step', 'step_ok', 'step_at' }
+local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until = true, step = true, step_ok = true, step_at = true }
+
+local function load_entity(kind, id)
+  local key = KEYS[1] .. ':' .. kind .. ':' .. id
+  local values = redis.call('HMGET', key, unpack(FIELDS))
+  local entity = { kind = kind, id = id, key = key, new = {} }
+  for i, field in ipairs(FIELDS) do
+    local value = values[i]
+    if NUMBERS[field] then value = tonumber(value or 0) or 0 end
+    entity[field] = value or ''
+  end
+  if entity.status == '' then entity.status = 'active' end
+  return entity
+end
+
+local function set(entity, field, value)
+  if entity[field] ~= value then
+    entity[field] = value
+    entity.new[field] = value
+  end
+end
+
+local function save_entity(entity)
+  local flat = {}
+  for field, value in pairs(entity.new) do
+    flat[#flat + 1] = field
+    flat[#flat + 1] = type(value) == 'number' and int(value) or value
+  end
+  if #flat > 0 then
+    redis.call('HSET', entity.key, unpack(flat))
+    entity.new = {}
+  end
+end
+
+-- Raises the epoch and tells everybody. Called after the entity was changed, in the same script: a hint can be lost, never early.
+local function announce(entity, event, now)
+  save_entity(entity)
+  local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  local news = cjson.encode({ type = entity.kind .. '_' .. event, time = now, epoch = epoch, domain = home.domain, kind = entity.kind,
+    id = entity.id, reason = entity.reason, ['until'] = entity['until'], node = home.node })
+  redis.call('LPUSH', KEYS[1] .. ':news', news)
+  redis.call('LTRIM', KEYS[1] .. ':news', 0, 99)
+  redis.call('PUBLISH', home.channel, news)
+end
+
+local function due_name(entity)
+  return (entity.kind == 'model' and 'm:' or 'p:') .. entity.id
+end
+
+-- A later failure may lengthen a standby, never shorten it; what an operator ordered stays.
+local function deactivate(entity, reason, until_ms, mode, now)
+  if entity.status == 'standby' and entity.mode == 'manual' and mode ~= 'manual' then return end
+  if entity.status == 'standby' and mode ~= 'manual' and entity.phase ~= 'trial' and until_ms <= entity['until'] then return end
+  if entity.status == 'standby' and entity.mode == 'trial' and mode == 'time' then
+    reason, mode = entity.reason, 'trial' -- asked to wait longer, but the trial is still owed
+  end
+  if entity.status ~= 'standby' then set(entity, 'since', now) end
+  set(entity, 'status', 'standby')
+  set(entity, 'reason', reason)
+  set(entity, 'mode', mode)
+  set(entity, 'phase', '')
+  set(entity, 'until', until_ms)
+  set(entity, 'trial', '')
+  if mode == 'manual' and until_ms == 0 then
+    redis.call('ZREM', KEYS[1] .. ':due', due_name(entity))
+  else
+    redis.call('ZADD', KEYS[1] .. ':due', int(until_ms), due_name(entity))
+  end
+  announce(entity, 'deactivated', now)
+end
+
+local function activate(entity, phase, now)
+  set(entity, 'status', 'active')
+  set(entity, 'since', now)
+  set(entity, 'phase', phase)
+  set(entity, 'until', 0)
+  set(entity, 'fails', 0)
+  set(entity, 'trial', '')
+  if phase == 'ramp' then
+    set(entity, 'step', 0)
+    set(entity, 'step_ok', 0)
+    set(entity, 'step_at', now)
+  else
+    set(entity, 'cooldowns', 0)
+  end
+  redis.call('ZREM', KEYS[1] .. ':due', due_name(entity))
+  announce(entity, 'activated', now)
+end
+
+-- Whether a reservation may use the entity now: nil, or the refusal as {code, time}. The trial is granted later, when all windows agree.
+local STANDBY, TRIAL_TAKEN = 2, 5
+local function gate(entity, now)
+  if entity.status == 'active' then return nil end
+  if entity['until'] == 0 and entity.mode == 'manual' then return STANDBY, 0 end
+  if now < entity['until'] then return STANDBY, entity['until'] end
+  if entity.mode == 'time' or entity.mode == 'manual' then
+    activate(entity, '', now)
+    return nil
+  end
+  if entity.phase == 'trial' and now < entity.trial_until and redis.call('HEXISTS', KEYS[1] .. ':res', entity.trial) == 1 then
+    return TRIAL_TAKEN, entity.trial_until
+  end
+  return nil
+end
+
+-- Marks the reservation as the one trial of an entity whose gate is open though it is on standby.
+local function claim_trial(entity, reservation, expires, now)
+  if entity.status ~= 'standby' then return false end
+  set(entity, 'phase', 'trial')
+  set(entity, 'trial', reservation)
+  set(entity, 'trial_until', expires)
+  announce(entity, 'trial', now)
+  return true
+end

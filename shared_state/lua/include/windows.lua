@@ -1,0 +1,185 @@
+-- Windows of one scope (a model or an account), held in one hash.
+--
+-- A window is described by {algorithm, name, dimension, limit, a, b, c}:
+--   1 sliding      a = length ms, b = bucket ms, c = guard ms  fields name:sum, name:old, name:<bucket>
+--   2 calendar     a <= now < b is the period, b..c the next   fields name:at, name:sum
+--   3 spacing      a = least distance ms                       field  name:at
+--   4 concurrency  counted from the set of reservations        no field
+-- Dimensions: 1 requests, 2 tokens, 3 tokens in, 4 tokens out, 5 cost. A limit of 0 only counts.
+--
+-- A sliding window is exact in the caller's favour: a bucket leaves only when all of it is older than the
+-- window, so no true interval of that length ever holds more than the limit. The guard covers the way
+-- from here to the provider. All windows are read once a batch and written once a batch.
+
+local SLIDING, CALENDAR, SPACING, CONCURRENCY = 1, 2, 3, 4
+
+local function expire_buckets(key, w, now)
+  local first = math.floor((now - w.a - w.c) / w.b)
+  if w.old == nil or w.sum == 0 then
+    w.old = first
+    return
+  end
+  if w.old >= first then return end
+  local span = math.ceil((w.a + w.c) / w.b) + 1
+  local names = {}
+  for i = w.old, math.min(first - 1, w.old + span) do names[#names + 1] = w.name .. ':' .. int(i) end
+  local gone = redis.call('HMGET', key, unpack(names))
+  for _, amount in ipairs(gone) do
+    if amount then w.sum = w.sum - tonumber(amount) end
+  end
+  redis.call('HDEL', key, unpack(names))
+  w.old, w.dirty = first, true
+end
+
+-- Chooses the period that holds `now`. A period that is older than the one on record is never opened again.
+local function open_period(scope, w, now)
+  if now < w.a or now >= w.c then
+    scope.stale = true
+    return
+  end
+  w.ends = w.b
+  if now >= w.b then w.a, w.ends = w.b, w.c end
+  if not w.mark or w.mark < w.a then w.sum, w.mark, w.dirty = 0, w.a, true end
+  scope.keep_ms = math.max(scope.keep_ms, w.c - now)
+end
+
+local function load_scope(key, specs, now, flight_key)
+  local scope = { key = key, windows = {}, keep_ms = 1000 }
+  local fields = {}
+  for i, s in ipairs(specs) do
+    local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], add = {} }
+    scope.windows[i] = w
+    if w.alg ~= CONCURRENCY then
+      w.at = #fields + 1
+      fields[w.at] = w.name .. ':sum'
+      fields[w.at + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
+    end
+  end
+  local values = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
+  for _, w in ipairs(scope.windows) do
+    if w.alg == CONCURRENCY then
+      w.sum = redis.call('ZCARD', flight_key)
+    else
+      w.sum = tonumber(values[w.at] or 0) or 0
+      w.mark = tonumber(values[w.at + 1] or nil)
+      if w.alg == SLIDING then
+        w.old = w.mark
+        expire_buckets(key, w, now)
+        scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
+      elseif w.alg == CALENDAR then
+        open_period(scope, w, now)
+      else
+        scope.keep_ms = math.max(scope.keep_ms, w.a)
+      end
+    end
+  end
+  return scope
+end
+
+-- When `amount` could fit into a sliding window: the time at which enough of its oldest buckets has left.
+local function sliding_room_at(key, w, amount, now)
+  if w.memo_amount == amount and w.memo_sum == w.sum then return w.memo_at end
+  local last = math.floor(now / w.b)
+  if not w.buckets then
+    local names = {}
+    for i = w.old, last do names[#names + 1] = w.name .. ':' .. int(i) end
+    w.buckets = redis.call('HMGET', key, unpack(names))
+  end
+  local excess, at = w.sum + amount - w.limit, now + 1000
+  for i = w.old, last do
+    excess = excess - (tonumber(w.buckets[i - w.old + 1] or 0) or 0) - (w.add[i] or 0)
+    if excess <= 0 then
+      at = (i + 1) * w.b + w.a + w.c
+      break
+    end
+  end
+  w.memo_amount, w.memo_sum, w.memo_at = amount, w.sum, at
+  return at
+end
+
+-- nil if the window has room, else the time (ms) at which it could have; -1 never, 0 unknown but soon.
+local function no_room_until(key, w, amount, now)
+  if w.limit == 0 then return nil end
+  if w.alg == SPACING then
+    if w.mark and now < w.mark + w.a then return w.mark + w.a end
+    return nil
+  end
+  if w.sum + amount <= w.limit then return nil end
+  if amount > w.limit then return -1 end
+  if w.alg == SLIDING then return sliding_room_at(key, w, amount, now) end
+  if w.alg == CALENDAR then return w.ends end
+  return 0
+end
+
+-- The window of a scope that refuses these amounts for longest: name, time. nil if all have room.
+local function refusal(scope, amounts, now)
+  local name, at
+  for _, w in ipairs(scope.windows) do
+    local until_ms = no_room_until(scope.key, w, amounts[w.dim], now)
+    if until_ms and (not at or until_ms == -1 or (at ~= -1 and until_ms > at)) then name, at = w.name, until_ms end
+  end
+  return name, at
+end
+
+local function bucket_add(w, index, amount)
+  index = math.max(index, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
+  w.add[index] = (w.add[index] or 0) + amount
+  w.sum = w.sum + amount
+  w.dirty = true
+end
+
+local function take(scope, amounts, now)
+  for _, w in ipairs(scope.windows) do
+    local amount = amounts[w.dim]
+    if w.alg == SLIDING then
+      bucket_add(w, math.floor(now / w.b), amount)
+    elseif w.alg == SPACING then
+      w.mark, w.dirty = now, true
+    else
+      w.sum, w.dirty = w.sum + amount, true
+    end
+  end
+end
+
+-- Replaces what was reserved at `admitted` by what was used. What was reserved in a period that has passed stays there;
+-- use beyond the reservation is charged where it still counts.
+local function true_up(scope, reserved, used, admitted, charged_at, now)
+  for _, w in ipairs(scope.windows) do
+    local was, is = reserved[w.dim], used[w.dim]
+    if w.alg == SLIDING then
+      local from, to = math.floor(admitted / w.b), math.floor(charged_at / w.b)
+      if from < w.old then
+        if is > was then bucket_add(w, math.floor(now / w.b), is - was) end
+      elseif from == to then
+        if is ~= was then bucket_add(w, from, is - was) end
+      else
+        bucket_add(w, from, -was)
+        bucket_add(w, to, is)
+      end
+    elseif w.alg == CALENDAR and is ~= was then
+      if admitted >= w.a or is > was then w.sum, w.dirty = math.max(0, w.sum + is - was), true end
+    end
+  end
+end
+
+local function save_scope(scope)
+  local fields = {}
+  for _, w in ipairs(scope.windows) do
+    if w.dirty and w.alg ~= CONCURRENCY then
+      fields[#fields + 1] = w.name .. ':sum'
+      fields[#fields + 1] = int(w.sum)
+      fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
+      fields[#fields + 1] = int(w.alg == SLIDING and w.old or w.mark or 0)
+      for index, amount in pairs(w.add) do
+        if amount ~= 0 then redis.call('HINCRBY', scope.key, w.name .. ':' .. int(index), int(amount)) end
+      end
+    end
+  end
+  if #fields > 0 then
+    redis.call('HSET', scope.key, unpack(fields))
+    local keep_ms = int(scope.keep_ms + 60000)
+    if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
+      redis.call('PEXPIRE', scope.key, keep_ms)
+    end
+  end
+end

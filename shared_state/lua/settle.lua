@@ -1,0 +1,235 @@
+-- Settles a batch of attempts of one quota domain: releases, trues up what was reserved, tallies the outcome, judges the
+-- thresholds, moves the state and counts the statistics. Idempotent by reservation: what was settled or abandoned before changes nothing.
+--
+-- KEYS[1]  the domain
+-- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
+-- ARGV[2]  msgpack {{reservation, index of the model, index of the policy, outcome, tokens in, tokens out, cost nano-USD,
+--                    latency ms, first token ms, retry after ms, flags, dispatch delay ms}, ...}
+--          outcome 1 success, 2 failure, 3 nobody's fault, 4 rate limited until retry after, 5 credentials refused,
+--                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
+--          flags   1 not sent (nothing is charged), 2 usage is estimated
+-- ARGV[3]  node
+-- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
+-- Returns  {now ms, epoch, then for each settlement 1 applied or 0 unknown}; {now ms, -1}: the calendar in ARGV[1] is out of date
+-- Publishes model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
+--#include now
+--#include windows
+--#include entities
+--#include bookkeeping
+
+local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
+local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
+local NOT_SENT, ESTIMATED = 1, 2
+local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
+
+local limits = cmsgpack.unpack(ARGV[1])
+local settlements = cmsgpack.unpack(ARGV[2])
+local policies = {}
+for i, p in ipairs(cmsgpack.unpack(ARGV[4])) do
+  policies[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
+    max_cooldown = p[6], ramp_steps = p[7] }
+end
+home.domain, home.channel, home.node = limits[1], limits[2], ARGV[3]
+
+local now = now_ms()
+local tally = new_tally()
+local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, KEYS[1] .. ':flight')
+local providers, models = {}, {}
+
+local function load_model(index)
+  if models[index] then return models[index] end
+  local m = limits[4][index]
+  providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
+  models[index] = { entity = load_entity('model', m[1]), provider = providers[m[2]], errors = {},
+    scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, KEYS[1] .. ':flight:' .. m[1]) }
+  return models[index]
+end
+
+-- The error rate's two counters are sliding windows without a limit.
+local function error_window(model, policy)
+  local length = policy.error_window
+  if not model.errors[length] then
+    local bucket = math.max(1, math.floor(length / 12))
+    model.errors[length] = load_scope(KEYS[1] .. ':win:m:' .. model.entity.id, {
+      { 1, 'ok' .. int(length), 1, 0, length, bucket, 0 },
+      { 1, 'bad' .. int(length), 1, 0, length, bucket, 0 },
+    }, now, '')
+  end
+  return model.errors[length]
+end
+
+local function next_cooldown(entity, policy)
+  local length = math.min(policy.max_cooldown, policy.cooldown * 2 ^ math.min(entity.cooldowns, 30))
+  set(entity, 'cooldowns', entity.cooldowns + 1)
+  return now + math.floor(length)
+end
+
+local function fail_over_threshold(model, policy)
+  if model.entity.fails >= policy.retry_limit then return true end
+  local windows = error_window(model, policy).windows
+  local ok, bad = windows[1].sum, windows[2].sum
+  return ok + bad >= policy.error_minimum and bad / (ok + bad) >= policy.error_rate
+end
+
+local function record_outcome(model, policy, bad)
+  local w = error_window(model, policy).windows[bad and 2 or 1]
+  bucket_add(w, math.floor(now / w.b), 1)
+end
+
+local function forget_errors(model, policy)
+  for _, w in ipairs(error_window(model, policy).windows) do
+    for index = w.old, math.floor(now / w.b) do redis.call('HDEL', model.scope.key, w.name .. ':' .. int(index)) end
+    w.sum, w.add, w.dirty = 0, {}, true
+  end
+end
+
+local function climb(entity, policy)
+  set(entity, 'step_ok', entity.step_ok + 1)
+  if entity.step_ok < RAMP_SUCCESSES or now - entity.step_at < RAMP_STEP_MS then return end
+  if entity.step + 1 >= policy.ramp_steps - 1 then
+    set(entity, 'phase', '')
+    set(entity, 'cooldowns', 0)
+  else
+    set(entity, 'step', entity.step + 1)
+    set(entity, 'step_ok', 0)
+    set(entity, 'step_at', now)
+  end
+  announce(entity, 'ramp', now)
+end
+
+local function succeed(model, policy, reservation)
+  record_outcome(model, policy, false)
+  local entity, provider = model.entity, model.provider
+  set(entity, 'fails', 0)
+  set(provider, 'fails', 0)
+  if provider.phase == 'trial' and provider.trial == reservation then activate(provider, '', now) end
+  if entity.phase == 'trial' and entity.trial == reservation then
+    forget_errors(model, policy)
+    activate(entity, policy.ramp_steps > 1 and 'ramp' or '', now)
+  elseif entity.phase == 'ramp' then
+    climb(entity, policy)
+  end
+end
+
+local function fail(model, policy, reservation, reason)
+  record_outcome(model, policy, true)
+  local entity, provider = model.entity, model.provider
+  set(entity, 'fails', entity.fails + 1)
+  if provider.phase == 'trial' and provider.trial == reservation then
+    deactivate(provider, provider.reason, next_cooldown(provider, policy), 'trial', now)
+  end
+  local on_trial = entity.phase == 'trial' and entity.trial == reservation
+  if on_trial or (entity.status == 'active' and (entity.phase == 'ramp' or fail_over_threshold(model, policy))) then
+    deactivate(entity, reason, next_cooldown(entity, policy), 'trial', now)
+    forget_errors(model, policy)
+  end
+end
+
+local function release_trial(entity, reservation)
+  if entity.phase == 'trial' and entity.trial == reservation then
+    set(entity, 'phase', '')
+    set(entity, 'trial', '')
+    announce(entity, 'trial_over', now)
+  end
+end
+
+local function take_account_out(model, policy, reservation, reason, until_ms)
+  release_trial(model.entity, reservation)
+  local provider = model.provider
+  local on_trial = provider.phase == 'trial' and provider.trial == reservation
+  if provider.status == 'active' or on_trial then
+    deactivate(provider, reason, math.max(until_ms, next_cooldown(provider, policy)), 'trial', now)
+  else
+    deactivate(provider, reason, until_ms, 'trial', now)
+  end
+end
+
+local function judge(model, policy, s)
+  local reservation, outcome, retry_after = s[1], s[4], s[10]
+  if outcome == SUCCESS then
+    succeed(model, policy, reservation)
+  elseif outcome == FAILURE then
+    fail(model, policy, reservation, 'error_threshold')
+  elseif outcome == UNREACHABLE then
+    fail(model, policy, reservation, 'error_threshold')
+    local provider = model.provider
+    set(provider, 'fails', provider.fails + 1)
+    if provider.status == 'active' and provider.fails >= OUTAGE_FAILURES then
+      deactivate(provider, 'outage', next_cooldown(provider, policy), 'trial', now)
+    end
+  elseif outcome == RATE_LIMITED then
+    release_trial(model.provider, reservation)
+    deactivate(model.entity, 'rate_limited', now + retry_after, 'time', now)
+  elseif outcome == CREDENTIALS then
+    take_account_out(model, policy, reservation, 'auth', 0)
+  elseif outcome == QUOTA then
+    take_account_out(model, policy, reservation, 'quota_exhausted', now + retry_after)
+  else
+    release_trial(model.entity, reservation)
+    release_trial(model.provider, reservation)
+  end
+end
+
+local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
+
+local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
+local function latency_bucket(ms)
+  for i, bound in ipairs(LATENCY_BOUNDS) do
+    if ms <= bound then return i end
+  end
+  return #LATENCY_BOUNDS + 1
+end
+
+local function count_statistics(r, s, used)
+  local function add(name, amount) count(tally, 'stats', r.model, r.pool, name, amount) end
+  add('attempts', 1)
+  add(OUTCOMES[s[4]], 1)
+  add('tokens_in', used[3])
+  add('tokens_out', used[4])
+  add('cost', used[5])
+  if flagged(s[11], ESTIMATED) then add('estimated', 1) end
+  if s[4] == SUCCESS then
+    add('latency_ms', s[8])
+    add('latency_le_' .. latency_bucket(s[8]), 1)
+    add('first_token_ms', s[9])
+  end
+end
+
+local function settle(s)
+  local r = close_reservation(s[1])
+  if not r then return 0 end
+  local model = load_model(s[2])
+  local reserved = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
+  local used = { 0, 0, 0, 0, 0 }
+  if not flagged(s[11], NOT_SENT) then
+    local tokens_in = s[5] >= 0 and s[5] or r.tokens_in
+    local tokens_out = s[6] >= 0 and s[6] or r.tokens_out
+    used = { 1, tokens_in + tokens_out, tokens_in, tokens_out, s[7] >= 0 and s[7] or r.cost }
+  end
+  local charged_at = math.min(r.admitted + s[12], now)
+  true_up(account, reserved, used, r.admitted, charged_at, now)
+  true_up(model.scope, reserved, used, r.admitted, charged_at, now)
+  judge(model, policies[s[3]], s)
+  count(tally, 'books', r.model, r.pool, 'settled', 1)
+  count_statistics(r, s, used)
+  return 1
+end
+
+for _, s in ipairs(settlements) do load_model(s[2]) end
+for _, model in pairs(models) do
+  if account.stale or model.scope.stale then return { now, -1 } end
+end
+
+local reply = { now, 0 }
+for _, s in ipairs(settlements) do reply[#reply + 1] = settle(s) end
+
+save_scope(account)
+for _, model in pairs(models) do
+  save_scope(model.scope)
+  for _, scope in pairs(model.errors) do save_scope(scope) end
+  save_entity(model.entity)
+end
+for _, provider in pairs(providers) do save_entity(provider) end
+save_tally(tally, now)
+reply[2] = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
+return reply

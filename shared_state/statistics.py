@@ -1,0 +1,68 @@
+"""Minute statistics as the settle script leaves them: sums per model and pool, complete once the minute has passed.
+
+A closed minute never changes again, so writing it twice with the same key changes nothing; it is deleted only after it was stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared_state.store import Store
+
+#: Upper bounds (ms) of the latency buckets ``latency_le_1`` ...; the last bucket is open.
+LATENCY_BOUNDS_MS: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
+METRICS: Final = (
+    "attempts",
+    "ok",
+    "failed",
+    "neutral",
+    "abandoned",
+    "estimated",
+    "tokens_in",
+    "tokens_out",
+    "cost",
+    "latency_ms",
+    "first_token_ms",
+)
+
+
+@dataclass(slots=True, frozen=True)
+class MinuteRow:
+    """Sums of one minute for a model within a pool; cost in USD 1e-9, ``metrics`` as counted by the script."""
+
+    domain: str
+    model: str
+    pool: str
+    minute: int
+    metrics: dict[str, int] = field(default_factory=dict)
+
+
+async def server_minute(store: Store) -> int:
+    """The minute that the server is in."""
+    seconds, _ = await store.client.time()  # type: ignore[misc]
+    return int(seconds) // 60
+
+
+async def minutes_of(store: Store, domain: str) -> list[int]:
+    """Minutes of a domain that hold statistics, oldest first."""
+    return [int(raw) for raw in await store.client.zrange(store.keys.minutes(domain), 0, -1)]
+
+
+async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]:
+    """All sums of a domain's minute."""
+    raw: dict[bytes, bytes] = await store.client.hgetall(store.keys.statistics(domain, minute))  # type: ignore[misc]
+    rows: dict[tuple[str, str], MinuteRow] = {}
+    for name, value in raw.items():
+        model, pool, metric = name.decode().split("\t")
+        row = rows.setdefault((model, pool), MinuteRow(domain, model, pool, minute))
+        row.metrics[metric] = int(value)
+    return list(rows.values())
+
+
+async def forget_minute(store: Store, domain: str, minute: int) -> None:
+    """Deletes a closed minute that was stored durably."""
+    pipe = store.client.pipeline(transaction=True)
+    pipe.delete(store.keys.statistics(domain, minute))
+    pipe.zrem(store.keys.minutes(domain), str(minute))
+    await pipe.execute()

@@ -1,0 +1,114 @@
+"""The connection to Redis: short deadlines, no hidden retries, one way to run a script.
+
+A timeout means "maybe applied": every script that changes something is idempotent by an id of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from shared_state import lua
+from shared_state.errors import ConfigurationError
+from shared_state.keys import Keys
+
+#: What redis-py and the event loop raise when the store is away, slow or not able to serve.
+STORE_ERRORS = (RedisError, OSError, TimeoutError)
+
+Argument = str | bytes | int
+_SCHEMES = ("redis", "rediss", "unix")
+_CONNECTIONS = 16
+
+
+def mask_url(url: str) -> str:
+    """The URL without its password, for people."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+class Script:
+    """A Lua command: its text and the digest that the server knows it by."""
+
+    __slots__ = ("digest", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = lua.source(name)
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Store:
+    """One process's access to the shared state.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        namespace: first part of every key.
+        timeout_s: deadline of one call, the wait for a connection included.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "mm", timeout_s: float = 0.25, name: str = "modelmesh") -> None:
+        if urlsplit(url).scheme not in _SCHEMES:
+            raise ConfigurationError([f"redis.url: {mask_url(url)!r} must begin with redis://, rediss:// or unix://"])
+        self.url = url
+        self.keys = Keys(namespace)
+        self.timeout_s = timeout_s
+        self._scripts: dict[str, Script] = {}
+        self.client: Redis = Redis(connection_pool=_pool(url, timeout_s, name))
+
+    @property
+    def masked_url(self) -> str:
+        """The server's address without its password."""
+        return mask_url(self.url)
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """Runs a Lua command.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away or slow; the command may have been applied.
+        """
+        known = self._scripts.get(script)
+        if known is None:
+            known = self._scripts[script] = Script(script)
+        async with asyncio.timeout(self.timeout_s):
+            try:
+                return await self.client.execute_command("EVALSHA", known.digest, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self.client.execute_command("EVAL", known.text, len(keys), *keys, *args)
+
+    async def ping(self) -> None:
+        """Raises when the store does not answer within the deadline."""
+        async with asyncio.timeout(self.timeout_s):
+            await self.client.execute_command("PING")
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self.client.aclose()
+        await self.client.connection_pool.aclose()
+
+
+def _pool(url: str, timeout_s: float, name: str) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+        protocol=2,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        decode_responses=False,
+        health_check_interval=0,
+        client_name=name,
+    )
