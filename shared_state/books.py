@@ -44,7 +44,9 @@ class DomainBooks:
     @property
     def is_balanced(self) -> bool:
         """Whether every account balances and no reservation leaked."""
-        return not any(row.difference for row in self.rows) and self.leases == sum(r.in_flight for r in self.rows)
+        return not any(row.difference for row in self.rows) and self.leases == sum(
+            r.in_flight for r in self.rows
+        )
 
 
 async def read_books(store: Store, domain: str) -> DomainBooks:

@@ -30,7 +30,9 @@ class Bus:
         on_gap: called after every (re)subscription, for events may have been lost before it.
     """
 
-    def __init__(self, store: Store, *, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, *, on_event: Callable[[Event], None], on_gap: Callable[[], None]
+    ) -> None:
         self._store = store
         self._on_event = on_event
         self._on_gap = on_gap

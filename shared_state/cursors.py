@@ -7,13 +7,13 @@ from shared_state.store import Store
 
 async def take_turns(store: Store, pool: str, count: int) -> int:
     """Takes ``count`` successive turns; the first of them."""
-    last: int = await store.client.incrby(store.keys.turns(pool), count)
+    last: int = await store.command("INCRBY", store.keys.turns(pool), count)
     return last - count
 
 
 async def read_current(store: Store, pool: str) -> str:
     """The model that the pool points at, empty for none."""
-    raw = await store.client.get(store.keys.current(pool))
+    raw: bytes | None = await store.command("GET", store.keys.current(pool))
     return raw.decode() if raw else ""
 
 

@@ -34,7 +34,9 @@ class Order:
 async def read_domain(store: Store, domain: DomainSpec) -> tuple[int, DomainState]:
     """Server time and the state of all models and providers, consistent at one moment."""
     wanted = [("provider", p.id) for p in domain.providers] + [("model", m.id) for m in domain.models]
-    now_ms, epoch, *rows = await store.run("read_domain", [store.keys.domain(domain.id)], [ormsgpack.packb(wanted)])
+    now_ms, epoch, *rows = await store.run(
+        "read_domain", [store.keys.domain(domain.id)], [ormsgpack.packb(wanted)]
+    )
     states = {entity: decode_entity(row) for entity, row in zip(wanted, rows, strict=True)}
     return now_ms, DomainState(
         epoch=epoch,
@@ -92,7 +94,7 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
     """
     flight, abandoned, start = store.keys.flight(domain), 0, 0
     found: list[str] = []
-    while page := await store.client.zrange(flight, start, start + _SCAN_AT_ONCE - 1):
+    while page := await store.command("ZRANGE", flight, start, start + _SCAN_AT_ONCE - 1):
         found += [rid for rid in (raw.decode() for raw in page) if rid.rpartition(".")[0] in nodes]
         start += _SCAN_AT_ONCE
     for i in range(0, len(found), _ABANDON_AT_ONCE):

@@ -32,7 +32,7 @@ async def release_lead(store: Store, owner: str) -> None:
 
 async def read_lead(store: Store) -> dict[str, str]:
     """The lease as it stands: owner, token, until, since."""
-    raw: dict[bytes, bytes] = await store.client.hgetall(store.keys.leader)  # type: ignore[misc]
+    raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.leader)
     return {_text(name): _text(value) for name, value in raw.items()}
 
 

@@ -73,7 +73,9 @@ def calendar_periods(unit: str, timezone: str, now_ms: int) -> tuple[int, int, i
     # Local dates are stepped without a zone and floored again: 31 days from the first always lands in the next month.
     end = floor(start + step)
     after = floor(end + step)
-    first, second, third = (int(naive.replace(tzinfo=zone).timestamp() * 1000) for naive in (start, end, after))
+    first, second, third = (
+        int(naive.replace(tzinfo=zone).timestamp() * 1000) for naive in (start, end, after)
+    )
     return first, second, third
 
 
@@ -95,7 +97,9 @@ def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
                 periods = calendar_periods(unit, limits.timezone, now_ms)
                 windows.append((Algorithm.CALENDAR, f"{letter}p{unit}", dimension, limit, *periods))
     if limits.concurrency is not None:
-        windows.append((Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0))
+        windows.append(
+            (Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0)
+        )
     if limits.min_delta:
         spacing_ms = max(1, round(limits.min_delta * 1000))
         windows.append((Algorithm.SPACING, "min_delta", Dimension.REQUESTS, 1, spacing_ms, 0, 0))

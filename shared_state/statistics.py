@@ -40,18 +40,18 @@ class MinuteRow:
 
 async def server_minute(store: Store) -> int:
     """The minute that the server is in."""
-    seconds, _ = await store.client.time()  # type: ignore[misc]
+    seconds, _ = await store.command("TIME")
     return int(seconds) // 60
 
 
 async def minutes_of(store: Store, domain: str) -> list[int]:
     """Minutes of a domain that hold statistics, oldest first."""
-    return [int(raw) for raw in await store.client.zrange(store.keys.minutes(domain), 0, -1)]
+    return [int(raw) for raw in await store.command("ZRANGE", store.keys.minutes(domain), 0, -1)]
 
 
 async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]:
     """All sums of a domain's minute."""
-    raw: dict[bytes, bytes] = await store.client.hgetall(store.keys.statistics(domain, minute))  # type: ignore[misc]
+    raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.statistics(domain, minute))
     rows: dict[tuple[str, str], MinuteRow] = {}
     for name, value in raw.items():
         model, pool, metric = name.decode().split("\t")

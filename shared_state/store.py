@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,14 +57,19 @@ class Store:
         timeout_s: deadline of one call, the wait for a connection included.
     """
 
-    def __init__(self, url: str, *, namespace: str = "mm", timeout_s: float = 0.25, name: str = "modelmesh") -> None:
+    def __init__(
+        self, url: str, *, namespace: str = "mm", timeout_s: float = 0.25, name: str = "modelmesh"
+    ) -> None:
         if urlsplit(url).scheme not in _SCHEMES:
-            raise ConfigurationError([f"redis.url: {mask_url(url)!r} must begin with redis://, rediss:// or unix://"])
+            raise ConfigurationError(
+                [f"redis.url: {mask_url(url)!r} must begin with redis://, rediss:// or unix://"]
+            )
         self.url = url
         self.keys = Keys(namespace)
         self.timeout_s = timeout_s
         self._scripts: dict[str, Script] = {}
         self.client: Redis = Redis(connection_pool=_pool(url, timeout_s, name))
+        self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
     @property
     def masked_url(self) -> str:
@@ -82,14 +87,23 @@ class Store:
             known = self._scripts[script] = Script(script)
         async with asyncio.timeout(self.timeout_s):
             try:
-                return await self.client.execute_command("EVALSHA", known.digest, len(keys), *keys, *args)
+                return await self._execute("EVALSHA", known.digest, len(keys), *keys, *args)
             except NoScriptError:
-                return await self.client.execute_command("EVAL", known.text, len(keys), *keys, *args)
+                return await self._execute("EVAL", known.text, len(keys), *keys, *args)
+
+    async def command(self, *words: Argument) -> Any:
+        """Sends a plain command; its reply as redis-py shapes it, text as bytes.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away or slow; the command may have been applied.
+        """
+        async with asyncio.timeout(self.timeout_s):
+            return await self._execute(*words)
 
     async def ping(self) -> None:
         """Raises when the store does not answer within the deadline."""
         async with asyncio.timeout(self.timeout_s):
-            await self.client.execute_command("PING")
+            await self._execute("PING")
 
     async def aclose(self) -> None:
         """Closes all connections."""

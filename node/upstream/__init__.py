@@ -1,0 +1,27 @@
+"""The HTTP client under the providers: one transport of ours for the traffic, a stock one as the way back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import httpx
+
+from node.upstream.faults import was_request_sent
+from node.upstream.stock import StockTransport
+from node.upstream.transport import FastTransport
+
+__all__ = ["FastTransport", "StockTransport", "open_transport", "was_request_sent"]
+
+
+def open_transport(
+    kind: Literal["fast", "stock"],
+    *,
+    limit_per_origin: int = 512,
+    keepalive_expiry_s: float = 30.0,
+    dns_ttl_s: float = 60.0,
+) -> httpx.AsyncBaseTransport:
+    """Open the transport of a node; whoever opens it closes it with ``aclose()``."""
+    engine = FastTransport if kind == "fast" else StockTransport
+    return engine(
+        limit_per_origin=limit_per_origin, keepalive_expiry_s=keepalive_expiry_s, dns_ttl_s=dns_ttl_s
+    )

@@ -1,0 +1,1 @@
+"""Jobs of the timetable: one file each; a job is called with the fencing token."""

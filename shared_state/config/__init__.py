@@ -1,10 +1,11 @@
-"""Configuration: models, loader and secret stores."""
+"""Configuration: its sections as models. Loading lives in `shared_state.config.loader`."""
 
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
 from shared_state.config.pools import DeactivationConfig, PoolConfig, RecoveryConfig, RetryConfig
 from shared_state.config.providers import ProviderConfig, TimeoutsConfig
 from shared_state.config.root import MeshConfig, RedisConfig
+from shared_state.config.version import config_version
 
 __all__ = [
     "DeactivationConfig",
@@ -18,4 +19,5 @@ __all__ = [
     "RedisConfig",
     "RetryConfig",
     "TimeoutsConfig",
+    "config_version",
 ]

@@ -49,7 +49,9 @@ class ModelConfig(Section):
     """One model of one provider."""
 
     provider: str
-    upstream: str | None = Field(None, description="name sent upstream; default: the id without its provider prefix")
+    upstream: str | None = Field(
+        None, description="name sent upstream; default: the id without its provider prefix"
+    )
     capabilities: list[str] = Field(default_factory=list, description="aliases or full paths of leaves")
     delivery: DeliveryConfig = DeliveryConfig()
     features: FeaturesConfig = FeaturesConfig()

@@ -17,7 +17,8 @@ class DeactivationConfig(Section):
     error_window: DurationS = Field(60.0, gt=0)
     error_min_requests: int = Field(10, ge=1, description="outcomes before the error rate is judged")
     error_codes: list[int] = Field(
-        default=[429, 500, 502, 503, 504], description="statuses that count; lost connections and timeouts always do"
+        default=[429, 500, 502, 503, 504],
+        description="statuses that count; lost connections and timeouts always do",
     )
 
 
@@ -26,7 +27,9 @@ class RecoveryConfig(Section):
 
     cooldown: DurationS = Field(60.0, gt=0)
     max_cooldown: DurationS = Field(1800.0, gt=0)
-    ramp: list[float] = Field(default=[0.1, 0.3, 1.0], description="shares of traffic after a successful trial")
+    ramp: list[float] = Field(
+        default=[0.1, 0.3, 1.0], description="shares of traffic after a successful trial"
+    )
 
     @model_validator(mode="after")
     def _sane(self) -> RecoveryConfig:

@@ -26,7 +26,9 @@ class ProviderConfig(Section):
     api_key: Secret | None = None
     organization: str | None = Field(None, description="sent as OpenAI-Organization")
     headers: dict[str, str] = Field(default_factory=dict, description="extra headers sent upstream")
-    quota_domain: str | None = Field(None, description="entries with the same name share limits; default: own name")
+    quota_domain: str | None = Field(
+        None, description="entries with the same name share limits; default: own name"
+    )
     limits: LimitsConfig = LimitsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 

@@ -15,7 +15,9 @@ from shared_state.config.values import DurationS, Secret, Section, SizeBytes
 class RedisConfig(Section):
     """Where the shared state lives, and what happens when it is away."""
 
-    url: str | None = Field(None, description="redis://, rediss:// or unix://; none: the embedded server of `serve`")
+    url: str | None = Field(
+        None, description="redis://, rediss:// or unix://; none: the embedded server of `serve`"
+    )
     namespace: str = Field("mm", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
     on_loss: Literal["leased", "open", "closed"] = "leased"
     timeout: DurationS = Field(0.25, gt=0, description="deadline of one call, wait for a connection included")
@@ -33,7 +35,9 @@ class SecretsConfig(Section):
 class CapabilitiesConfig(Section):
     """Additions to the capability tree."""
 
-    nodes: list[str] = Field(default_factory=list, description="full dotted paths; parents are made, leaves promoted")
+    nodes: list[str] = Field(
+        default_factory=list, description="full dotted paths; parents are made, leaves promoted"
+    )
     aliases: dict[str, str] = Field(default_factory=dict, description="short name -> full path")
 
 
@@ -61,8 +65,12 @@ class ProxyConfig(Section):
 class ServerConfig(Section):
     """The engines under a node."""
 
-    engine: Literal["fast", "stock"] = Field("stock", description="HTTP/1 protocol: ours on httptools, or Hypercorn's")
-    upstream: Literal["fast", "stock"] = Field("stock", description="HTTP client: ours on httptools, or aiohttp")
+    engine: Literal["fast", "stock"] = Field(
+        "stock", description="HTTP/1 protocol: ours on httptools, or Hypercorn's"
+    )
+    upstream: Literal["fast", "stock"] = Field(
+        "stock", description="HTTP client: ours on httptools, or aiohttp"
+    )
     keep_alive: DurationS = Field(75.0, description="idle time after which a client connection is closed")
     drain: DurationS = Field(30.0, description="longest wait for running requests after SIGTERM")
 

@@ -1,0 +1,43 @@
+# Every target does its own set-up: Python >= 3.11 with venv and pip is all that a machine needs.
+
+PYTHON ?= python3
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
+SUITE  := not containers$(if $(NGINX),, and not cluster)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check ready cluster compose-test
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
+
+run: $(STAMP) ## serve the providers whose keys the environment holds, or the demo (ARGS='--port 9090')
+	@$(BIN)/modelmesh serve $(ARGS)
+
+check: $(STAMP) ## lint, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## all tests that need no container engine
+	@$(if $(NGINX),,echo '*** nginx is not installed: the cluster tests are left out (Debian: apt-get install nginx-light)')
+	$(BIN)/pytest -m '$(SUITE)' $(ARGS)
+
+ready: check test ## what must be green before a change is handed over
+
+cluster: $(STAMP) ## several nodes behind nginx
+	$(BIN)/pytest tests/cluster $(ARGS)
+
+compose-test: $(STAMP) ## the composition in containers (needs a Docker engine)
+	$(BIN)/pytest -m containers $(ARGS)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("ModelMesh needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % v[:2])'
+	@echo 'Setting up $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""A router node: HTTP in, routing, HTTP out."""

@@ -1,0 +1,147 @@
+"""The node's ASGI application: completion routes straight to their endpoints, everything else through Starlette."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from node.api.auth import Doorkeeper
+from node.api.endpoint import request_id_of
+from node.api.errors import error_answer
+from node.api.models import ModelList
+from shared_state.errors import (
+    AuthenticationRequiredError,
+    MethodNotAllowedError,
+    ModelMeshError,
+    ModelNotFoundError,
+    RequestError,
+    RouteNotFoundError,
+)
+
+
+class JsonResponse(Response):
+    """A JSON answer, written by orjson."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """The body."""
+        return orjson.dumps(content)
+
+
+class Application:
+    """Dispatches by path: the completion routes skip the framework, whose routing costs more than theirs.
+
+    Args:
+        endpoints: ``/v1`` path -> ASGI callable for POST.
+    """
+
+    def __init__(self, endpoints: Mapping[str, ASGIApp], fallback: Starlette) -> None:
+        self._endpoints = dict(endpoints)
+        self._fallback = fallback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request or the lifespan."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._endpoints.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await self._fallback(scope, receive, send)
+
+
+def build_application(
+    endpoints: Mapping[str, ASGIApp],
+    *,
+    routes: Sequence[BaseRoute],
+    lifespan: Lifespan[Starlette] | None = None,
+) -> Application:
+    """The application of a node: completion endpoints, and further routes with errors in the OpenAI shape."""
+
+    def only_post(path: str) -> Route:
+        async def refuse(request: Request) -> Response:
+            raise HTTPException(405, headers={"allow": "POST"})
+
+        return Route(path, refuse, methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+
+    starlette = Starlette(
+        routes=[*routes, *(only_post(path) for path in endpoints)],
+        exception_handlers={HTTPException: _http_error, ModelMeshError: _own_error, Exception: _unexpected},
+        lifespan=lifespan,
+    )
+    starlette.router.redirect_slashes = False
+    return Application(endpoints, starlette)
+
+
+def model_routes(models: ModelList, doorkeeper: Doorkeeper) -> list[BaseRoute]:
+    """``/v1/models`` and ``/v1/models/{id}``."""
+
+    async def list_models(request: Request) -> Response:
+        doorkeeper.check(request.scope)
+        return JsonResponse(models.all())
+
+    async def get_model(request: Request) -> Response:
+        doorkeeper.check(request.scope)
+        name = request.path_params["name"]
+        entry = models.get(name)
+        if entry is None:
+            raise ModelNotFoundError(f"no pool or model is called {name!r}", param="model")
+        return JsonResponse(entry)
+
+    return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", get_model)]
+
+
+def health_routes(ready: Callable[[], tuple[bool, dict[str, object]]]) -> list[BaseRoute]:
+    """``/health`` says that the process lives, ``/ready`` whether it can serve."""
+
+    async def health(request: Request) -> Response:
+        return JsonResponse({"status": "ok"})
+
+    async def readiness(request: Request) -> Response:
+        is_ready, facts = ready()
+        headers = None if is_ready else {"retry-after": "1"}
+        return JsonResponse({"ready": is_ready, **facts}, 200 if is_ready else 503, headers)
+
+    return [Route("/health", health), Route("/ready", readiness)]
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path, method = request.scope["path"], request.scope["method"]
+    ours: ModelMeshError
+    if error.status_code == 404:
+        ours = RouteNotFoundError(f"no route {path!r}")
+    elif error.status_code == 405:
+        ours = MethodNotAllowedError(f"{method} is not allowed on {path!r}")
+    elif error.status_code == 401:
+        ours = AuthenticationRequiredError(error.detail)
+    else:
+        ours = RequestError(error.detail)
+    response = _render(request, ours)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _own_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ModelMeshError)
+    return _render(request, error)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _render(request, ModelMeshError("internal error"))
+
+
+def _render(request: Request, error: ModelMeshError) -> Response:
+    request_id = request_id_of(request.scope)
+    status, headers, body = error_answer(error, request_id)
+    response = Response(body, status)
+    for name, value in [*headers, (b"x-request-id", request_id.encode())]:
+        response.headers[name.decode()] = value.decode()
+    return response

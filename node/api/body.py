@@ -1,0 +1,89 @@
+"""Reading and understanding a request's body, within bounds."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from starlette.types import Receive, Scope
+
+from shared_state.errors import ClientDisconnectedError, PayloadTooLargeError, RequestError
+
+#: Deepest nesting that is accepted. Parsers, ours and the providers', recurse.
+MAX_DEPTH: Final = 128
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        PayloadTooLargeError: it is, or says it is, larger than the limit.
+        ClientDisconnectedError: the caller left before its end.
+    """
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
+        raise PayloadTooLargeError(f"the body has {int(announced)} bytes; at most {limit_bytes} are accepted")
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        _check_size(len(body), limit_bytes)
+        return body
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnectedError("the client left while it sent its request")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        _check_size(size, limit_bytes)
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        RequestError: it is empty, not JSON, not an object, or nested too deeply.
+    """
+    if not body.strip():
+        raise RequestError("the body is empty; a JSON object is expected", code="invalid_json")
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(fields, MAX_DEPTH):
+        raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
+    return fields
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def _check_size(size: int, limit_bytes: int) -> None:
+    if size > limit_bytes:
+        raise PayloadTooLargeError(f"the body is larger than {limit_bytes} bytes")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether a JSON value is nested deeper than that; walks level by level, never recursively."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True

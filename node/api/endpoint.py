@@ -1,0 +1,137 @@
+"""The completion routes: plain ASGI callables from the caller's bytes to the router and back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from dataclasses import dataclass
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from node.api.auth import Doorkeeper
+from node.api.body import header, parse_object, read_body
+from node.api.reply import AsgiReply
+from node.observe.request_log import RequestLog
+from node.routing.call import Call, Surface, Trail
+from node.routing.interrupts import Interrupts
+from node.routing.router import Router
+from node.watch import StoreWatch
+from shared_state.config.values import parse_duration
+from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
+
+log = structlog.get_logger(__name__)
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_LONGEST_NAME = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What all completion routes share."""
+
+    router: Router
+    watch: StoreWatch
+    doorkeeper: Doorkeeper
+    request_log: RequestLog
+    max_body_bytes: int
+
+
+class Endpoint:
+    """One API of the node."""
+
+    def __init__(self, surface: Surface, edge: Edge) -> None:
+        self._surface = surface
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request; every error becomes an answer."""
+        started = asyncio.get_running_loop().time()
+        request_id = request_id_of(scope)
+        reply = AsgiReply(send, request_id)
+        trail = Trail(mode=self._edge.watch.mode)
+        name = ""
+        try:
+            self._edge.doorkeeper.check(scope)
+            call = await self._read(scope, receive, request_id, started)
+            name = call.name
+            await self._serve(call, receive, reply, trail)
+        except ClientDisconnectedError as error:
+            trail.outcome = error.code or ""
+            reply.status = error.http_status
+        except ModelMeshError as error:
+            trail.outcome = error.code or ""
+            await reply.fail(error, trail)
+        except Exception:
+            log.exception("request failed", request_id=request_id)
+            trail.outcome = "internal_error"
+            await reply.fail(ModelMeshError("internal error"), trail)
+        self._edge.request_log.write(
+            request_id,
+            path=scope["path"],
+            name=name,
+            status=reply.status,
+            outcome=trail.outcome or "ok",
+            started=started,
+            trail=trail,
+        )
+
+    async def _read(self, scope: Scope, receive: Receive, request_id: str, started: float) -> Call:
+        body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
+        fields = parse_object(body)
+        name = fields.get("model")
+        if not isinstance(name, str) or not name:
+            raise RequestError("'model' must be a non-empty string", param="model")
+        if len(name) > _LONGEST_NAME:
+            raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+        self._surface.check(fields)
+        preferred = header(scope, b"x-modelmesh-provider")
+        return Call(
+            surface=self._surface,
+            request_id=request_id,
+            fields=fields,
+            body_bytes=len(body),
+            started=started,
+            deadline_s=_deadline(scope),
+            provider=preferred.decode("latin-1") if preferred else None,
+        )
+
+    async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        interrupts = Interrupts(task)
+        watcher = asyncio.get_running_loop().create_task(_watch(receive, interrupts))
+        try:
+            await self._edge.router.serve(call, reply, interrupts, trail)
+        finally:
+            watcher.cancel()
+
+
+async def _watch(receive: Receive, interrupts: Interrupts) -> None:
+    """Waits for the caller to leave: nothing else tells before the first byte, and sending need not fail afterwards."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    interrupts.client_left()
+
+
+def request_id_of(scope: Scope) -> str:
+    """The caller's id if it is sane, else a new one."""
+    given = header(scope, b"x-request-id")
+    if given is not None and _SANE_ID.fullmatch(given):
+        return given.decode("ascii")
+    return uuid.uuid4().hex
+
+
+def _deadline(scope: Scope) -> float | None:
+    given = header(scope, b"x-modelmesh-deadline")
+    if given is None:
+        return None
+    text = given.decode("latin-1")
+    try:
+        seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except ValueError as error:
+        raise RequestError(f"x-modelmesh-deadline: {error}") from None
+    if seconds <= 0:
+        raise RequestError("x-modelmesh-deadline must be greater than zero")
+    return seconds

@@ -1,0 +1,44 @@
+"""Errors in the shape of the OpenAI API."""
+
+from __future__ import annotations
+
+import math
+
+import orjson
+
+from shared_state.errors import ModelMeshError, RejectedRequestError
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def error_body(error: ModelMeshError, request_id: str) -> bytes:
+    """``{"error": {message, type, code, param, request_id}}``."""
+    return orjson.dumps(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "code": error.code,
+                "param": error.param,
+                "request_id": request_id,
+            }
+        }
+    )
+
+
+def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of an error; the provider's own body where the caller's mistake was found there."""
+    status, body = error.http_status, b""
+    if isinstance(error, RejectedRequestError):
+        status, body = error.status, error.body
+    headers: Headers = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None and status in (429, 503):
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        headers.append((b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))))
+    elif status in (429, 503):
+        headers.append((b"retry-after", b"1"))
+    if status in (502, 504):
+        headers.append(
+            (b"x-should-retry", b"false")
+        )  # the router has used the budget; an SDK's retries would multiply it
+    return status, headers, body or error_body(error, request_id)

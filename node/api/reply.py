@@ -1,0 +1,96 @@
+"""The caller's end of a request over ASGI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Send
+
+from node.api.errors import error_answer, error_body
+from node.routing.call import Trail
+from shared_state.errors import ModelMeshError
+
+_STREAM_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class AsgiReply:
+    """Sends answers, streams and errors with the headers of the contract."""
+
+    __slots__ = ("_request_id", "_send", "is_started", "status")
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.is_started = False
+        self.status = 0
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
+        """Sends a complete answer."""
+        headers = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *trail_headers(trail, self._request_id),
+        ]
+        await self._whole(status, headers, body)
+
+    async def begin(self, trail: Trail) -> None:
+        """Sends the head of an event stream."""
+        self._start(200)
+        headers = [*_STREAM_HEADERS, *trail_headers(trail, self._request_id)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def part(self, data: bytes) -> None:
+        """Sends a piece of the stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """Ends the stream."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def break_off(self, error: ModelMeshError) -> None:
+        """Ends a stream that has begun with an error event."""
+        await self.part(b"data: " + error_body(error, self._request_id) + b"\n\n")
+        await self.end()
+
+    async def fail(self, error: ModelMeshError, trail: Trail) -> None:
+        """Answers with an error, in the stream if that has begun."""
+        if self.is_started:
+            await self.break_off(error)
+            return
+        status, headers, body = error_answer(error, self._request_id)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._whole(status, headers + trail_headers(trail, self._request_id), body)
+
+    async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._start(status)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _start(self, status: int) -> None:
+        self.is_started = True
+        self.status = status
+
+
+def trail_headers(trail: Trail, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers that say who served a request, after how many attempts, in which mode."""
+    headers: list[tuple[bytes, bytes]] = [
+        (b"x-request-id", request_id.encode()),
+        (b"x-modelmesh-mode", trail.mode.encode()),
+        (b"x-modelmesh-attempts", b"%d" % trail.attempts),
+    ]
+    target: Any = trail.target
+    if target is not None:
+        headers += [
+            (b"x-modelmesh-pool", _ascii(target.pool.id)),
+            (b"x-modelmesh-model", _ascii(target.model.id)),
+            (b"x-modelmesh-provider", _ascii(target.model.provider)),
+        ]
+    return headers
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "backslashreplace")

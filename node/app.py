@@ -1,0 +1,157 @@
+"""The process of a router node: configuration, socket, signals, server, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+
+import structlog
+import uvloop
+from pydantic import SecretStr
+
+from node.api.auth import Doorkeeper
+from node.options import NodeOptions
+from node.server import ServerOptions, bind_socket, serve
+from node.service import NodeService
+from shared_state.config.loader import load_config
+from shared_state.errors import ConfigurationError
+from shared_state.store import Store
+from shared_state.topology import Topology, build_topology
+
+log = structlog.get_logger(__name__)
+
+_DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+def run(options: NodeOptions) -> int:
+    """Runs a node until SIGTERM; its exit code."""
+    _configure_logging()
+    try:
+        topology = build_topology(load_config(options.config_path))
+        listener = _listener(options, topology)
+    except ConfigurationError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"cannot listen: {error.strerror or error}")
+    return uvloop.run(_run(options, topology, listener))
+
+
+async def _run(options: NodeOptions, topology: Topology, listener: socket.socket) -> int:
+    config = topology.config
+    host, port = listener.getsockname()[:2]
+    store = Store(
+        options.redis_url or config.redis.url or _DEFAULT_REDIS_URL,
+        namespace=config.redis.namespace,
+        timeout_s=config.redis.timeout,
+        name="modelmesh-node",
+    )
+    admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
+    ops = Doorkeeper([SecretStr(admin)] if admin else [], is_open=_is_loopback(host))
+    service = NodeService(topology, store, name=options.name or "node", host=host, port=port, ops=ops)
+    stop, abort = _signals()
+    await service.start()
+    background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
+    gc.freeze()  # what exists now lives as long as the process; the collector need not look at it again
+    await serve(
+        service.application,
+        [listener],
+        ServerOptions(
+            engine=config.server.engine, keep_alive_s=config.server.keep_alive, drain_s=config.server.drain
+        ),
+        stop=stop,
+        abort=abort,
+    )
+    background.cancel()
+    await service.stop()
+    return 1 if service.failed.is_set() else 0
+
+
+async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Event) -> None:
+    """Reports readiness once, and the drain when it begins; a node whose background work failed stops itself."""
+    waiting = asyncio.get_running_loop().call_later(
+        1.0, lambda: log.warning("waiting for the shared state", url=service.store.masked_url)
+    )
+    await service.snapshot.is_complete.wait()
+    waiting.cancel()
+    log.info("ready", node=service.id, port=service.info.port)
+    if options.ready_fd is not None:
+        os.write(options.ready_fd, b"1")
+        os.close(options.ready_fd)
+    loop = asyncio.get_running_loop()
+    failed, stopped = loop.create_task(service.failed.wait()), loop.create_task(stop.wait())
+    await asyncio.wait([failed, stopped], return_when=asyncio.FIRST_COMPLETED)
+    failed.cancel()
+    stop.set()
+    await service.announce_drain()
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """SIGTERM and SIGINT drain; the second one ends at once."""
+    stop, abort = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            abort.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop, abort
+
+
+def _listener(options: NodeOptions, topology: Topology) -> socket.socket:
+    """The listening socket: inherited, or bound here.
+
+    Raises:
+        ConfigurationError: it is open to the network and nobody needs a token.
+        OSError: the port is taken or may not be used.
+    """
+    proxy = topology.config.proxy
+    if options.fd is not None:
+        listener = socket.socket(fileno=options.fd)
+    else:
+        listener = bind_socket(
+            options.host or proxy.host, proxy.port if options.port is None else options.port
+        )
+    host = listener.getsockname()[0]
+    if not (_is_loopback(host) or proxy.auth.tokens or options.insecure):
+        listener.close()
+        raise ConfigurationError(
+            [
+                f"proxy.host: {host} is open to the network and proxy.auth.tokens is empty; set a token or pass --insecure"
+            ]
+        )
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(message + "\n")
+    return 1
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )

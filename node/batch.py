@@ -1,0 +1,126 @@
+"""Group commit: all admissions and settlements that wait for a quota domain travel in one script call.
+
+While one call is under way the next batch gathers, so batches grow with the load and a lonely request waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from node.watch import StoreWatch
+from shared_state.config import PoolConfig
+from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, DomainLedger, Outcome, Settlement, Verdict
+from shared_state.store import STORE_ERRORS
+
+log = structlog.get_logger(__name__)
+
+_AWAY: Final = Verdict(Code.STORE_AWAY)
+_OUTBOX: Final = 100_000
+_RETRY_S: Final = 0.1
+
+
+class DomainBatcher:
+    """Carries one domain's asks and settlements to its ledger.
+
+    Args:
+        on_reply: called after each reply, for its epoch may be news.
+    """
+
+    def __init__(
+        self, ledger: DomainLedger, watch: StoreWatch, *, on_reply: Callable[[DomainLedger], None]
+    ) -> None:
+        self._ledger = ledger
+        self._watch = watch
+        self._on_reply = on_reply
+        self._asks: deque[tuple[Ask, PoolConfig, asyncio.Future[Verdict]]] = deque()
+        self._outbox: deque[Settlement] = deque()
+        self._admitting: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self.lost_settlements = 0
+
+    @property
+    def unsettled(self) -> int:
+        """Settlements that have not reached Redis yet."""
+        return len(self._outbox)
+
+    async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
+        """Asks for admission. When Redis is away the answer is ``STORE_AWAY``, and what may have been admitted is given back."""
+        if not self._watch.connected:
+            return _AWAY
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Verdict] = loop.create_future()
+        self._asks.append((ask, pool, answer))
+        if self._admitting is None:
+            self._admitting = loop.create_task(self._admit_all())
+        return await answer
+
+    def settle(self, settlement: Settlement) -> None:
+        """Hands a settlement over; it reaches Redis even if the request's own task is cancelled."""
+        if len(self._outbox) >= _OUTBOX:
+            # The reservation's lease charges it in full; the outbox must not grow without bound.
+            self.lost_settlements += 1
+            return
+        self._outbox.append(settlement)
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._settle_all())
+
+    async def flush(self) -> None:
+        """Waits until every settlement handed over so far has reached Redis."""
+        while self._settling is not None:
+            await asyncio.wait([self._settling])
+
+    async def _admit_all(self) -> None:
+        try:
+            while self._asks:
+                batch = [self._asks.popleft() for _ in range(min(len(self._asks), MAX_BATCH))]
+                await self._admit_batch(batch)
+        finally:
+            self._admitting = None
+
+    async def _admit_batch(self, batch: list[tuple[Ask, PoolConfig, asyncio.Future[Verdict]]]) -> None:
+        try:
+            verdicts = await self._ledger.admit([ask for ask, _, _ in batch])
+        except STORE_ERRORS as error:
+            self._watch.report_failure(error)
+            for ask, pool, answer in batch:
+                self._give_back(ask, pool)
+                if not answer.done():
+                    answer.set_result(_AWAY)
+            return
+        for (ask, pool, answer), verdict in zip(batch, verdicts, strict=True):
+            if not answer.done():
+                answer.set_result(verdict)
+            elif verdict.code == Code.ADMITTED:
+                self._give_back(ask, pool)
+        self._on_reply(self._ledger)
+
+    def _give_back(self, ask: Ask, pool: PoolConfig) -> None:
+        self.settle(Settlement(ask.reservation, ask.model, pool, Outcome.NEUTRAL, flags=NOT_SENT))
+
+    async def _settle_all(self) -> None:
+        try:
+            while self._outbox:
+                batch = [self._outbox[i] for i in range(min(len(self._outbox), MAX_BATCH))]
+                if await self._settle_batch(batch):
+                    for _ in batch:
+                        self._outbox.popleft()
+                else:
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._settling = None
+
+    async def _settle_batch(self, batch: list[Settlement]) -> bool:
+        if not self._watch.connected:
+            return False
+        try:
+            await self._ledger.settle(batch)
+        except STORE_ERRORS as error:
+            self._watch.report_failure(error)
+            return False
+        self._on_reply(self._ledger)
+        return True

@@ -1,0 +1,167 @@
+"""A provider account as a node uses it: prebuilt address and headers, one send, errors in our own terms."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from node.providers.classify import classify_response
+from node.routing.call import Call
+from shared_state.errors import (
+    ProviderError,
+    ProviderProtocolError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
+from shared_state.topology import ModelSpec, ProviderSpec
+
+#: Largest complete answer, and largest error body that is read.
+MAX_ANSWER_BYTES: Final = 64 * 2**20
+_MAX_ERROR_BYTES: Final = 64 * 2**10
+
+#: httpx errors that mean: nothing of the request can have reached the provider.
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class Connector:
+    """Sends requests in the OpenAI format to one provider account."""
+
+    def __init__(self, provider: ProviderSpec, transport: httpx.AsyncBaseTransport) -> None:
+        self.provider = provider
+        self._transport = transport
+        self._urls: dict[str, httpx.URL] = {}
+        self._headers = _fixed_headers(provider)
+        clocks = provider.config.timeouts
+        # The node's own clocks rule; the transport's are only the last resort.
+        self._extensions = {
+            "timeout": {
+                "connect": clocks.connect,
+                "pool": clocks.connect,
+                "read": clocks.total,
+                "write": clocks.total,
+            }
+        }
+
+    def request(self, call: Call, model: ModelSpec) -> httpx.Request:
+        """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need."""
+        fields = {**call.fields, "model": model.upstream}
+        if call.is_stream:
+            options = fields.get("stream_options")
+            fields["stream_options"] = {
+                **(options if isinstance(options, dict) else {}),
+                "include_usage": True,
+            }
+        url = self._urls.get(call.surface.path)
+        if url is None:
+            url = self._urls[call.surface.path] = httpx.URL(self.provider.base_url + call.surface.path)
+        body = orjson.dumps(fields)
+        accept = b"text/event-stream" if call.is_stream else b"application/json"
+        return httpx.Request(
+            "POST",
+            url,
+            headers=[
+                *self._headers,
+                (b"accept", accept),
+                (b"content-length", b"%d" % len(body)),
+                (b"x-request-id", call.request_id.encode()),
+            ],
+            content=body,
+            extensions=self._extensions,
+        )
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Sends; the successful answer with its body still to come.
+
+        Raises:
+            ProviderError: no connection, or an answer that is not a success; it was read and closed.
+        """
+        name = self.provider.id
+        try:
+            response = await self._transport.handle_async_request(request)
+        except (httpx.HTTPError, OSError) as error:
+            raise translate(error, provider=name) from error
+        if response.status_code == 200:
+            return response
+        body = await self._error_body(response)
+        raise classify_response(response.status_code, response.headers, body, provider=name)
+
+    async def read(self, response: httpx.Response) -> bytes:
+        """The whole body of a successful answer.
+
+        Raises:
+            ProviderError: it broke off or is too large.
+        """
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for part in response.stream:  # type: ignore[union-attr]
+                parts.append(part)
+                size += len(part)
+                if size > MAX_ANSWER_BYTES:
+                    raise ProviderProtocolError(f"{self.provider.id} sent more than {MAX_ANSWER_BYTES} bytes")
+        except (httpx.HTTPError, OSError) as error:
+            raise translate(error, provider=self.provider.id) from error
+        finally:
+            await response.aclose()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _error_body(self, response: httpx.Response) -> bytes:
+        body = b""
+        try:
+            async with asyncio.timeout(self.provider.config.timeouts.idle):
+                async for part in response.stream:  # type: ignore[union-attr]
+                    body += part
+                    if len(body) > _MAX_ERROR_BYTES:
+                        break
+        except (httpx.HTTPError, OSError, TimeoutError):
+            pass  # the status alone tells enough
+        finally:
+            await response.aclose()
+        return body
+
+
+def translate(error: Exception, *, provider: str) -> ProviderError:
+    """One of our errors for one of the transport's."""
+    sent = bool(getattr(error, "request_sent", not isinstance(error, _NEVER_SENT)))
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return ProviderUnavailableError(f"{provider} could not be connected to: {what}", sent=False)
+    if isinstance(error, httpx.TimeoutException):
+        return ProviderTimeoutError(f"{provider} did not answer in time: {what}", sent=sent)
+    if isinstance(error, httpx.RemoteProtocolError):
+        return ProviderProtocolError(f"{provider} broke off its answer: {what}", sent=sent)
+    return ProviderUnavailableError(f"{provider} could not be reached: {what}", sent=sent)
+
+
+def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:
+    headers: dict[str, str] = {
+        "host": httpx.URL(provider.base_url).netloc.decode(),
+        "user-agent": "modelmesh",
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+    }
+    headers.update(provider.connector.extra_headers)
+    if provider.api_key is not None and provider.api_key.get_secret_value():
+        headers["authorization"] = f"Bearer {provider.api_key.get_secret_value()}"
+    if provider.config.organization:
+        headers["openai-organization"] = provider.config.organization
+    headers.update({name.lower(): value for name, value in provider.config.headers.items()})
+    return [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
+
+
+def unary_fields(body: bytes, *, provider: str) -> dict[str, Any]:
+    """The parsed object of a complete answer.
+
+    Raises:
+        ProviderProtocolError: it is not a JSON object.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ProviderProtocolError(f"{provider} answered with something that is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ProviderProtocolError(f"{provider} answered with something that is not an object")
+    return fields

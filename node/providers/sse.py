@@ -1,0 +1,149 @@
+"""Server-sent events as bytes: an incremental splitter, and a tap that understands OpenAI streams while they pass.
+
+The tap hands bytes on as they came. It parses an event only until the first content, and afterwards only events that
+carry usage, an error or the end.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from node.providers.classify import classify_event
+from node.providers.usage import Usage, usage_from
+from shared_state.errors import ProviderProtocolError
+
+MAX_EVENT_BYTES: Final = 1 << 20
+
+_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NOTEWORTHY = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|\[DONE\]')
+_DATA_LINE = re.compile(rb"(?:^|\r\n|\n|\r)data:[ ]?([^\r\n]*)")
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, whatever pieces it arrives in."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that are complete now, each with its blank line.
+
+        Raises:
+            ProviderProtocolError: an event is larger than 1 MiB.
+        """
+        if self.rest:
+            data = self.rest + data
+        events, start = [], 0
+        for match in _BOUNDARY.finditer(data):
+            events.append(data[start : match.end()])
+            start = match.end()
+        self.rest = data[start:] if start else data
+        if len(self.rest) > MAX_EVENT_BYTES:
+            raise ProviderProtocolError("an event of the stream is larger than 1 MiB")
+        return events
+
+
+def event_data(event: bytes) -> bytes:
+    """The data of an event, its lines joined; empty for a comment."""
+    lines: list[bytes] = _DATA_LINE.findall(event)
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+@dataclass(slots=True)
+class StreamTap:
+    """Follows an OpenAI event stream.
+
+    Attributes:
+        hide_usage: drop the usage event, which the caller did not ask for.
+        has_content: something that cannot be taken back has come; until then another model may still answer.
+        is_done: the end marker has come.
+        pieces: events with data so far: an estimate of the tokens when the provider reports none.
+        usage: what the provider reported.
+    """
+
+    provider: str
+    hide_usage: bool
+    has_content: bool = False
+    is_done: bool = False
+    pieces: int = 0
+    usage: Usage | None = None
+    splitter: EventSplitter | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes bytes from the provider; the bytes to pass on.
+
+        Raises:
+            ProviderError: the stream carries an error, or cannot be understood.
+        """
+        splitter = self.splitter
+        if splitter is None:
+            splitter = self.splitter = EventSplitter()
+        if self.has_content and not splitter.rest and data.endswith(b"\n\n") and not _NOTEWORTHY.search(data):
+            self.pieces += data.count(b"data:")
+            return data
+        return b"".join([event for event in splitter.feed(data) if self._passes(event)])
+
+    def finish(self) -> bytes:
+        """Called at the end of the body: the last event may lack its blank line. The bytes to pass on.
+
+        Raises:
+            ProviderProtocolError: the stream ended without its end marker.
+        """
+        rest, out = (self.splitter.rest, b"") if self.splitter else (b"", b"")
+        if rest.strip() and self._passes(rest):
+            out = rest + b"\n\n"
+        if not self.is_done:
+            raise ProviderProtocolError(f"{self.provider} ended its stream without [DONE]")
+        return out
+
+    def _passes(self, event: bytes) -> bool:
+        data = event_data(event)
+        if not data:
+            return True
+        if data == b"[DONE]":
+            self.is_done = True
+            return True
+        self.pieces += 1
+        if self.has_content and not _NOTEWORTHY.search(data):
+            return True
+        return self._understand(data)
+
+    def _understand(self, data: bytes) -> bool:
+        try:
+            chunk: Any = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise ProviderProtocolError(f"{self.provider} sent an event that is not JSON") from error
+        if not isinstance(chunk, dict):
+            raise ProviderProtocolError(f"{self.provider} sent an event that is not an object")
+        if chunk.get("error"):
+            raise classify_event(chunk["error"], provider=self.provider)
+        usage = usage_from(chunk.get("usage"))
+        if usage is not None:
+            self.usage = usage
+            self.pieces -= 1
+        choices = chunk.get("choices")
+        if usage is not None and not choices and self.hide_usage:
+            return False
+        if not self.has_content and _has_content(choices):
+            self.has_content = True
+        return True
+
+
+def _has_content(choices: Any) -> bool:
+    if not isinstance(choices, list):
+        return False
+    for choice in choices:
+        if not isinstance(choice, dict):
+            continue
+        if choice.get("finish_reason") or choice.get("text"):
+            return True
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role"):
+            return True
+    return False

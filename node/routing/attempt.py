@@ -1,0 +1,249 @@
+"""One attempt on one target: send, relay the answer, and settle once whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+import httpx
+
+from node.providers.classify import classify_event
+from node.providers.connector import translate, unary_fields
+from node.providers.sse import StreamTap
+from node.providers.usage import Usage, cost_nano, usage_from
+from node.routing.call import Call, Reply, Target, Trail
+from node.routing.comfort import Comfort
+from node.routing.interrupts import Cause, Interrupted, Interrupts
+from node.routing.lanes import Lane
+from node.routing.outcomes import outcome_of
+from shared_state.errors import (
+    ProviderError,
+    ProviderProtocolError,
+    ProviderTimeoutError,
+    RateLimitError,
+)
+from shared_state.ledger import ESTIMATED, NOT_SENT, Outcome, Settlement
+
+_DRAIN_S: Final = 0.5
+_RATE_LIMIT_PAUSE_S: Final = 3600.0
+
+
+class Attempt:
+    """Carries one admitted reservation to its settlement."""
+
+    def __init__(
+        self,
+        call: Call,
+        target: Target,
+        lane: Lane,
+        reservation: str,
+        reply: Reply,
+        interrupts: Interrupts,
+        trail: Trail,
+        *,
+        deadline: float,
+    ) -> None:
+        self._call = call
+        self._target = target
+        self._lane = lane
+        self._reservation = reservation
+        self._reply = reply
+        self._interrupts = interrupts
+        self._trail = trail
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._admitted = self._loop.time()
+        self._sent = self._admitted
+        self._first_content = 0.0
+        self._usage: Usage | None = None
+
+    async def run(self) -> None:
+        """Sends the call and passes the answer on.
+
+        Raises:
+            ProviderError: it failed before any content; another attempt may follow.
+            Interrupted: the caller left, or the request's deadline passed.
+        """
+        settlement = Settlement(
+            self._reservation, self._target.model.id, self._target.pool.config, Outcome.NEUTRAL
+        )
+        try:
+            await self._relay()
+        except ProviderError as error:
+            self._settle_failure(settlement, error)
+            if self._trail.first_content:
+                await self._end_with_error(error)
+            else:
+                raise
+        except BaseException:
+            # The caller left or the deadline passed: nobody is blamed, and what was reserved is charged.
+            self._settle(settlement, None)
+            raise
+        else:
+            settlement.outcome = Outcome.SUCCESS
+            self._settle(settlement, self._usage)
+
+    async def _relay(self) -> None:
+        try:
+            self._start_clock()
+            with self._interrupts:
+                request = self._lane.connector.request(self._call, self._target.model)
+                self._sent = self._loop.time()
+                response = await self._lane.connector.send(request)
+            if self._call.is_stream:
+                await self._relay_stream(response)
+            else:
+                await self._relay_whole(response)
+        except Interrupted as interrupted:
+            if interrupted.cause in (Cause.GONE, Cause.DEADLINE):
+                raise
+            raise ProviderTimeoutError(
+                f"{self._target.model.provider} exceeded its {interrupted.cause} time"
+            ) from None
+
+    def _start_clock(self) -> None:
+        clocks, now = self._lane.clocks, self._loop.time()
+        longest, cause = (
+            (clocks.first_token, Cause.FIRST_TOKEN) if self._call.is_stream else (clocks.total, Cause.TOTAL)
+        )
+        if self._deadline <= now + longest:
+            self._interrupts.set_clock(self._deadline, Cause.DEADLINE)
+        else:
+            self._interrupts.set_clock(now + longest, cause)
+
+    # -- answers in one piece
+
+    async def _relay_whole(self, response: httpx.Response) -> None:
+        connector = self._lane.connector
+        with self._interrupts:
+            body = await connector.read(response)
+        fields = unary_fields(body, provider=connector.provider.id)
+        if fields.get("error") and "choices" not in fields and "data" not in fields:
+            raise classify_event(fields["error"], provider=connector.provider.id)
+        self._usage = usage_from(fields.get("usage"))
+        self._trail.first_content = self._first_content = self._loop.time()
+        content_type = response.headers.get("content-type", "application/json").encode()
+        with self._interrupts:
+            await self._reply.whole(200, content_type, body, self._trail)
+
+    # -- streams
+
+    async def _relay_stream(self, response: httpx.Response) -> None:
+        provider = self._lane.connector.provider.id
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            await self._refuse_plain_answer(response)
+        options = self._call.fields.get("stream_options")
+        asked = isinstance(options, dict) and options.get("include_usage") is True
+        tap = StreamTap(provider, hide_usage=not asked)
+        parts = aiter(response.stream)  # type: ignore[arg-type]
+        try:
+            held = await self._until_content(parts, tap)
+            self._first_content = self._trail.first_content = self._loop.time()
+            with self._interrupts:
+                await self._pass_on(parts, tap, held)
+                await self._reply.end()
+            await _drain(parts)
+        except (httpx.HTTPError, OSError) as error:
+            raise translate(error, provider=provider) from error
+        finally:
+            self._note_usage(tap)
+            await response.aclose()
+
+    async def _until_content(self, parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
+        """Everything up to and with the first content, held back so that another model could still answer."""
+        held = b""
+        comfort = None if self._reply.is_started else Comfort(self._reply, self._trail)
+        try:
+            with self._interrupts:
+                async for part in parts:
+                    held += tap.feed(part)
+                    if tap.has_content or tap.is_done:
+                        return held
+                return held + tap.finish()
+        finally:
+            if comfort is not None:
+                await comfort.stop()
+
+    async def _pass_on(self, parts: AsyncIterator[bytes], tap: StreamTap, held: bytes) -> None:
+        """Bytes go through as they come; only events count as progress, comments do not."""
+        interrupts, loop, send = self._interrupts, self._loop, self._reply.part
+        idle, ends = self._lane.clocks.idle, self._admitted + self._lane.clocks.total
+        if not self._reply.is_started:
+            await self._reply.begin(self._trail)
+        await send(held)
+        interrupts.set_clock(min(loop.time() + idle, ends), Cause.IDLE)
+        pieces = tap.pieces
+        while not tap.is_done:
+            part = await anext(parts, None)
+            out = tap.finish() if part is None else tap.feed(part)
+            if out:
+                interrupts.postpone(ends)  # a slow reader is not the provider's fault
+                await send(out)
+            if tap.pieces != pieces:
+                pieces = tap.pieces
+                interrupts.postpone(min(loop.time() + idle, ends))
+
+    async def _refuse_plain_answer(self, response: httpx.Response) -> None:
+        connector = self._lane.connector
+        with self._interrupts:
+            body = await connector.read(response)
+        fields = unary_fields(body, provider=connector.provider.id)
+        if fields.get("error"):
+            raise classify_event(fields["error"], provider=connector.provider.id)
+        raise ProviderProtocolError(f"{connector.provider.id} did not answer with an event stream")
+
+    async def _end_with_error(self, error: ProviderError) -> None:
+        """After content nothing is spliced or repeated: the stream ends with an error event and without its end marker."""
+        self._trail.outcome = error.code or "provider_error"
+        with self._interrupts:
+            await self._reply.break_off(error)
+
+    def _note_usage(self, tap: StreamTap) -> None:
+        if tap.usage is not None:
+            self._usage = tap.usage
+        elif tap.is_done:
+            prompt = -(-self._call.body_bytes // 4)
+            self._usage = Usage(prompt, max(0, tap.pieces), is_estimated=True)
+
+    # -- settlement
+
+    def _settle_failure(self, settlement: Settlement, error: ProviderError) -> None:
+        settlement.outcome = outcome_of(error, self._target.pool.config.deactivation)
+        if error.retry_after_s is not None:
+            longest = _RATE_LIMIT_PAUSE_S if isinstance(error, RateLimitError) else error.retry_after_s
+            settlement.retry_after_ms = round(min(error.retry_after_s, longest) * 1000)
+        if not error.sent:
+            settlement.flags |= NOT_SENT
+        refused = error.status >= 400 and not self._trail.first_content
+        # A provider that refuses a request has generated nothing; the request itself still counts.
+        self._settle(settlement, Usage(0, 0) if refused else None)
+
+    def _settle(self, settlement: Settlement, usage: Usage | None) -> None:
+        now = self._loop.time()
+        settlement.latency_ms = round((now - self._admitted) * 1000)
+        settlement.dispatch_delay_ms = _ms_beyond(self._sent - self._admitted)
+        if self._first_content:
+            settlement.first_token_ms = round((self._first_content - self._admitted) * 1000)
+        if usage is not None:
+            settlement.tokens_in, settlement.tokens_out = usage.tokens_in, usage.tokens_out
+            settlement.cost_nano = cost_nano(usage, self._target.model.config.pricing)
+            self._trail.tokens_in, self._trail.tokens_out = usage.tokens_in, usage.tokens_out
+        if usage is None or usage.is_estimated:
+            settlement.flags |= ESTIMATED
+        self._lane.batcher.settle(settlement)
+
+
+async def _drain(parts: AsyncIterator[bytes]) -> None:
+    """Reads what follows the end marker, normally nothing, so that the connection can be used again."""
+    with suppress(TimeoutError, httpx.HTTPError, OSError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in parts:
+                pass
+
+
+def _ms_beyond(delay_s: float) -> int:
+    """A delay between admission and sending that matters for the provider's own windows, in ms."""
+    delay_ms = round(delay_s * 1000)
+    return delay_ms if delay_ms >= 100 else 0

@@ -1,0 +1,109 @@
+"""A request on its way through the router, and the kind of API that it came by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shared_state.errors import ModelMeshError
+from shared_state.topology import ModelSpec, PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One API that callers speak and providers understand.
+
+    Attributes:
+        path: upstream path behind the provider's base URL.
+        streams: whether the API has a streaming form.
+        serves: whether a model with these capabilities can answer here.
+        check: raises RequestError for a body that no provider could serve.
+        most_output: most tokens that the body allows in the answer; None if it does not say.
+    """
+
+    name: str
+    path: str
+    streams: bool
+    serves: Callable[[frozenset[str]], bool]
+    check: Callable[[dict[str, Any]], None]
+    most_output: Callable[[dict[str, Any]], int | None]
+
+
+@dataclass(slots=True)
+class Call:
+    """One client request.
+
+    Attributes:
+        fields: the parsed body; never changed.
+        body_bytes: size of the body as received.
+        started: monotonic seconds of the loop.
+        deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
+        provider: a provider that the caller prefers.
+    """
+
+    surface: Surface
+    request_id: str
+    fields: dict[str, Any]
+    body_bytes: int
+    started: float
+    deadline_s: float | None = None
+    provider: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the caller asked for in ``model``."""
+        return str(self.fields["model"])
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer goes out as it comes."""
+        return self.surface.streams and self.fields.get("stream") is True
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A candidate for a call: a model, seen through the pool that offered it."""
+
+    model: ModelSpec
+    pool: PoolSpec
+
+
+@dataclass(slots=True)
+class Trail:
+    """What happened to a call so far; becomes the log line and the answer's headers.
+
+    Attributes:
+        skipped: model -> why it was not tried.
+        attempts: attempts that reached a provider or tried to.
+    """
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    attempts: int = 0
+    target: Target | None = None
+    mode: str = "exact"
+    outcome: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    first_content: float = 0.0
+
+
+class Reply(Protocol):
+    """The caller's end. Every method may wait for a slow reader."""
+
+    is_started: bool
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
+        """Sends a complete answer."""
+
+    async def begin(self, trail: Trail) -> None:
+        """Sends the head of an event stream."""
+
+    async def part(self, data: bytes) -> None:
+        """Sends a piece of the stream."""
+
+    async def end(self) -> None:
+        """Ends the stream."""
+
+    async def break_off(self, error: ModelMeshError) -> None:
+        """Ends a stream that has begun with an error event in the caller's dialect."""

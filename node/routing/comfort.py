@@ -1,0 +1,43 @@
+"""While a caller waits for the first content: our head after a while, then comments, so that nobody in between gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from node.routing.call import Reply, Trail
+
+#: How long our own head waits for the provider's first content, so that an early failure keeps a true status.
+HOLD_HEAD_S: Final = 3.0
+HEARTBEAT_S: Final = 10.0
+_COMMENT: Final = b": waiting\n\n"
+
+
+class Comfort:
+    """Starts by itself after ``HOLD_HEAD_S``; a stream that is quicker pays for one timer only."""
+
+    __slots__ = ("_handle", "_reply", "_task", "_trail")
+
+    def __init__(self, reply: Reply, trail: Trail) -> None:
+        self._reply = reply
+        self._trail = trail
+        self._task: asyncio.Task[None] | None = None
+        self._handle = asyncio.get_running_loop().call_later(HOLD_HEAD_S, self._start)
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        await self._reply.begin(self._trail)
+        while True:
+            await self._reply.part(_COMMENT)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def stop(self) -> None:
+        """Ends the comments; returns when none is being sent any more."""
+        self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task

@@ -1,0 +1,48 @@
+"""All that a node needs to use one model, built once per configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.batch import DomainBatcher
+from node.providers.connector import Connector
+from node.routing.estimate import token_room
+from shared_state.config import TimeoutsConfig
+from shared_state.limits import has_limits
+from shared_state.topology import ModelSpec, ProviderSpec
+
+#: How much longer than the longest call a reservation lives: time to settle.
+_SETTLE_GRACE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The way to one model.
+
+    Attributes:
+        token_room: smallest token window of model and account, None without any.
+        is_limited: whether anything is limited on the model or its account.
+        lease_ms: how long a reservation lives without settlement.
+    """
+
+    connector: Connector
+    batcher: DomainBatcher
+    clocks: TimeoutsConfig
+    token_room: int | None
+    is_limited: bool
+    lease_ms: int
+
+
+def build_lane(
+    model: ModelSpec, provider: ProviderSpec, connector: Connector, batcher: DomainBatcher
+) -> Lane:
+    """The lane of a model on its provider."""
+    limits, account, clocks = model.config.limits, provider.config.limits, provider.config.timeouts
+    return Lane(
+        connector=connector,
+        batcher=batcher,
+        clocks=clocks,
+        token_room=token_room(limits, account),
+        is_limited=has_limits(limits) or has_limits(account),
+        lease_ms=round((clocks.connect + clocks.total + _SETTLE_GRACE_S) * 1000),
+    )

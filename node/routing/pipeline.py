@@ -1,0 +1,179 @@
+"""The way from a name to ranked candidates: named stages in order, each a function of what the one before left.
+
+    CapabilityResolver   what the name means: pools, most specific first
+    PoolSelection        the pools that have members for this kind of call
+    DeliveryFilter       drops models that cannot deliver in the asked mode
+    StateFilter          drops models that are on standby, or whose provider is
+    SelectionStrategy    ranks the rest; the rest of the ranking is the fallback chain
+
+RetryPolicy, the sixth, judges errors while the call is carried out (``retry.py``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from node.routing.call import Call, Target
+from node.routing.cursors import Cursors
+from node.routing.strategies import STRATEGIES, Hints
+from node.snapshot import Snapshot
+from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.state import EntityState
+from shared_state.topology import ModelSpec, PoolSpec, Resolution
+
+Members = list[tuple[PoolSpec, list[ModelSpec]]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """A call's way through the stages.
+
+    Attributes:
+        members: candidates that are left, by pool.
+        skipped: model -> why it is no candidate.
+        reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
+        opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
+    """
+
+    call: Call
+    resolution: Resolution
+    members: Members = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    trials: list[Target] = field(default_factory=list)
+    reserve: list[Target] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    opens_ms: int = 0
+    only_rate_limits: bool = True
+
+
+class Pipeline:
+    """Plans calls against the snapshot.
+
+    Args:
+        draw: uniform numbers in [0, 1): decides whether a recovering model takes part.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, cursors: Cursors, *, draw: Callable[[], float] = random.random
+    ) -> None:
+        self._snapshot = snapshot
+        self._cursors = cursors
+        self._draw = draw
+        self.stages: list[tuple[str, Callable[[Plan], None]]] = [
+            ("PoolSelection", self._select_pools),
+            ("DeliveryFilter", self._filter_delivery),
+            ("StateFilter", self._filter_state),
+        ]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the snapshot was read once."""
+        return self._snapshot.is_complete.is_set()
+
+    async def plan(self, call: Call) -> Plan:
+        """Ranked targets for a call; may be empty if everything is on standby.
+
+        Raises:
+            ModelNotFoundError: the name means nothing, or nothing that this API can use.
+            RequestError: no model can deliver in the asked mode.
+        """
+        plan = Plan(call, self._snapshot.topology.resolve(call.name))
+        for _, stage in self.stages:
+            stage(plan)
+        await self._rank(plan)
+        return plan
+
+    def _select_pools(self, plan: Plan) -> None:
+        serves, only = plan.call.surface.serves, plan.resolution.models
+        seen: set[str] = set()
+        for pool in plan.resolution.pools:
+            members = []
+            for model in pool.models:
+                if model.id in seen or (only is not None and model not in only):
+                    continue
+                seen.add(model.id)
+                if serves(model.capabilities):
+                    members.append(model)
+            if members:
+                plan.members.append((pool, members))
+        if not plan.members:
+            api = plan.call.surface.name
+            raise ModelNotFoundError(f"no model of {plan.call.name!r} serves the {api} API", param="model")
+
+    def _filter_delivery(self, plan: Plan) -> None:
+        mode = "streaming" if plan.call.is_stream else "synchronous"
+        plan.members = [
+            (pool, [model for model in members if getattr(model.config.delivery, mode)])
+            for pool, members in plan.members
+        ]
+        if not any(members for _, members in plan.members):
+            raise RequestError(
+                f"no model of {plan.call.name!r} supports {mode} delivery",
+                param="stream",
+                code="unsupported_delivery",
+            )
+
+    def _filter_state(self, plan: Plan) -> None:
+        now_ms = self._snapshot.clock.now_ms()
+        kept: Members = []
+        for pool, members in plan.members:
+            kept.append((pool, [model for model in members if self._is_candidate(plan, pool, model, now_ms)]))
+        plan.members = kept
+
+    def _is_candidate(self, plan: Plan, pool: PoolSpec, model: ModelSpec, now_ms: int) -> bool:
+        """Whether the model takes part in the ranking; trials and spent shares are kept aside."""
+        state, provider = self._snapshot.model(model), self._snapshot.provider(model)
+        for entity in (provider, state):
+            if not entity.is_open(now_ms):
+                _note_standby(plan, model, entity)
+                return False
+        if state.needs_trial(now_ms) or provider.needs_trial(now_ms):
+            plan.trials.append(Target(model, pool))
+            return False
+        ramp = pool.config.recovery.ramp
+        if state.phase == "ramp" and state.step < len(ramp) and self._draw() >= ramp[state.step]:
+            plan.reserve.append(Target(model, pool))
+            return False
+        return True
+
+    async def _rank(self, plan: Plan) -> None:
+        """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""
+        ranked: list[Target] = []
+        for pool, members in plan.members:
+            strategy = STRATEGIES[pool.strategy]
+            turn = await self._cursors.turn(pool.id) if strategy.needs_turn and len(members) > 1 else 0
+            current = self._cursors.current.get(pool.id, "")
+            order = strategy.rank(members, Hints(pool.models, turn, current))
+            if strategy.moves_current and order and self._must_move(pool, current, order[0]):
+                self._cursors.point_at(pool.id, order[0].id)
+            ranked += [Target(model, pool) for model in order]
+        ranked = _prefer(plan.call.provider, ranked)
+        plan.targets = [*plan.trials, *ranked, *plan.reserve]
+
+    def _must_move(self, pool: PoolSpec, current: str, best: ModelSpec) -> bool:
+        """The pointer moves when its model is gone or on standby, not when it was merely left out of this draw."""
+        if current == best.id:
+            return False
+        held = self._snapshot.topology.models.get(current)
+        if held is None or held not in pool.models:
+            return True
+        return not (
+            self._snapshot.model(held).status == "active" and self._snapshot.provider(held).status == "active"
+        )
+
+
+def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
+    plan.skipped[model.id] = entity.reason or "standby"
+    if entity.reason != "rate_limited":
+        plan.only_rate_limits = False
+    opens_ms = max(entity.until_ms, entity.trial_until_ms if entity.phase == "trial" else 0)
+    if opens_ms and (not plan.opens_ms or opens_ms < plan.opens_ms):
+        plan.opens_ms = opens_ms
+
+
+def _prefer(provider: str | None, ranked: list[Target]) -> list[Target]:
+    if provider is None:
+        return ranked
+    return sorted(ranked, key=lambda target: target.model.provider != provider)

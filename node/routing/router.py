@@ -1,0 +1,172 @@
+"""The journey of a call: plan, then for each target admit, send, relay, settle, until one has answered.
+
+``serve`` reads like the table of contents; what an attempt does is in ``attempt.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+from node.routing.attempt import Attempt
+from node.routing.call import Call, Reply, Target, Trail
+from node.routing.estimate import Estimate, estimate
+from node.routing.interrupts import Cause, Interrupted, Interrupts
+from node.routing.lanes import Lane
+from node.routing.pipeline import Pipeline, Plan
+from node.routing.retry import Next, decide
+from node.routing.verdicts import Refusals
+from node.watch import StoreWatch
+from shared_state.clock import ServerClock
+from shared_state.errors import (
+    ClientDisconnectedError,
+    DeadlineExceededError,
+    ProviderError,
+    StateUnavailableError,
+)
+from shared_state.ledger import Ask, Code, Verdict
+
+#: Pools fall back to each other, but a request does not try the whole world.
+_MOST_ATTEMPTS = 10
+
+
+class Router:
+    """Serves calls.
+
+    Args:
+        lanes: model id -> the way to it.
+        reservations: source of reservation ids of this node.
+        draw: uniform numbers in [0, 1) for jitter.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        lanes: Mapping[str, Lane],
+        watch: StoreWatch,
+        *,
+        clock: ServerClock,
+        reservations: Iterator[str],
+        on_loss: str,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._pipeline = pipeline
+        self._lanes = lanes
+        self._watch = watch
+        self._clock = clock
+        self._reservations = reservations
+        self._on_loss = on_loss
+        self._draw = draw
+        self.in_flight = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the shared state was seen once."""
+        return self._pipeline.is_ready
+
+    async def serve(self, call: Call, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
+        """Answers a call, whatever it takes within its deadline.
+
+        Raises:
+            ModelMeshError: nobody could answer and nothing was sent to the caller yet.
+            ClientDisconnectedError: the caller has left.
+        """
+        if not self.is_ready:
+            raise StateUnavailableError("the node has not seen the shared state yet", retry_after_s=1.0)
+        self.in_flight += 1
+        try:
+            plan = await self._pipeline.plan(call)
+            trail.skipped = plan.skipped
+            await self._try_targets(plan, reply, interrupts, trail)
+        except Interrupted as interrupted:
+            if interrupted.cause is Cause.GONE:
+                raise ClientDisconnectedError("the client has left") from None
+            raise DeadlineExceededError(f"no answer within the deadline of {call.name!r}") from None
+        finally:
+            interrupts.close()
+            self.in_flight -= 1
+
+    async def _try_targets(self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
+        refusals = Refusals()
+        waiting = list(plan.targets)
+        while waiting and trail.attempts < _MOST_ATTEMPTS:
+            target = waiting.pop(0)
+            follow_up = await self._try_target(plan, target, reply, interrupts, trail, refusals)
+            if follow_up is None:
+                return
+            if follow_up is Next.STOP:
+                break
+            if follow_up is Next.SAME_PROVIDER:
+                waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
+        raise refusals.error(plan, self._clock.now_ms())
+
+    async def _try_target(
+        self,
+        plan: Plan,
+        target: Target,
+        reply: Reply,
+        interrupts: Interrupts,
+        trail: Trail,
+        refusals: Refusals,
+    ) -> Next | None:
+        """Tries one target until it answers (None) or the policy moves on."""
+        call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
+        deadline = call.started + (
+            rules.deadline if call.deadline_s is None else min(call.deadline_s, rules.deadline)
+        )
+        need = estimate(call, target.model, lane.token_room)
+        tries = 0
+        while True:
+            reservation = next(self._reservations)
+            verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
+            if verdict.code != Code.ADMITTED:
+                refusals.verdicts.append(verdict)
+                trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
+                return Next.OTHER
+            tries += 1
+            trail.attempts += 1
+            trail.target = target
+            trail.mode = self._watch.mode
+            attempt = Attempt(call, target, lane, reservation, reply, interrupts, trail, deadline=deadline)
+            try:
+                await attempt.run()
+            except ProviderError as error:
+                refusals.errors.append(error)
+                now = asyncio.get_running_loop().time()
+                decision = decide(error, rules, tries=tries, left_s=deadline - now, draw=self._draw())
+                if decision.next is not Next.SAME:
+                    return decision.next
+                with interrupts:
+                    await asyncio.sleep(decision.pause_s)
+            else:
+                return None
+
+    async def _admit(
+        self,
+        target: Target,
+        lane: Lane,
+        reservation: str,
+        need: Estimate,
+        interrupts: Interrupts,
+        deadline: float,
+    ) -> Verdict:
+        ask = Ask(
+            reservation,
+            target.model.id,
+            target.pool.id,
+            need.tokens_in,
+            need.tokens_out,
+            need.cost_nano,
+            lane.lease_ms,
+        )
+        interrupts.set_clock(deadline, Cause.DEADLINE)
+        with interrupts:
+            verdict = await lane.batcher.admit(ask, target.pool.config)
+        if verdict.code is Code.STORE_AWAY and self._may_go_without(lane):
+            return Verdict(Code.ADMITTED)
+        return verdict
+
+    def _may_go_without(self, lane: Lane) -> bool:
+        """Whether a call may go out while Redis is away: nothing to exceed, or the deployment prefers availability."""
+        return self._on_loss == "open" or (self._on_loss == "leased" and not lane.is_limited)

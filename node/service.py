@@ -1,0 +1,201 @@
+"""A router node put together: shared state, snapshot, lanes, router and application, and their order of starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import httpx
+import structlog
+
+from node.api.application import Application, build_application, health_routes, model_routes
+from node.api.auth import Doorkeeper
+from node.api.endpoint import Edge, Endpoint
+from node.api.models import ModelList
+from node.api.surfaces import SURFACES
+from node.batch import DomainBatcher
+from node.observe.request_log import RequestLog
+from node.ops.routes import ops_routes
+from node.providers.connector import Connector
+from node.routing.cursors import Cursors
+from node.routing.lanes import Lane, build_lane
+from node.routing.pipeline import Pipeline
+from node.routing.router import Router
+from node.snapshot import Snapshot
+from node.upstream import open_transport
+from node.watch import StoreWatch
+from shared_state.bus import Bus
+from shared_state.clock import ServerClock
+from shared_state.ledger import DomainLedger
+from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
+from shared_state.store import STORE_ERRORS, Store
+from shared_state.topology import Topology
+
+log = structlog.get_logger(__name__)
+
+_FLUSH_DEADLINE_S = 3.0
+
+
+class NodeService:
+    """One router node, without its server.
+
+    Args:
+        name: shown to operators; made unique for this process.
+        host, port: where it serves, for the registry.
+        ops: who may operate it.
+    """
+
+    def __init__(
+        self, topology: Topology, store: Store, *, name: str, host: str, port: int, ops: Doorkeeper
+    ) -> None:
+        config = topology.config
+        self.id = f"{name}-{secrets.token_hex(3)}"
+        self.topology = topology
+        self.store = store
+        self.clock = ServerClock()
+        self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
+        self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.registry = Registry(store)
+        self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
+        self._transport: httpx.AsyncBaseTransport = open_transport(config.server.upstream)
+        self._batchers = self._build_batchers()
+        cursors = Cursors(store, self.watch, self.snapshot.current)
+        self.router = Router(
+            Pipeline(self.snapshot, cursors),
+            self._build_lanes(),
+            self.watch,
+            clock=self.clock,
+            reservations=_reservation_ids(self.id),
+            on_loss=config.redis.on_loss,
+        )
+        self.request_log = RequestLog(self.id)
+        self.info = NodeInfo(
+            id=self.id,
+            host=host,
+            port=port,
+            pid=os.getpid(),
+            started=time.time(),
+            state="alive",
+            version=version("modelmesh"),
+            config_version=topology.version,
+            mode=self.watch.mode,
+            in_flight=0,
+        )
+        self.application = self._build_application(ops)
+        self.nodes_seen = 0
+        self.failed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _build_batchers(self) -> dict[str, DomainBatcher]:
+        def on_reply(ledger: DomainLedger) -> None:
+            self.snapshot.observe_epoch(ledger.domain.id, ledger.epoch)
+
+        return {
+            domain.id: DomainBatcher(
+                DomainLedger(self.store, domain, node=self.id, clock=self.clock),
+                self.watch,
+                on_reply=on_reply,
+            )
+            for domain in self.topology.domains.values()
+        }
+
+    def _build_lanes(self) -> dict[str, Lane]:
+        connectors = {p.id: Connector(p, self._transport) for p in self.topology.providers.values()}
+        return {
+            model.id: build_lane(
+                model,
+                self.topology.providers[model.provider],
+                connectors[model.provider],
+                self._batchers[model.domain],
+            )
+            for model in self.topology.models.values()
+        }
+
+    def _build_application(self, ops: Doorkeeper) -> Application:
+        proxy = self.topology.config.proxy
+        doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
+        edge = Edge(self.router, self.watch, doorkeeper, self.request_log, proxy.max_body)
+        models = ModelList(self.topology, created=int(self.info.started))
+        return build_application(
+            {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
+            routes=[
+                *model_routes(models, doorkeeper),
+                *health_routes(self.readiness),
+                *ops_routes(self, ops),
+            ],
+        )
+
+    def readiness(self) -> tuple[bool, dict[str, object]]:
+        """Whether requests can be served, and what ``/ready`` says about it."""
+        is_ready = (
+            self.router.is_ready
+            and self.info.state == "alive"
+            and (self.watch.connected or self.topology.config.redis.on_loss != "closed")
+        )
+        return is_ready, {
+            "mode": self.watch.mode,
+            "config_version": self.topology.version,
+            "node": self.id,
+            "state": self.info.state,
+            "nodes": self.nodes_seen,
+            "pools": len(self.topology.pools),
+        }
+
+    async def start(self) -> None:
+        """Starts the background work; the node serves as soon as it has seen the shared state once."""
+        loops = (self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat())
+        self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background work failed; the node ends", exc_info=task.exception())
+            self.failed.set()
+
+    async def _beat(self) -> None:
+        while True:
+            if self.watch.connected:
+                self.info.mode, self.info.in_flight = self.watch.mode, self.router.in_flight
+                try:
+                    _, self.nodes_seen = await self.registry.beat(self.info)
+                except STORE_ERRORS as error:
+                    self.watch.report_failure(error)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def announce_drain(self) -> None:
+        """Tells the cluster that this node takes no new work."""
+        self.info.state = "draining"
+        try:
+            await self.registry.beat(self.info)
+        except STORE_ERRORS as error:
+            self.watch.report_failure(error)
+
+    async def stop(self) -> None:
+        """Hands in what is unsettled, leaves the registry, closes connections."""
+        try:
+            async with asyncio.timeout(_FLUSH_DEADLINE_S):
+                await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
+                await self.registry.leave(self.id)
+        except STORE_ERRORS as error:
+            left = sum(batcher.unsettled for batcher in self._batchers.values())
+            log.warning(
+                "left without goodbye; reservations are charged by their lease",
+                unsettled=left,
+                error=str(error),
+            )
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.request_log.flush()
+        await self._transport.aclose()
+        await self.store.aclose()
+
+
+def _reservation_ids(node: str) -> Iterator[str]:
+    return (f"{node}.{number:x}" for number in itertools.count(1))

@@ -1,0 +1,105 @@
+"""This node's view of the shared state: routing reads it without a round trip.
+
+Events and the epochs in replies say when a domain has changed; then the domain is read again, whole. Without any hint every domain
+is checked once a second. When Redis is away the last view stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from node.watch import StoreWatch
+from shared_state.clock import ServerClock
+from shared_state.cursors import read_current
+from shared_state.domains import read_domain, read_epochs
+from shared_state.events import Event
+from shared_state.state import ACTIVE, DomainState, EntityState
+from shared_state.store import STORE_ERRORS, Store
+from shared_state.topology import ModelSpec, Topology
+
+_POLL_S: Final = 1.0
+
+
+class Snapshot:
+    """States of all domains and pointers of the sticky pools, as last read."""
+
+    def __init__(self, store: Store, topology: Topology, watch: StoreWatch, *, clock: ServerClock) -> None:
+        self.topology = topology
+        self.clock = clock
+        self.current: dict[str, str] = {}
+        self.is_complete = asyncio.Event()
+        self._store = store
+        self._watch = watch
+        self._domains = {name: DomainState() for name in topology.domains}
+        self._sticky = [pool.id for pool in topology.pools.values() if "stick" in pool.strategy]
+        self._wanted: set[str] = set()
+        self._wake = asyncio.Event()
+        watch.on_return(self.refresh_all)
+
+    def model(self, spec: ModelSpec) -> EntityState:
+        """A model's state."""
+        return self._domains[spec.domain].models.get(spec.id, ACTIVE)
+
+    def provider(self, spec: ModelSpec) -> EntityState:
+        """The state of the account that a model runs on."""
+        return self._domains[spec.domain].providers.get(spec.provider, ACTIVE)
+
+    def provider_state(self, domain: str, provider: str) -> EntityState:
+        """The state of an account."""
+        return self._domains[domain].providers.get(provider, ACTIVE)
+
+    def epoch(self, domain: str) -> int:
+        """The epoch of the last read, -1 before the first."""
+        return self._domains[domain].epoch
+
+    def observe_epoch(self, domain: str, epoch: int) -> None:
+        """Reads the domain again if a reply or event shows a different epoch than ours."""
+        known = self._domains.get(domain)
+        if known is not None and known.epoch != epoch:
+            self._want(domain)
+
+    def observe_event(self, event: Event) -> None:
+        """An event is a hint that a domain has changed."""
+        self.observe_epoch(event.domain, event.epoch)
+
+    def refresh_all(self) -> None:
+        """Reads everything again: hints may have been lost."""
+        self._wanted.update(self._domains)
+        self._wake.set()
+
+    def _want(self, domain: str) -> None:
+        self._wanted.add(domain)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keeps the view fresh until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_poll = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout_at(next_poll):
+                    await self._wake.wait()
+            except TimeoutError:
+                next_poll = loop.time() + _POLL_S
+            if not self._watch.connected:
+                self._wake.clear()
+                continue
+            try:
+                await self._refresh(poll=not self._wake.is_set())
+            except STORE_ERRORS as error:
+                self._watch.report_failure(error)
+
+    async def _refresh(self, *, poll: bool) -> None:
+        if poll:
+            for domain, epoch in (await read_epochs(self._store, list(self._domains))).items():
+                if self._domains[domain].epoch != epoch:
+                    self._wanted.add(domain)
+        self._wake.clear()
+        wanted, self._wanted = self._wanted, set()
+        for domain in wanted:  # a failure loses the rest of them, but the return of Redis wants everything
+            now_ms, self._domains[domain] = await read_domain(self._store, self.topology.domains[domain])
+            self.clock.observe(now_ms)
+        for pool in self._sticky:
+            self.current[pool] = await read_current(self._store, pool)
+        self.is_complete.set()

@@ -1,0 +1,137 @@
+"""The transport that carries the traffic: HTTP/1.1 on asyncio and httptools, behind httpx's interface."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import httpx
+
+from node.upstream.connection import Connection
+from node.upstream.dialler import Dialler, NameCache, shared_ssl_context
+from node.upstream.exchange import Exchange, ResponseBody
+from node.upstream.faults import fault, mark_sent
+from node.upstream.pool import OriginPool, OriginStats
+from node.upstream.wire import Call, origin_of, prepare_call
+
+_ORIGINS_MAX = 256
+
+
+class FastTransport(httpx.AsyncBaseTransport):
+    """An HTTP/1.1 client for one event loop; no proxies, no HTTP/2, no decompression.
+
+    Timeouts come with each request in ``extensions["timeout"]``. ``read`` runs for the whole response head, then for
+    each wait for more body. Every exception is one of httpx's and carries ``request_sent``; a response tells in its
+    extensions ``request_sent``, ``reused`` and ``replayed``.
+
+    A request is replayed once, on a fresh connection, only when a kept-alive connection ended before any byte of the
+    response. The upstream may still have seen it: ``replayed`` means maybe executed twice.
+
+    Args:
+        ssl_context: for https; by default the process's shared one with certifi's bundle.
+        limit_per_origin: connections to one scheme, host and port; more requests wait in line.
+        keepalive_expiry_s: an idle connection is closed after this time, or earlier if the peer announces less.
+        max_age_s: an older connection is closed when it becomes idle, so that changes of DNS are noticed.
+        dns_ttl_s: how long addresses are used without asking again.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        limit_per_origin: int = 512,
+        keepalive_expiry_s: float = 30.0,
+        max_age_s: float = 300.0,
+        dns_ttl_s: float = 60.0,
+    ) -> None:
+        self._ssl_context = ssl_context or shared_ssl_context()
+        self._limit_per_origin = limit_per_origin
+        self._keepalive_expiry_s = keepalive_expiry_s
+        self._max_age_s = max_age_s
+        self._names = NameCache(ttl_s=dns_ttl_s)
+        self._pools: dict[tuple[str, bytes], OriginPool] = {}
+        self._is_closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            exchange = await self._send(await prepare_call(request), request.url)
+        except BaseException as error:
+            if not hasattr(error, "request_sent"):
+                mark_sent(error, False)
+            raise
+        response = exchange.response
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=ResponseBody(exchange, asyncio.get_running_loop()),
+            extensions={
+                "http_version": response.http_version,
+                "request_sent": True,
+                "reused": exchange.is_reused,
+                "replayed": exchange.is_replayed,
+            },
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection, also those in use, and end every wait."""
+        self._is_closed = True
+        await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
+        await self._names.aclose()
+
+    def stats(self) -> dict[str, OriginStats]:
+        """Connections by origin, such as ``{"https://host": {"open": 3, "idle": 1, "in_use": 2, "waiting": 0}}``."""
+        return {
+            f"{scheme}://{netloc.decode()}": pool.stats() for (scheme, netloc), pool in self._pools.items()
+        }
+
+    async def _send(self, call: Call, url: httpx.URL) -> Exchange:
+        """Send a call and return its exchange with the head received."""
+        pool = self._pool_of(url)
+        connection = await pool.acquire(call.timeouts)
+        exchange = connection.begin(call)
+        try:
+            await exchange.receive_head()
+        except BaseException as error:
+            if not (exchange.is_stale and isinstance(error, httpx.RequestError)):
+                mark_sent(error, exchange.is_sent)
+                exchange.abandon()
+                raise
+        else:
+            return exchange
+        return await _replay(pool, connection, call)
+
+    def _pool_of(self, url: httpx.URL) -> OriginPool:
+        if self._is_closed:
+            raise fault(httpx.ConnectError, "the transport is closed", request_sent=False)
+        key = (url.scheme, url.netloc)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._open_pool(url)
+        return pool
+
+    def _open_pool(self, url: httpx.URL) -> OriginPool:
+        dialler = Dialler(origin_of(url), self._names, ssl_context=self._ssl_context)
+        if len(self._pools) >= _ORIGINS_MAX:
+            self._pools = {key: pool for key, pool in self._pools.items() if not pool.is_empty}
+        return OriginPool(
+            dialler.dial,
+            limit=self._limit_per_origin,
+            keepalive_expiry_s=self._keepalive_expiry_s,
+            max_age_s=self._max_age_s,
+        )
+
+
+async def _replay(pool: OriginPool, stale: Connection, call: Call) -> Exchange:
+    """Send a call a second time, in the place of the connection that died under the first."""
+    exchange: Exchange | None = None
+    try:
+        connection = await pool.replace(stale, call.timeouts.connect_s)
+        exchange = connection.begin(call)
+        await exchange.receive_head()
+    except BaseException as error:
+        mark_sent(error, True)  # the first copy may have arrived, whatever became of this one
+        if exchange is not None:
+            exchange.abandon()
+        raise
+    exchange.is_replayed = True
+    return exchange

@@ -1,0 +1,138 @@
+"""From ``httpx.Request`` to the bytes of an HTTP/1.1 request; whatever could split or smuggle is refused here."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+import httpx
+
+from node.upstream.faults import fault
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_BODY_EXPECTED = frozenset({b"POST", b"PUT", b"PATCH"})
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+# One copy into a single segment is cheaper than a second write, until the copy itself would be felt.
+_JOIN_MAX_BYTES = 256 * 1024
+
+
+class Origin(NamedTuple):
+    """Where connections go: what one pool serves."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme == "https"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Timeouts(NamedTuple):
+    """httpx's four clocks in seconds; None waits for ever."""
+
+    connect_s: float | None
+    pool_s: float | None
+    read_s: float | None
+    write_s: float | None
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> Timeouts:
+        given = request.extensions.get("timeout") or {}
+        return cls(given.get("connect"), given.get("pool"), given.get("read"), given.get("write"))
+
+
+class Call(NamedTuple):
+    """A request that is ready to be written."""
+
+    parts: tuple[bytes, ...]
+    is_head: bool
+    timeouts: Timeouts
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    """Read the origin of an absolute http(s) URL.
+
+    Raises:
+        httpx.UnsupportedProtocol: the scheme is neither http nor https, or the host is missing.
+    """
+    default_port = _DEFAULT_PORTS.get(url.scheme)
+    if default_port is None or not url.host:
+        message = f"{url.scheme or 'no scheme'}: an absolute http:// or https:// URL is needed"
+        raise fault(httpx.UnsupportedProtocol, message, request_sent=False)
+    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or default_port)
+
+
+async def prepare_call(request: httpx.Request) -> Call:
+    """Serialise a request, reading its body first.
+
+    Raises:
+        httpx.LocalProtocolError: a name, a value or the framing could not be sent safely.
+    """
+    body = await _read_body(request)
+    method = request.method.encode("ascii", "replace")
+    head = _encode_head(method, request, body_bytes=len(body))
+    parts = (head + body,) if len(body) <= _JOIN_MAX_BYTES else (head, body)
+    return Call(parts, method == b"HEAD", Timeouts.of(request))
+
+
+async def _read_body(request: httpx.Request) -> bytes:
+    stream = request.stream
+    if isinstance(stream, httpx.SyncByteStream):
+        return b"".join(stream)
+    return b"".join([part async for part in stream])
+
+
+def _encode_head(method: bytes, request: httpx.Request, *, body_bytes: int) -> bytes:
+    target = request.url.raw_path
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise _refused("the method or the target holds a character that HTTP does not allow")
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    framing = _append_headers(lines, request.headers.raw, body_bytes)
+    if b"host" not in framing:
+        lines.insert(1, b"Host: " + request.url.netloc)
+    if b"content-length" not in framing and (body_bytes or method in _BODY_EXPECTED):
+        lines.append(b"Content-Length: %d" % body_bytes)
+    head = b"\r\n".join(lines)
+    # Counting the line ends of the whole head is one scan in C, where a check of each value would be many.
+    line_ends = len(lines) - 1
+    if head.count(b"\r") != line_ends or head.count(b"\n") != line_ends or b"\0" in head:
+        raise _refused("a header value holds CR, LF or NUL")
+    return head + b"\r\n\r\n"
+
+
+def _append_headers(lines: list[bytes], headers: list[tuple[bytes, bytes]], body_bytes: int) -> list[bytes]:
+    framing: list[bytes] = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == b"transfer-encoding":
+            continue  # the body is known by now and goes out with its length
+        if lowered in (b"host", b"content-length"):
+            _check_framing(lowered, value, body_bytes=body_bytes, seen=framing)
+            framing.append(lowered)
+        if not _is_token(name):
+            raise _refused(f"header name {name!r} is not a token")
+        lines.append(b"%b: %b" % (name, value))
+    return framing
+
+
+def _check_framing(name: bytes, value: bytes, *, body_bytes: int, seen: list[bytes]) -> None:
+    if name in seen:
+        raise _refused(f"{name.decode()} is given twice")
+    if name == b"content-length" and value != b"%d" % body_bytes:
+        raise _refused(f"content-length is {value!r}, the body has {body_bytes} bytes")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_token(name: bytes) -> bool:
+    return _TOKEN.fullmatch(name) is not None
+
+
+def _refused(message: str) -> httpx.LocalProtocolError:
+    return fault(httpx.LocalProtocolError, message, request_sent=False)

@@ -1,0 +1,69 @@
+"""Whether the shared state answers: one flag for the whole process, so that an outage costs one deadline and then nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from shared_state.store import STORE_ERRORS, Store
+
+log = structlog.get_logger(__name__)
+
+_PROBE_EVERY_S: Final = 0.1
+
+
+class StoreWatch:
+    """Knows whether Redis is there; notices its return.
+
+    Args:
+        on_loss: ``leased``, ``open`` or ``closed``: the mode announced while Redis is away.
+    """
+
+    def __init__(self, store: Store, *, on_loss: str) -> None:
+        self._store = store
+        self._on_loss = on_loss
+        self._lost = asyncio.Event()
+        self._lost.set()
+        self._returns: list[Callable[[], None]] = []
+        self.connected = False
+        self.losses = 0
+
+    @property
+    def mode(self) -> str:
+        """``exact`` while Redis answers, else what the deployment chose for its loss."""
+        return "exact" if self.connected else self._on_loss
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """Registers what to do whenever Redis is back, the first time included."""
+        self._returns.append(callback)
+
+    def report_failure(self, error: BaseException) -> None:
+        """A call failed or timed out: nobody else waits for Redis until a probe was answered."""
+        if self.connected:
+            self.connected = False
+            self.losses += 1
+            log.warning("shared state lost", mode=self._on_loss, error=f"{type(error).__name__}: {error}")
+            self._lost.set()
+
+    async def run(self) -> None:
+        """Probes while Redis is away, until cancelled."""
+        while True:
+            await self._lost.wait()
+            if await self._answers():
+                self._lost.clear()
+                self.connected = True
+                log.info("shared state connected", url=self._store.masked_url)
+                for callback in self._returns:
+                    callback()
+            else:
+                await asyncio.sleep(_PROBE_EVERY_S)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._store.ping()
+        except STORE_ERRORS:
+            return False
+        return True

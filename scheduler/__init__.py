@@ -1,0 +1,1 @@
+"""The scheduler: recovery, probes, statistics, on the clock."""

@@ -1,0 +1,174 @@
+"""The scheduler's composition root: from options to a running, leading or waiting process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from typing import Final
+
+import structlog
+import uvloop
+
+from scheduler.contact import Contact
+from scheduler.jobs.flush import Flush
+from scheduler.jobs.reaper import Reaper
+from scheduler.jobs.recovery import Recovery
+from scheduler.leadership import Leadership
+from scheduler.options import SchedulerOptions
+from scheduler.reports import Reports
+from scheduler.sinks import Sink, make_sink
+from scheduler.timetable import Job, Timetable
+from shared_state.config.loader import load_config
+from shared_state.errors import ConfigurationError, ModelMeshError
+from shared_state.store import STORE_ERRORS, Store
+from shared_state.topology import Topology, build_topology
+
+log = structlog.get_logger(__name__)
+
+RECOVERY_EVERY_S: Final = 0.25
+REAP_EVERY_S: Final = 1.0
+_RECOVERY_TIMEOUT_S: Final = 5.0
+_REAP_TIMEOUT_S: Final = 10.0
+_FLUSH_TIMEOUT_S: Final = 60.0
+_DRAIN_S: Final = 4.0
+_EXIT_FAULT: Final = 2
+
+
+class SchedulerService:
+    """One scheduler. The store and the sink belong to the caller, who opens and closes them.
+
+    Args:
+        owner: name of this process in the lease; no other process, living or frozen, may have it.
+    """
+
+    def __init__(self, store: Store, topology: Topology, sink: Sink, *, owner: str) -> None:
+        config, domains = topology.config.scheduler, tuple(topology.domains)
+        self._contact = Contact(store.masked_url)
+        self._flush = Flush(store, domains, sink)
+        reaper = Reaper(store, domains, contact=self._contact)
+        jobs = [
+            Job(
+                "recovery", Recovery(store, domains).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
+            ),
+            Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+            Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
+        ]
+        self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
+        self.reports = Reports(store, [(job.name, job.interval_s) for job in jobs])
+        self._timetable = Timetable(
+            jobs, leadership=self.leadership, reports=self.reports, contact=self._contact
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to contend for the lead; with the store away it waits for it."""
+        self._tasks = [asyncio.create_task(self.leadership.run()), asyncio.create_task(self._timetable.run())]
+
+    async def wait(self) -> None:
+        """Returns only if a part of the service has broken down, with its error."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self, *, drain_s: float = _DRAIN_S) -> None:
+        """Finishes the running jobs, flushes what is closed, gives the lead back."""
+        await self._timetable.drain(deadline_s=drain_s)
+        if self.leadership.is_leading:
+            await self._finish(drain_s)
+        await self.leadership.release()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _finish(self, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._flush.run(self.leadership.token)
+                await self.reports.publish()
+        except (*STORE_ERRORS, ModelMeshError) as error:
+            log.warning("the last flush is left to the next scheduler", error=str(error))
+
+
+def run(options: SchedulerOptions) -> int:
+    """Runs one scheduler until SIGTERM; the exit code."""
+    _configure_logging()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(options))
+    except ModelMeshError as error:
+        sys.stderr.write(f"{error}\n")
+        return _EXIT_FAULT
+    return 0
+
+
+async def _serve(options: SchedulerOptions) -> None:
+    stopping = _listen_for_signals()
+    topology = build_topology(load_config(options.config_path))
+    store = _open_store(options, topology)
+    sink = make_sink(topology.config.storage)
+    owner = f"{options.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        await sink.open()
+        service = SchedulerService(store, topology, sink, owner=owner)
+        log.info("scheduler starts", owner=owner, redis=store.masked_url, domains=len(topology.domains))
+        service.start()
+        await _until_either(stopping, service)
+        await service.stop()
+        log.info("scheduler ends", owner=owner)
+    finally:
+        await sink.aclose()
+        await store.aclose()
+
+
+async def _until_either(stopping: asyncio.Event, service: SchedulerService) -> None:
+    waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(service.wait())]
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+def _listen_for_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second has its own way again and ends the process at once."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def _open_store(options: SchedulerOptions, topology: Topology) -> Store:
+    config = topology.config.redis
+    url = options.redis_url or config.url
+    if not url:
+        raise ConfigurationError(
+            ["redis.url: a scheduler needs it; or give --redis, or set MODELMESH_REDIS_URL"]
+        )
+    return Store(url, namespace=config.namespace, timeout_s=config.timeout, name="scheduler")
+
+
+def _configure_logging() -> None:
+    """Events go to standard error; APScheduler's own lines would only repeat what the reports say."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)

@@ -1,0 +1,165 @@
+"""Statistics in a SQLite file: one row per minute, domain, model and pool, one column per metric."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sqlalchemy import (
+    JSON,
+    URL,
+    BigInteger,
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    select,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from scheduler.sinks.base import Sink, SinkError
+from shared_state.config.root import StorageConfig
+from shared_state.statistics import METRICS, MinuteRow
+
+_KEY: Final = ("minute", "domain", "model", "pool")
+_BUSY_TIMEOUT_MS: Final = 5000
+
+MINUTES: Final = Table(
+    "minute_statistics",
+    MetaData(),
+    Column("minute", Integer, primary_key=True, comment="unix time / 60"),
+    Column("domain", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("pool", String, primary_key=True),
+    *(Column(metric, BigInteger, nullable=False) for metric in METRICS),
+    Column(
+        "details", JSON, nullable=False, comment="metrics without a column of their own: the latency buckets"
+    ),
+    sqlite_with_rowid=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over a span of time for a model within a pool; metrics as in `MinuteRow`."""
+
+    domain: str
+    model: str
+    pool: str
+    metrics: dict[str, int]
+
+
+class SqliteSink(Sink):
+    """Writes in a worker thread; a write is on the disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._engine = _make_engine(path)
+
+    @classmethod
+    def from_config(cls, config: StorageConfig, environ: Mapping[str, str]) -> Self:
+        """The sink at the configured path, else in the state folder."""
+        return cls(
+            Path(config.path).expanduser() if config.path else _state_folder(environ) / "statistics.db"
+        )
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._open)
+
+    async def write(self, rows: Sequence[MinuteRow]) -> None:
+        await asyncio.to_thread(self._write, [_record(row) for row in rows])
+
+    async def totals(self, since_s: float, until_s: float) -> list[Totals]:
+        """Sums of the minutes that begin in ``[since_s, until_s)``, unix seconds.
+
+        Raises:
+            SinkError: the file cannot be read.
+        """
+        return await asyncio.to_thread(self._totals, since_s, until_s)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._engine.dispose)
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            MINUTES.metadata.create_all(self._engine)
+        except (OSError, SQLAlchemyError) as error:
+            raise self._fault("opened", error) from error
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        new = insert(MINUTES)
+        # Of two versions of a minute the later one holds more: an older one, from a store that fell back, must not win.
+        upsert = new.on_conflict_do_update(
+            index_elements=_KEY,
+            set_={
+                column.name: new.excluded[column.name]
+                for column in MINUTES.columns
+                if column.name not in _KEY
+            },
+            where=new.excluded.attempts + new.excluded.abandoned >= MINUTES.c.attempts + MINUTES.c.abandoned,
+        )
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(upsert, records)
+        except SQLAlchemyError as error:
+            raise self._fault("written", error) from error
+
+    def _totals(self, since_s: float, until_s: float) -> list[Totals]:
+        query = select(MINUTES).where(MINUTES.c.minute * 60 >= since_s, MINUTES.c.minute * 60 < until_s)
+        sums: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+        try:
+            with self._engine.connect() as connection:
+                for row in connection.execute(query).mappings():
+                    total = sums[row["domain"], row["model"], row["pool"]]
+                    total.update({metric: row[metric] for metric in METRICS})
+                    total.update(row["details"])
+        except SQLAlchemyError as error:
+            raise self._fault("read", error) from error
+        return [Totals(*key, dict(metrics)) for key, metrics in sorted(sums.items())]
+
+    def _fault(self, verb: str, error: Exception) -> SinkError:
+        cause = getattr(error, "orig", None) or error
+        return SinkError(f"the statistics file {self.path} cannot be {verb}: {cause}")
+
+
+def _record(row: MinuteRow) -> dict[str, Any]:
+    return {
+        "minute": row.minute,
+        "domain": row.domain,
+        "model": row.model,
+        "pool": row.pool,
+        **{metric: row.metrics.get(metric, 0) for metric in METRICS},
+        "details": {metric: amount for metric, amount in row.metrics.items() if metric not in METRICS},
+    }
+
+
+def _make_engine(path: Path) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    event.listen(engine, "connect", _prepare_connection)
+    return engine
+
+
+def _prepare_connection(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # Redis forgets the minute once we say that it is stored
+    cursor.close()
+
+
+def _state_folder(environ: Mapping[str, str]) -> Path:
+    if home := environ.get("MODELMESH_HOME"):
+        return Path(home).expanduser()
+    if xdg := environ.get("XDG_STATE_HOME"):
+        return Path(xdg) / "modelmesh"
+    return Path.home() / ".local" / "state" / "modelmesh"

@@ -1,0 +1,64 @@
+"""What a catalogue entry says: how a provider is reached, and what its models are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CatalogueModel:
+    """A model that a provider is known to serve; ``None`` means that the catalogue does not know.
+
+    Attributes:
+        name: the name sent upstream.
+        capabilities: short names of leaves.
+        price_input: USD per million tokens.
+        price_output: USD per million tokens.
+        features: features of `FeaturesConfig` that are known to be there, or not to be.
+        zero_config: whether a key in the environment alone brings this model.
+    """
+
+    name: str
+    capabilities: tuple[str, ...]
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    price_input: float | None = None
+    price_output: float | None = None
+    features: Mapping[str, bool] = field(default_factory=dict)
+    zero_config: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConnectorProfile:
+    """A provider whose API is the OpenAI format.
+
+    Attributes:
+        id: catalogue id.
+        provider_name: the vendor's name; zero-configuration calls the provider so.
+        base_url: endpoint with its version prefix; None where the configuration must say.
+        auth: how a key travels; ``none`` where the server expects none.
+        requires_key: whether the provider refuses calls without a key.
+        env_var: variable that holds the key, or the host of a local server.
+        dialect: family of the rate-limit headers in its answers.
+    """
+
+    id: str
+    provider_name: str
+    base_url: str | None
+    auth: Literal["bearer", "none"] = "bearer"
+    requires_key: bool = True
+    env_var: str | None = None
+    dialect: str = "openai"
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[CatalogueModel, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether ``env_var`` names a host rather than a key."""
+        return self.env_var is not None and self.env_var.endswith("_HOST")
+
+    def model(self, name: str) -> CatalogueModel | None:
+        """The catalogue's entry for an upstream name, if it has one."""
+        return next((model for model in self.models if model.name == name), None)

@@ -1,0 +1,163 @@
+"""What to say about a key or value that the configuration models refuse.
+
+Keys of the documented schema that this release does not obey are told apart from typing errors, and older spellings
+are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from shared_state.config.faults import Path, format_path, suggest
+
+NOT_OBEYED: Final = "is known but not obeyed by this release yet; remove it"
+
+_NAMED_SECTIONS: Final = frozenset({"providers", "models", "pools"})
+
+_KNOWN_KEYS: Final[dict[str, str]] = {
+    "": "observability discovery connectors budget",
+    "redis": "host port db password key_prefix ttl",
+    "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
+    "vault_id token version_stage override instance config",
+    "secrets.config": "cache_ttl cache_enabled",
+    "providers.*": "budget quota pricing discovery catalogue batch files fine_tuning infrastructure connection_pool "
+    "instance config auth execution error",
+    "providers.*.auth": "method key_rotation",
+    "models.*": "batch",
+    "models.*.features": "grounding fine_tunable",
+    "models.*.constraints": "max_images max_file_size supported_languages",
+    "pools.*": "weights model_priority provider_priority rate_limit fallback_strategy balance_mode strategy_instance "
+    "on_budget_exceeded provider_deactivation provider_recovery rotation model_weights",
+    "pools.*.deactivation": "request_limit token_limit budget_limit quota_window maintenance_window",
+    "pools.*.recovery": "probe_on_start probe_interval on_quota_reset quota_reset_schedule",
+    "pools.*.rotation.selection": "affinity_mode session_timeout",
+    "proxy": "cors endpoints rate_limit",
+    "proxy.auth": "enabled method",
+    "scheduler": "probe_interval",
+    "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
+    "password key_prefix ttl folder_id credentials filename instance config",
+}
+
+_TODAY: Final[dict[str, str]] = {
+    "providers.*.config.api_key": "api_key of the provider",
+    "providers.*.config.base_url": "base_url of the provider",
+    "providers.*.config.timeout": "timeouts.total of the provider",
+    "providers.*.config.models": "an entry under models for each",
+    "providers.*.auth.api_key": "api_key of the provider",
+    "providers.*.apikey": "api_key",
+    "providers.*.key": "api_key",
+    "providers.*.url": "base_url",
+    "providers.*.type": "connector",
+    "providers.*.timeout": "timeouts.total",
+    "providers.*.max_retries": "retry.max_attempts of the pool",
+    "providers.*.models": "an entry under models for each",
+    "providers.*.execution.timeout": "timeouts.total of the provider",
+    "providers.*.execution.max_retries": "retry.max_attempts of the pool",
+    "providers.*.error.retryable_codes": "retry.retryable_codes of the pool",
+    "providers.*.error.non_retryable_codes": "retry.non_retryable_codes of the pool",
+    "models.*.model": "upstream",
+    "models.*.name": "upstream",
+    "models.*.capability": "capabilities, a list",
+    "models.*.context_window": "constraints.context_window",
+    "models.*.max_output_tokens": "constraints.max_output_tokens",
+    "pools.*.hierarchy_node": "capability",
+    "pools.*.allowed_providers": "providers",
+    "pools.*.failure_threshold": "deactivation.retry_limit",
+    "pools.*.cooldown_seconds": "recovery.cooldown, with a unit: 60s",
+    "pools.*.max_retries": "retry.max_attempts",
+    "pools.*.rotation.policy": "strategy of the pool",
+    "pools.*.rotation.strategy": "strategy of the pool",
+    "pools.*.rotation.deactivation": "deactivation of the pool",
+    "pools.*.rotation.recovery": "recovery of the pool",
+    "pools.*.rotation.retry": "retry of the pool",
+    "proxy.token": "auth.tokens, a list",
+    "proxy.auth.token": "auth.tokens, a list",
+    "proxy.max_body_size": "max_body",
+    "secrets.connector": "store",
+    "secrets.file_path": "path",
+    "secrets.config.path": "path of the secrets section",
+    "secrets.config.file_path": "path of the secrets section",
+    "secrets.config.prefix": "prefix of the secrets section",
+    "storage.db_path": "path",
+    "storage.file_path": "path",
+    "storage.config.path": "path of the storage section",
+    "storage.config.db_path": "path of the storage section",
+}
+
+_KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
+    "keys.required": frozenset({True, "true", "True"}),
+    "secrets.store": frozenset(
+        {
+            "modelmesh.json-secrets.v1",
+            "modelmesh.memory-secrets.v1",
+            "modelmesh.encrypted-file.v1",
+            "modelmesh.keyring.v1",
+            "modelmesh.browser-secrets.v1",
+            "aws.secrets-manager.v1",
+            "google.secret-manager.v1",
+            "microsoft.key-vault.v1",
+            "1password.connect.v1",
+        }
+    ),
+    "storage.connector": frozenset(
+        {
+            "modelmesh.local-file.v1",
+            "modelmesh.memory.v1",
+            "redis.redis.v1",
+            "aws.s3.v1",
+            "google.drive.v1",
+            "modelmesh.localstorage.v1",
+            "modelmesh.sessionstorage.v1",
+            "modelmesh.indexeddb.v1",
+        }
+    ),
+}
+
+
+def explain_key(path: Path, value: Any, *, known: list[str]) -> list[tuple[Path, str]]:
+    """Faults for a key that its section does not have: one for it, or one for each key inside that has moved.
+
+    Args:
+        known: keys that the section does have.
+    """
+    pattern = _pattern(path)
+    if pattern in _TODAY:
+        return [(path, _moved(_TODAY[pattern]))]
+    inner = [(*path, str(key)) for key in value] if isinstance(value, dict) else []
+    if any(_pattern(deeper) in _TODAY for deeper in inner):
+        return [(deeper, _explain_inner(deeper)) for deeper in inner]
+    return [(path, NOT_OBEYED if _is_known(path) else f"unknown key{suggest(str(path[-1]), known)}")]
+
+
+def explain_value(path: Path, value: Any) -> str | None:
+    """What to say about a refused value that the documented schema knows."""
+    values = _KNOWN_VALUES.get(_pattern(path))
+    if values is None or not isinstance(value, (str, bool)) or value not in values:
+        return None
+    return f"{str(value).lower()} {NOT_OBEYED}"
+
+
+def _explain_inner(path: Path) -> str:
+    today = _TODAY.get(_pattern(path))
+    if today is not None:
+        return _moved(today)
+    return (
+        NOT_OBEYED
+        if _is_known(path)
+        else f"unknown key; the section {format_path(path[:-1])} is no longer read"
+    )
+
+
+def _is_known(path: Path) -> bool:
+    return str(path[-1]) in _KNOWN_KEYS.get(_pattern(path[:-1]), "").split()
+
+
+def _pattern(path: Path) -> str:
+    parts = list(map(str, path))
+    if len(parts) > 1 and parts[0] in _NAMED_SECTIONS:
+        parts[1] = "*"
+    return ".".join(parts)
+
+
+def _moved(today: str) -> str:
+    return f"is an older spelling; write {today}"

@@ -1,0 +1,74 @@
+"""What a configuration comes to: models, providers, pools and quota domains with everything resolved.
+
+Specs compare by identity: one configuration builds each of them once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from shared_state.catalogue import ConnectorProfile
+from shared_state.config.limits import LimitsConfig
+from shared_state.config.models import ModelConfig
+from shared_state.config.pools import PoolConfig
+from shared_state.config.providers import ProviderConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSpec:
+    """A model of an enabled provider.
+
+    Attributes:
+        domain: quota domain of its provider.
+        upstream: the name sent upstream.
+        capabilities: full paths of leaves.
+        config: as configured; what was left out is inherited from the catalogue.
+    """
+
+    id: str
+    provider: str
+    domain: str
+    upstream: str
+    capabilities: frozenset[str]
+    config: ModelConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProviderSpec:
+    """An enabled provider account; the limits in ``config`` are those of its whole quota domain."""
+
+    id: str
+    domain: str
+    connector: ConnectorProfile
+    base_url: str
+    api_key: SecretStr | None
+    config: ProviderConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolSpec:
+    """A pool, configured or implied by a request's name.
+
+    Attributes:
+        capability: full path of the node that the pool serves; None for a plain list of models.
+        strategy: full id.
+        models: members in the order that decides ties: as in the configuration's ``models``, then explicit extras.
+    """
+
+    id: str
+    capability: str | None
+    strategy: str
+    models: tuple[ModelSpec, ...]
+    config: PoolConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DomainSpec:
+    """A quota domain: what shares one account's limits, and one slot in Redis."""
+
+    id: str
+    providers: tuple[ProviderSpec, ...]
+    models: tuple[ModelSpec, ...]
+    limits: LimitsConfig

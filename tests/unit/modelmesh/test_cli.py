@@ -1,0 +1,199 @@
+"""The command line: operators' commands against a stub, exit codes, help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from modelmesh import __version__
+from modelmesh.cli.app import app
+from tests.support.processes import free_port
+from tests.unit.modelmesh.ops_stub import OpsStub
+from tests.unit.modelmesh.samples import books, status
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def stub() -> Iterator[OpsStub]:
+    with closing(OpsStub()) as stub:
+        stub.answers["GET /ops/status"] = (200, status())
+        yield stub
+
+
+@pytest.fixture
+def invoke(stub: OpsStub, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command against the stub."""
+    monkeypatch.setenv("MODELMESH_URL", stub.url)
+    monkeypatch.delenv("MODELMESH_ADMIN_TOKEN", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["status", "nodes", "pools", "models", "providers"])
+def test_views_end_well(invoke, command):
+    """Each view shows something it knows."""
+    result = invoke(command)
+
+    assert result.exit_code == 0
+    assert {"status": "c0ffee12", "nodes": "n1", "pools": "chat"}.get(command, "alpha") in result.stdout
+
+
+@pytest.mark.parametrize("command", ["nodes", "pools", "models", "providers"])
+def test_json_is_the_answer_itself(invoke, command):
+    """Programs get the very shapes of the API."""
+    assert json.loads(invoke(command, "--json").stdout) == status()[command]
+
+
+def test_status_json_is_the_whole_answer(invoke):
+    """Nothing is left out."""
+    assert json.loads(invoke("status", "--json").stdout) == status()
+
+
+def test_the_audit_passes_when_the_books_balance(invoke, stub):
+    """Exit code 0."""
+    stub.answers["GET /ops/books"] = (200, books())
+
+    assert invoke("audit").exit_code == 0
+    assert json.loads(invoke("audit", "--json").stdout) == books()
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_the_audit_fails_when_one_balance_is_off(invoke, stub, flags):
+    """Exit code 1, with or without --json."""
+    stub.answers["GET /ops/books"] = (200, books(difference=1))
+
+    assert invoke("audit", *flags).exit_code == 1
+
+
+def test_deactivate_takes_a_model(invoke, stub):
+    """Reason and duration go along; the answer is put in words."""
+    answer = {"id": "alpha/x.small", "status": "standby", "reason": "tests", "until": time.time() + 600.5}
+    stub.answers["POST /ops/models/alpha%2Fx.small/deactivate"] = (200, answer)
+
+    result = invoke("deactivate", "alpha/x.small", "--reason", "tests", "--for", "10m")
+
+    assert stub.asked[-1][1] == {"reason": "tests", "for_s": 600.0}
+    assert result.stdout == "alpha/x.small is standby, back in 10m\n"
+
+
+def test_activate_falls_back_to_a_provider(invoke, stub):
+    """A name that no model has may be a provider's."""
+    answer = {"id": "alpha", "status": "active", "reason": "", "until": None}
+    stub.answers["POST /ops/providers/alpha/activate"] = (200, answer)
+
+    result = invoke("activate", "alpha", "--json")
+
+    assert json.loads(result.stdout) == answer
+    assert [line for line, _ in stub.asked] == [
+        "POST /ops/models/alpha/activate",
+        "POST /ops/providers/alpha/activate",
+    ]
+
+
+def test_an_unknown_name_gets_near_ones(invoke):
+    """Exit code 1, and a hint."""
+    result = invoke("activate", "alpha.smal")
+
+    assert result.exit_code == 1
+    assert "no model or provider is named 'alpha.smal'; did you mean alpha.small" in result.stderr
+
+
+def test_a_duration_that_is_none_is_a_usage_error(invoke, stub):
+    """Nothing is sent."""
+    assert invoke("deactivate", "alpha", "--for", "soon").exit_code == 2
+    assert stub.asked == []
+
+
+def test_the_token_is_sent(invoke, stub, monkeypatch):
+    """MODELMESH_ADMIN_TOKEN opens the operators' API."""
+    monkeypatch.setenv("MODELMESH_ADMIN_TOKEN", "s3cret")
+    invoke("status")
+
+    assert stub.tokens == ["Bearer s3cret"]
+
+
+def test_a_refused_token_names_the_variable(invoke, stub):
+    """401 is told with its remedy, on standard error."""
+    stub.answers["GET /ops/status"] = (401, {"error": {"message": "admin token required"}})
+    result = invoke("status")
+
+    assert result.exit_code == 1
+    assert result.stderr == "modelmesh: admin token required (set MODELMESH_ADMIN_TOKEN)\n"
+
+
+@pytest.mark.parametrize("answer", [(200, b"<html>"), (502, b"<html>"), (500, {"error": "text"})])
+def test_a_stranger_at_the_address_is_recognised(invoke, stub, answer):
+    """What is no answer of ours is one line, not a traceback."""
+    stub.answers["GET /ops/status"] = answer
+    result = invoke("status")
+
+    assert result.exit_code == 1
+    assert "is it a ModelMesh?" in result.stderr
+
+
+def test_nobody_there_is_one_line_and_exit_code_2(invoke, monkeypatch):
+    """Connection refused says what to do."""
+    monkeypatch.setenv("MODELMESH_URL", url := f"http://127.0.0.1:{free_port()}")
+    result = invoke("status")
+
+    assert result.exit_code == 2
+    assert result.stderr == f"modelmesh: no ModelMesh answers at {url}: start one, or set MODELMESH_URL\n"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://[::", "http://127.0.0.1:99999"])
+def test_an_address_that_is_none_is_one_line(invoke, monkeypatch, url):
+    """A typo in MODELMESH_URL is no traceback."""
+    monkeypatch.setenv("MODELMESH_URL", url)
+    result = invoke("status")
+
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_help_names_every_command(invoke):
+    """The commands of this release."""
+    text = invoke("--help").stdout
+
+    for command in (
+        "serve",
+        "demo",
+        "node",
+        "scheduler",
+        "config",
+        "status",
+        "audit",
+        "deactivate",
+        "activate",
+    ):
+        assert command in text
+
+
+def test_the_version(invoke):
+    """`--version` prints it and ends."""
+    assert invoke("--version").stdout == f"{__version__}\n"
+
+
+def test_the_help_loads_nothing_heavy():
+    """Help must be there at once: no server, no client, no configuration models."""
+    heavy = ("httpx", "pydantic", "redis", "hypercorn", "starlette", "sqlalchemy", "yaml")
+    code = f"import sys, modelmesh.cli.app; print([m for m in {heavy!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["modelmesh", "node", "scheduler"])
+def test_modules_are_commands_too(module):
+    """`python -m` does the same as the command."""
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert "Run one" in result.stdout

@@ -1,0 +1,134 @@
+"""The SQLite sink: idempotent, durable, and clear about what it cannot do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.sinks import SinkError, SqliteSink, make_sink
+from shared_state.config.root import StorageConfig
+from shared_state.statistics import METRICS, MinuteRow
+
+
+@pytest.fixture
+async def sink(tmp_path: Path) -> AsyncIterator[SqliteSink]:
+    sink = SqliteSink(tmp_path / "made" / "statistics.db")
+    await sink.open()
+    yield sink
+    await sink.aclose()
+
+
+def row(minute: int = 10, *, model: str = "m", pool: str = "p", **metrics: int) -> MinuteRow:
+    return MinuteRow("d", model, pool, minute, metrics)
+
+
+async def test_totals_add_up_per_model_and_pool(sink: SqliteSink) -> None:
+    """Metrics and latency buckets are summed over the minutes of the span."""
+    await sink.write([row(10, attempts=2, ok=2, cost=5 * 10**12, latency_le_3=2)])
+    await sink.write(
+        [row(11, attempts=3, ok=1, failed=2, latency_le_3=1, latency_le_4=1), row(11, pool="q", attempts=1)]
+    )
+
+    first, second = await sink.totals(0, 720)
+
+    assert (first.domain, first.model, first.pool) == ("d", "m", "p")
+    assert second.pool == "q"
+    assert {"attempts": 5, "ok": 3, "failed": 2, "cost": 5 * 10**12}.items() <= first.metrics.items()
+    assert (first.metrics["latency_le_3"], first.metrics["latency_le_4"]) == (3, 1)
+
+
+async def test_a_span_holds_its_first_minute_and_not_its_end(sink: SqliteSink) -> None:
+    """Two spans side by side share no minute."""
+    await sink.write([row(minute, attempts=1) for minute in range(5, 15)])
+
+    def attempts(totals: list[object]) -> int:
+        return sum(total.metrics["attempts"] for total in totals)  # type: ignore[attr-defined]
+
+    assert attempts(list(await sink.totals(0, 600))) == 5
+    assert attempts(list(await sink.totals(600, 1200))) == 5
+
+
+async def test_writing_twice_changes_nothing(sink: SqliteSink) -> None:
+    """A flush that was cut off before Redis forgot the minute is simply repeated."""
+    rows = [row(attempts=4, ok=4, latency_le_1=4), row(model="n", abandoned=1)]
+    await sink.write(rows)
+    before = await sink.totals(0, 1e9)
+
+    await sink.write(rows)
+
+    assert before == await sink.totals(0, 1e9)
+
+
+async def test_an_older_version_of_a_minute_does_not_win(sink: SqliteSink) -> None:
+    """A replica that was behind when it was promoted offers a part of what was stored already."""
+    await sink.write([row(attempts=4, ok=4, latency_le_1=4)])
+    await sink.write([row(attempts=1, ok=1, latency_le_1=1)])
+
+    (total,) = await sink.totals(0, 1e9)
+
+    assert (total.metrics["attempts"], total.metrics["latency_le_1"]) == (4, 4)
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(sink: SqliteSink) -> None:
+    """Half a batch would be counted, and offered again."""
+    with pytest.raises(SinkError, match="cannot be written"):
+        await sink.write([row(attempts=1), MinuteRow("d", None, "p", 10, {"attempts": 1})])  # type: ignore[arg-type]
+
+    assert await sink.totals(0, 1e9) == []
+
+
+async def test_rows_survive_in_another_process(sink: SqliteSink) -> None:
+    """What was written is on the disk, one column per metric, readable by any SQLite client."""
+    await sink.write([row(attempts=4, tokens_in=9, latency_le_2=4)])
+
+    connection = sqlite3.connect(sink.path)
+    columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(minute_statistics)")]
+    stored = connection.execute("SELECT attempts, tokens_in, details FROM minute_statistics").fetchall()
+    connection.close()
+
+    assert ["minute", "domain", "model", "pool", *METRICS, "details"] == columns
+    assert stored == [(4, 9, '{"latency_le_2": 4}')]
+
+
+async def test_an_existing_file_is_taken_over(sink: SqliteSink) -> None:
+    """The next scheduler, or the next release, opens the same file."""
+    await sink.write([row(attempts=4)])
+    again = SqliteSink(sink.path)
+    await again.open()
+
+    totals = await again.totals(0, 1e9)
+    await again.aclose()
+
+    assert totals[0].metrics["attempts"] == 4
+
+
+async def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """The error says which file and why."""
+    (tmp_path / "file").write_text("not a folder")
+    sink = SqliteSink(tmp_path / "file" / "statistics.db")
+
+    with pytest.raises(SinkError, match=r"file/statistics\.db cannot be opened"):
+        await sink.open()
+    await sink.aclose()
+
+
+@pytest.mark.parametrize(
+    ("path", "environ", "expected"),
+    [
+        ("/data/s.db", {"MODELMESH_HOME": "/home/m"}, "/data/s.db"),
+        (None, {"MODELMESH_HOME": "/home/m", "XDG_STATE_HOME": "/state"}, "/home/m/statistics.db"),
+        (None, {"XDG_STATE_HOME": "/state"}, "/state/modelmesh/statistics.db"),
+        (None, {}, str(Path.home() / ".local/state/modelmesh/statistics.db")),
+    ],
+)
+def test_the_file_is_where_the_configuration_or_the_state_folder_says(
+    path: str | None, environ: dict[str, str], expected: str
+) -> None:
+    """An explicit path, else MODELMESH_HOME, else the user's state folder."""
+    sink = make_sink(StorageConfig(path=path), environ=environ)
+
+    assert isinstance(sink, SqliteSink)
+    assert Path(expected) == sink.path
