@@ -9,9 +9,7 @@
 --#include bookkeeping
 
 if fenced_off(tonumber(ARGV[1])) then return -1 end
-local now, tally, abandoned = now_ms(), new_tally(), 0
-for _, reservation in ipairs(cmsgpack.unpack(ARGV[2])) do
-  if abandon(reservation, tally) then abandoned = abandoned + 1 end
-end
+local now, tally = now_ms(), new_tally()
+local abandoned = abandon(cmsgpack.unpack(ARGV[2]), tally)
 save_tally(tally, now)
 return abandoned

@@ -22,9 +22,7 @@ home.domain, home.channel, home.node = limits[1], limits[2], ARGV[3]
 local now = now_ms()
 local tally = new_tally()
 
-for _, overdue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50)) do
-  abandon(overdue, tally)
-end
+abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
 
 local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, KEYS[1] .. ':flight')
 local providers, models = {}, {}
@@ -82,7 +80,7 @@ for _, ask in ipairs(asks) do
       flight[#flight + 1] = reservation
       model.flight[#model.flight + 1] = int(expires)
       model.flight[#model.flight + 1] = reservation
-      count(tally, 'books', model.id, pool, 'admitted', 1)
+      count(account_of(tally.books, model.id, pool), 'admitted', 1)
       code, at, name = ADMITTED, trial and 1 or 0, ''
     end
   end

@@ -173,6 +173,8 @@ end
 local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
 
 local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
+local LATENCY_NAMES = {}
+for i = 1, #LATENCY_BOUNDS + 1 do LATENCY_NAMES[i] = 'latency_le_' .. i end
 local function latency_bucket(ms)
   for i, bound in ipairs(LATENCY_BOUNDS) do
     if ms <= bound then return i end
@@ -181,23 +183,21 @@ local function latency_bucket(ms)
 end
 
 local function count_statistics(r, s, used)
-  local function add(name, amount) count(tally, 'stats', r.model, r.pool, name, amount) end
-  add('attempts', 1)
-  add(OUTCOMES[s[4]], 1)
-  add('tokens_in', used[3])
-  add('tokens_out', used[4])
-  add('cost', used[5])
-  if flagged(s[11], ESTIMATED) then add('estimated', 1) end
+  local stats = account_of(tally.stats, r.model, r.pool)
+  count(stats, 'attempts', 1)
+  count(stats, OUTCOMES[s[4]], 1)
+  count(stats, 'tokens_in', used[3])
+  count(stats, 'tokens_out', used[4])
+  count(stats, 'cost', used[5])
+  if flagged(s[11], ESTIMATED) then count(stats, 'estimated', 1) end
   if s[4] == SUCCESS then
-    add('latency_ms', s[8])
-    add('latency_le_' .. latency_bucket(s[8]), 1)
-    add('first_token_ms', s[9])
+    count(stats, 'latency_ms', s[8])
+    count(stats, LATENCY_NAMES[latency_bucket(s[8])], 1)
+    count(stats, 'first_token_ms', s[9])
   end
 end
 
-local function settle(s)
-  local r = close_reservation(s[1])
-  if not r then return 0 end
+local function settle(s, r)
   local model = load_model(s[2])
   local reserved = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
   local used = { 0, 0, 0, 0, 0 }
@@ -210,9 +210,8 @@ local function settle(s)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
-  count(tally, 'books', r.model, r.pool, 'settled', 1)
+  count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
-  return 1
 end
 
 for _, s in ipairs(settlements) do load_model(s[2]) end
@@ -221,7 +220,12 @@ for _, model in pairs(models) do
 end
 
 local reply = { now, 0 }
-for _, s in ipairs(settlements) do reply[#reply + 1] = settle(s) end
+local reservations = {}
+for i, s in ipairs(settlements) do reservations[i] = s[1] end
+for i, record in ipairs(close_reservations(reservations)) do
+  if record then settle(settlements[i], record) end
+  reply[i + 2] = record and 1 or 0
+end
 
 save_scope(account)
 for _, model in pairs(models) do
