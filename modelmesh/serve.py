@@ -203,7 +203,7 @@ def scheduler_spec(plan: Plan, *, redis_url: str) -> ChildSpec:
     """How the scheduler is started."""
     return ChildSpec(
         name="scheduler",
-        argv=(*_module("scheduler"), *_config_flags(plan), "--name", _unique_name(plan, "scheduler")),
+        argv=(*_module("scheduler"), *_config_flags(plan), "--name", "scheduler"),
         environ={**plan.environ, "MODELMESH_REDIS_URL": redis_url},  # not an argument: it may hold a password
     )
 
@@ -217,7 +217,7 @@ def node_specs(plan: Plan, *, redis_url: str) -> list[ChildSpec]:
     return [
         ChildSpec(
             name=f"node-{number}",
-            argv=(*_module("node"), *flags, "--name", _unique_name(plan, f"node-{number}")),
+            argv=(*_module("node"), *flags, "--name", f"node-{number}"),
             environ={**plan.environ, "MODELMESH_REDIS_URL": redis_url},
             pass_fds=(fd,),
             announces_ready=True,
@@ -236,11 +236,6 @@ def _config_flags(plan: Plan) -> tuple[str, ...]:
     return ("-c", plan.source.path) if plan.source.path else ()
 
 
-def _unique_name(plan: Plan, role: str) -> str:
-    """A name that no other supervisor's child has, here or on another machine with the same Redis."""
-    return f"{socket.gethostname()}.{plan.address[1]}.{role}"
-
-
 def tell(name: str, line: str) -> None:
     """One line of a child, on standard error; a closed one must not stop the supervisor."""
     try:
@@ -253,8 +248,11 @@ def tell(name: str, line: str) -> None:
 def print_banner(plan: Plan, *, store_label: str) -> None:
     """Say what runs, and where."""
     url = http_url(*plan.address)
-    counts = {kind: len(getattr(plan.topology, f"{kind}s")) for kind in ("provider", "model", "pool")}
-    routes = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+    topology = plan.topology
+    counts = {"provider": topology.providers, "model": topology.models, "pool": topology.pools}
+    routes = ", ".join(
+        f"{len(those)} {kind}{'' if len(those) == 1 else 's'}" for kind, those in counts.items()
+    )
     lines = [
         f"ModelMesh {__version__} serves on {url}",
         *plan.source.notes,

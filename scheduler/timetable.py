@@ -99,6 +99,7 @@ class Timetable:
                 args=[job],
                 seconds=job.interval_s,
                 id=job.name,
+                name=job.name,
                 coalesce=True,
                 max_instances=1,
                 misfire_grace_time=max(1, round(job.interval_s)),

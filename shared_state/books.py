@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-
-import ormsgpack
+from typing import Final
 
 from shared_state.store import Store
+
+#: The pool stands behind the numbers of a packed reservation.
+_POOL_AT: Final = 24
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,12 +53,16 @@ class DomainBooks:
 
 async def read_books(store: Store, domain: str) -> DomainBooks:
     """The books of a domain, consistent at one moment; costs time in proportion to what is in flight."""
-    now_ms, flat, reservations, leases = await store.run("read_books", [store.keys.domain(domain)])
+    now_ms, flat, leases, *reservations = await store.run("read_books", [store.keys.domain(domain)])
     counts: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for name, value in zip(flat[::2], flat[1::2], strict=True):
         model, pool, verb = name.decode().split("\t")
         counts[model, pool][verb] = int(value)
-    flight = Counter((model, pool) for model, pool, *_ in map(ormsgpack.unpackb, reservations))
+    flight = Counter(
+        (model.decode(), packed[_POOL_AT:].decode())
+        for model, records in zip(reservations[::2], reservations[1::2], strict=True)
+        for packed in records
+    )
     rows = [
         BookRow(
             domain=domain,

@@ -95,7 +95,7 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
     flight, abandoned, start = store.keys.flight(domain), 0, 0
     found: list[str] = []
     while page := await store.command("ZRANGE", flight, start, start + _SCAN_AT_ONCE - 1):
-        found += [rid for rid in (raw.decode() for raw in page) if rid.rpartition(".")[0] in nodes]
+        found += [member for member in (raw.decode() for raw in page) if _node_of(member) in nodes]
         start += _SCAN_AT_ONCE
     for i in range(0, len(found), _ABANDON_AT_ONCE):
         batch = ormsgpack.packb(found[i : i + _ABANDON_AT_ONCE])
@@ -104,3 +104,8 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
             raise FencedOffError(domain)
         abandoned += count
     return abandoned
+
+
+def _node_of(member: str) -> str:
+    """The node in ``model TAB node.number``."""
+    return member.partition("\t")[2].rpartition(".")[0]

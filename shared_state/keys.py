@@ -37,12 +37,12 @@ class Keys:
         return f"{self.domain(domain)}:win:{scope}"
 
     def flight(self, domain: str) -> str:
-        """Sorted set reservation -> expiry (unix ms); with ``:<model>`` behind it, that model's part."""
+        """Sorted set ``model TAB reservation`` -> expiry (unix ms): everything in flight on the account."""
         return f"{self.domain(domain)}:flight"
 
-    def reservations(self, domain: str) -> str:
-        """Hash reservation -> msgpack [model, pool, admitted ms, tokens in, tokens out, cost nano-USD]."""
-        return f"{self.domain(domain)}:res"
+    def reservations(self, domain: str, model: str) -> str:
+        """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then the pool."""
+        return f"{self.domain(domain)}:res:{model}"
 
     def books(self, domain: str) -> str:
         """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""

@@ -130,11 +130,14 @@ class DomainLedger:
             RedisError, OSError, TimeoutError: the store is away; asks may have been admitted.
         """
         reply = await self._admit(asks)
-        if any(code == Code.STALE_CALENDAR for code in reply[2::3]):
+        if any(code == Code.STALE_CALENDAR for code in reply[3::4]):
             self._tables.clear()
             reply = await self._admit(asks)
         self.epoch = reply[1]
-        return [_verdict(*reply[i : i + 3]) for i in range(2, len(reply), 3)]
+        verdicts = [_ADMITTED] * len(asks)
+        for i in range(2, len(reply), 4):
+            verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
+        return verdicts
 
     async def _admit(self, asks: Sequence[Ask]) -> list[Any]:
         models = _distinct(ask.model for ask in asks)
@@ -165,7 +168,8 @@ class DomainLedger:
             self._tables.clear()
             reply = await self._settle(settlements)
         self.epoch = reply[1]
-        return [applied == 1 for applied in reply[2:]]
+        unknown = set(reply[2:])
+        return [place not in unknown for place in range(1, len(settlements) + 1)]
 
     async def _settle(self, settlements: Sequence[Settlement]) -> list[Any]:
         models = _distinct(s.model for s in settlements)
@@ -222,9 +226,9 @@ def _distinct(models: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(models)))
 
 
-def _verdict(code: int, at_ms: int, name: bytes) -> Verdict:
+def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
     if code == Code.ADMITTED:
-        return _TRIAL if at_ms else _ADMITTED
+        return _TRIAL
     return Verdict(Code(code), at_ms, name.decode())
 
 

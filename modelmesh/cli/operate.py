@@ -80,7 +80,7 @@ def audit(*, as_json: JsonOption = False) -> None:
 def deactivate(
     target: TargetArgument,
     *,
-    reason: ReasonOption = "",
+    reason: ReasonOption = "by an operator",
     duration: ForOption = None,
     as_json: JsonOption = False,
 ) -> None:

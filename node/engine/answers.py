@@ -53,9 +53,9 @@ def refusal_headers(refusal: Refusal, body: bytes) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def refusal_response(refusal: Refusal) -> bytes:
-    """The whole response, head and body, as it goes over the wire."""
+def refusal_response(refusal: Refusal, *, head_only: bool = False) -> bytes:
+    """The whole response as it goes over the wire; the answer to HEAD has no body."""
     body = refusal_body(refusal)
     lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
     lines += [b"%s: %s" % header for header in refusal_headers(refusal, body)]
-    return b"\r\n".join([*lines, b"", body])
+    return b"\r\n".join([*lines, b"", b"" if head_only else body])

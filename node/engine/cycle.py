@@ -56,17 +56,23 @@ class _Stage(Enum):
     DONE = auto()
 
 
+class _Body(Enum):
+    NONE = auto()  # HEAD, 204, 304: whatever the application sends is swallowed
+    SIZED = auto()
+    CHUNKED = auto()
+    TO_CLOSE = auto()  # HTTP/1.0: the end of the connection is the end of the body
+
+
 class Cycle:
     """One request and its answer."""
 
     __slots__ = (
+        "_body",
         "_body_complete",
-        "_chunked",
+        "_body_given",
         "_chunks",
-        "_close_delimited",
         "_disconnected",
         "_expects_continue",
-        "_framing",
         "_head",
         "_keep_alive",
         "_remaining_bytes",
@@ -83,18 +89,17 @@ class Cycle:
         self.task: asyncio.Task[None] | None = None
         self.unread_bytes = 0
         self._wire = wire
-        self._framing = framing
-        self._expects_continue = framing.expects_continue
         self._chunks: list[bytes] = []
         self._body_complete = False
+        self._body_given = False
         self._disconnected = False
+        self._expects_continue = framing.expects_continue
         self._waiters: list[asyncio.Future[None]] = []
         self._stage = _Stage.WAITING
         self._head: ResponseHead | None = None
-        self._keep_alive = False
-        self._chunked = False
-        self._close_delimited = False
-        self._remaining_bytes: int | None = None
+        self._keep_alive = framing.keep_alive
+        self._body = _Body.NONE
+        self._remaining_bytes = 0
 
     async def run(self, app: ASGIApp) -> None:
         """Call the application; answer for it if it fails to."""
@@ -102,18 +107,24 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)
             if self._stage is not _Stage.DONE and not self._disconnected:
-                _log.error("the application left %s %s half answered", self.scope["method"], self.scope["path"])
+                _log.error(
+                    "the application left %s %s half answered", self.scope["method"], self.scope["path"]
+                )
         except asyncio.CancelledError:
             failure = APP_CANCELLED
             raise
         except Exception:
             _log.exception("the application failed on %s %s", self.scope["method"], self.scope["path"])
         finally:
-            if self._stage is not _Stage.DONE:
-                self._break_off(failure)
+            self._break_off(failure)
             self._wire.returned(self)
 
     # What the connection tells.
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the response has been written to its end."""
+        return self._stage is _Stage.DONE
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the body has arrived."""
@@ -133,33 +144,133 @@ class Cycle:
 
     def refuse(self, refusal: Refusal) -> None:
         """The rest of the request turned out malformed: answer so if nothing has been sent, else cut."""
-        if self._stage is not _Stage.DONE:
-            self._break_off(refusal)
+        self._break_off(refusal)
         self.disconnect()
 
     # What the application calls.
 
     async def receive(self) -> Message:
-        if self._expects_continue and self._stage is _Stage.WAITING and not self._body_complete:
-            self._wire.write(_CONTINUE)
-        self._expects_continue = False
-        while True:
-            if self._disconnected or self._stage is _Stage.DONE:
-                return {"type": "http.disconnect"}
-            if self._chunks or (self._body_complete and self.unread_bytes == 0):
+        if self._expects_continue:
+            self._expects_continue = False
+            if not self._chunks and not self._body_complete and self._stage in _BEFORE_HEAD:
+                self._wire.write(_CONTINUE)
+        while not self._disconnected and self._stage is not _Stage.DONE:
+            if not self._body_given and (self._chunks or self._body_complete):
                 return self._take_body()
             await self._wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         if self._disconnected:
             return
-        kind = message["type"]
-        if kind == "http.response.body" and self._stage in _BODY_STAGES:
+        kind, stage = message["type"], self._stage
+        if kind == "http.response.body" and (stage is _Stage.HELD or stage is _Stage.SENDING):
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
             if self._wire.write_paused:
                 await self._wire.drained()
-        elif kind == "http.response.start" and self._stage is _Stage.WAITING:
+        elif kind == "http.response.start" and stage is _Stage.WAITING:
             self._head = encode_head(message["status"], message.get("headers", ()))
             self._stage = _Stage.HELD
         else:
-            raise RuntimeError(f"{kind!r} is not expected while the response is {self._stage.name}")
+            raise RuntimeError(f"{kind!r} is not expected while the response is {stage.name}")
+
+    # Request body.
+
+    def _take_body(self) -> Message:
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.unread_bytes = 0
+        self._body_given = self._body_complete
+        self._wire.body_taken()
+        return {"type": "http.request", "body": body, "more_body": not self._body_given}
+
+    async def _wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Response.
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        head = b"" if self._stage is _Stage.SENDING else self._open(len(body), more=more)
+        data = self._frame(body, more=more)
+        self._stage = _Stage.SENDING
+        if head and len(data) > _JOIN_MAX_BYTES:
+            self._wire.write(head)
+            self._wire.write(data)
+        elif head or data:
+            self._wire.write(b"".join((head, data)))
+        if not more:
+            self._finish(keep_alive=self._keep_alive)
+
+    def _open(self, size_bytes: int, *, more: bool) -> bytes:
+        """Choose the response's framing and encode its head; the first body message is ``size_bytes`` long."""
+        assert self._head is not None
+        head, framing, is_old = self._head, b"", self.scope["http_version"] == "1.0"
+        if self.scope["method"] == "HEAD" or head.status in _WITHOUT_BODY:
+            self._body = _Body.NONE
+        elif head.content_length is not None or not more:
+            self._body = _Body.SIZED
+            self._remaining_bytes = size_bytes if head.content_length is None else head.content_length
+            if head.content_length is None:
+                framing = b"content-length: %d\r\n" % size_bytes
+        else:
+            self._body = _Body.TO_CLOSE if is_old else _Body.CHUNKED
+            framing = b"" if is_old else b"transfer-encoding: chunked\r\n"
+        self._keep_alive = self._keep_alive and self._can_keep_alive(head)
+        if not self._keep_alive:
+            framing += b"connection: close\r\n"
+        elif is_old:
+            framing += b"connection: keep-alive\r\n"
+        return b"%b%b\r\n" % (head.lines, framing)
+
+    def _can_keep_alive(self, head: ResponseHead) -> bool:
+        """A half-read request, or a body that ends with the connection, leaves nothing to be used again."""
+        if head.wants_close or self._body is _Body.TO_CLOSE or not self._body_complete:
+            return False
+        return self._wire.may_keep_alive()
+
+    def _frame(self, body: bytes, *, more: bool) -> bytes:
+        """The bytes on the wire for one body message."""
+        match self._body:
+            case _Body.CHUNKED:
+                end = b"" if more else b"0\r\n\r\n"
+                return b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end
+            case _Body.SIZED:
+                self._remaining_bytes -= len(body)
+                if self._remaining_bytes < 0 or (self._remaining_bytes and not more):
+                    raise RuntimeError("the response's body is not as long as its content-length says")
+                return body
+            case _Body.NONE:
+                return b""
+        return body
+
+    def _finish(self, *, keep_alive: bool) -> None:
+        self._stage = _Stage.DONE
+        self._wake()
+        self._wire.answered(self, keep_alive=keep_alive)
+
+    def _break_off(self, refusal: Refusal) -> None:
+        """End an unfinished response: as an error answer if nothing has been sent, else by a cut."""
+        if self._disconnected or self._stage is _Stage.DONE:
+            return
+        if self._stage in _BEFORE_HEAD:
+            self._wire.write(refusal_response(refusal, head_only=self.scope["method"] == "HEAD"))
+            self._finish(keep_alive=False)
+        else:
+            self._stage = _Stage.DONE
+            self._wake()
+            self._wire.cut(abruptly=self._body is _Body.TO_CLOSE)
+
+
+_BEFORE_HEAD = frozenset({_Stage.WAITING, _Stage.HELD})
+_WITHOUT_BODY = frozenset({204, 304})

@@ -35,7 +35,9 @@ _ROLES = {
 }
 _known_names: dict[bytes, tuple[bytes, _Role | None]] = {}
 _status_lines = {
-    int(status): b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus if status >= 200
+    int(status): b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
+    for status in HTTPStatus
+    if status >= 200
 }
 
 

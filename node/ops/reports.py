@@ -183,17 +183,18 @@ class Reports:
         return failed
 
     async def _windows(self, domain: DomainSpec) -> dict[str, list[WindowView]]:
-        keys, now_ms = self._store.keys, self._snapshot.clock.now_ms()
-        flight = keys.flight(domain.id)
+        now_ms = self._snapshot.clock.now_ms()
         account = windows_of(domain.providers[0].config.limits, now_ms)
-        scopes: list[Any] = [(keys.windows(domain.id, "a"), flight, account)]
-        for model in domain.models:
-            own = windows_of(model.config.limits, now_ms)
-            scopes.append((keys.windows(domain.id, f"m:{model.id}"), f"{flight}:{model.id}", own))
-        _, *rows = await self._store.run("read_windows", [keys.domain(domain.id)], [ormsgpack.packb(scopes)])
+        scopes = [
+            ("", account),
+            *((model.id, windows_of(model.config.limits, now_ms)) for model in domain.models),
+        ]
+        _, *rows = await self._store.run(
+            "read_windows", [self._store.keys.domain(domain.id)], [ormsgpack.packb(scopes)]
+        )
         shared = _window_views(account, rows[0], prefix="account.")
         return {
-            model.id: _window_views(scope[2], row) + shared
+            model.id: _window_views(scope[1], row) + shared
             for model, scope, row in zip(domain.models, scopes[1:], rows[1:], strict=True)
         }
 

@@ -58,7 +58,7 @@ class FaultLog:
     """Faults found by checks that run on the sound part of a configuration.
 
     Args:
-        refused: paths that were refused before; what only repeats them or follows from them is not told again.
+        refused: paths that were refused before; what only follows from them is not told.
     """
 
     def __init__(self, refused: Set[Path] = frozenset()) -> None:
@@ -67,8 +67,7 @@ class FaultLog:
 
     def add(self, path: Path, message: str) -> None:
         """A present value is wrong."""
-        if not touches(path, self._refused):
-            self.faults.append(Fault(path, message))
+        self.faults.append(Fault(path, message))
 
     def add_absence(self, path: Path, message: str) -> None:
         """Something is missing from an entry; it may be just what was refused there."""

@@ -19,4 +19,5 @@ def config_version(config: MeshConfig) -> str:
     a key does not change the version.
     """
     values = config.model_dump(mode="json", exclude=_OF_THE_MACHINE, exclude_defaults=True)
-    return hashlib.sha256(orjson.dumps(values)).hexdigest()[:12]
+    told = {section: value for section, value in values.items() if value}
+    return hashlib.sha256(orjson.dumps(told)).hexdigest()[:12]

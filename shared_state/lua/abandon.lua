@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  fencing token of the scheduler
--- ARGV[2]  msgpack {reservation, ...}
+-- ARGV[2]  msgpack {model TAB reservation, ...}
 -- Returns  number of reservations that were abandoned now, -1 if the token is out of date
 --#include now
 --#include fence

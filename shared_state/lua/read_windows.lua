@@ -1,15 +1,18 @@
 -- How full the windows of a scope are now; changes nothing but what has expired.
 --
 -- KEYS[1]  the domain
--- ARGV[1]  msgpack {{key of the scope, key of its flight, {window, ...}}, ...}
+-- ARGV[1]  msgpack {{model, or empty for the account, {window, ...}}, ...}
 -- Returns  {now ms, {used, resets at ms, ...} for each scope}
 --#include now
 --#include windows
+--#include bookkeeping
 
 local now = now_ms()
 local reply = { now }
 for _, s in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local scope, row = load_scope(s[1], s[3], now, s[2]), {}
+  local is_account = s[1] == ''
+  local key = KEYS[1] .. (is_account and ':win:a' or ':win:m:' .. s[1])
+  local scope, row = load_scope(key, s[2], now, is_account and account_in_flight or model_in_flight(s[1])), {}
   for _, w in ipairs(scope.windows) do
     row[#row + 1] = w.sum
     row[#row + 1] = w.ends or (w.limit > 0 and no_room_until(scope.key, w, 1, now)) or 0

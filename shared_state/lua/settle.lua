@@ -10,7 +10,7 @@
 --          flags   1 not sent (nothing is charged), 2 usage is estimated
 -- ARGV[3]  node
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
--- Returns  {now ms, epoch, then for each settlement 1 applied or 0 unknown}; {now ms, -1}: the calendar in ARGV[1] is out of date
+-- Returns  {now ms, epoch, then the indexes of those that changed nothing}; {now ms, -1}: the calendar in ARGV[1] is out of date
 -- Publishes model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
 --#include now
 --#include windows
@@ -33,7 +33,7 @@ home.domain, home.channel, home.node = limits[1], limits[2], ARGV[3]
 
 local now = now_ms()
 local tally = new_tally()
-local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, KEYS[1] .. ':flight')
+local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
 local providers, models = {}, {}
 
 local function load_model(index)
@@ -41,7 +41,7 @@ local function load_model(index)
   local m = limits[4][index]
   providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
   models[index] = { entity = load_entity('model', m[1]), provider = providers[m[2]], errors = {},
-    scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, KEYS[1] .. ':flight:' .. m[1]) }
+    scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1])), reservations = {}, places = {} }
   return models[index]
 end
 
@@ -53,7 +53,7 @@ local function error_window(model, policy)
     model.errors[length] = load_scope(KEYS[1] .. ':win:m:' .. model.entity.id, {
       { 1, 'ok' .. int(length), 1, 0, length, bucket, 0 },
       { 1, 'bad' .. int(length), 1, 0, length, bucket, 0 },
-    }, now, '')
+    }, now)
   end
   return model.errors[length]
 end
@@ -145,7 +145,7 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
 end
 
 local function judge(model, policy, s)
-  local reservation, outcome, retry_after = s[1], s[4], s[10]
+  local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
   if outcome == SUCCESS then
     succeed(model, policy, reservation)
   elseif outcome == FAILURE then
@@ -198,7 +198,7 @@ local function count_statistics(r, s, used)
 end
 
 local function settle(s, r)
-  local model = load_model(s[2])
+  local model = models[s[2]]
   local reserved = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
   local used = { 0, 0, 0, 0, 0 }
   if not flagged(s[11], NOT_SENT) then
@@ -214,17 +214,21 @@ local function settle(s, r)
   count_statistics(r, s, used)
 end
 
-for _, s in ipairs(settlements) do load_model(s[2]) end
+for i, s in ipairs(settlements) do
+  local model = load_model(s[2])
+  table.insert(model.reservations, s[1])
+  table.insert(model.places, i)
+end
 for _, model in pairs(models) do
   if account.stale or model.scope.stale then return { now, -1 } end
 end
 
 local reply = { now, 0 }
-local reservations = {}
-for i, s in ipairs(settlements) do reservations[i] = s[1] end
-for i, record in ipairs(close_reservations(reservations)) do
-  if record then settle(settlements[i], record) end
-  reply[i + 2] = record and 1 or 0
+for _, model in pairs(models) do
+  for i, record in ipairs(close_reservations(model.entity.id, model.reservations)) do
+    local place = model.places[i]
+    if record then settle(settlements[place], record) else reply[#reply + 1] = place end
+  end
 end
 
 save_scope(account)

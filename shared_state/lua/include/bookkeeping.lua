@@ -49,45 +49,71 @@ local function save_tally(tally, now)
   if next(tally.stats) ~= nil then save_ledger(tally.stats, KEYS[1] .. ':stat:' .. int(current_minute(now))) end
 end
 
--- Takes reservations out of the books of what is in flight. Returns a record for each, or false where it was settled or abandoned before.
-local function close_reservations(reservations)
-  if #reservations == 0 then return {} end
-  local packed = redis.call('HMGET', KEYS[1] .. ':res', unpack(reservations))
-  local records, closed, by_model = {}, {}, {}
+-- A reservation is known by its model, a tab and its id. Its record lies in the hash of its model, its expiry in one sorted set.
+local RECORD = '>I8I4I4I8'
+
+local function member_of(model, reservation) return model .. '\t' .. reservation end
+
+local function write_record(admitted, tokens_in, tokens_out, cost, pool)
+  return struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool
+end
+
+local function read_record(model, packed)
+  local admitted, tokens_in, tokens_out, cost, rest = struct.unpack(RECORD, packed)
+  return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost,
+    pool = packed:sub(rest) }
+end
+
+-- Takes reservations of one model out of what is in flight. Returns a record for each, or false where it was settled or abandoned before.
+local function close_reservations(model, reservations)
+  local key = KEYS[1] .. ':res:' .. model
+  local packed = redis.call('HMGET', key, unpack(reservations))
+  local records, closed, members, seen = {}, {}, {}, {}
   for i, reservation in ipairs(reservations) do
     records[i] = false
-    if packed[i] and not closed[reservation] then
-      local r = cmsgpack.unpack(packed[i])
-      records[i] = { model = r[1], pool = r[2], admitted = r[3], tokens_in = r[4], tokens_out = r[5], cost = r[6] }
-      closed[reservation] = true
+    if packed[i] and not seen[reservation] then
+      seen[reservation] = true
+      records[i] = read_record(model, packed[i])
       closed[#closed + 1] = reservation
-      local group = by_model[r[1]] or {}
-      by_model[r[1]] = group
-      group[#group + 1] = reservation
+      members[#members + 1] = member_of(model, reservation)
     end
   end
   if #closed > 0 then
-    redis.call('HDEL', KEYS[1] .. ':res', unpack(closed))
-    redis.call('ZREM', KEYS[1] .. ':flight', unpack(closed))
-    for model, group in pairs(by_model) do redis.call('ZREM', KEYS[1] .. ':flight:' .. model, unpack(group)) end
+    redis.call('HDEL', key, unpack(closed))
+    redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
   end
   return records
 end
 
 -- Books reservations whose node died or whose lease ran out as abandoned, charged in full, for nobody knows what they used.
 -- Returns how many there were.
-local function abandon(reservations, tally)
-  local abandoned = 0
-  for _, r in ipairs(close_reservations(reservations)) do
-    if r then
-      abandoned = abandoned + 1
-      count(account_of(tally.books, r.model, r.pool), 'abandoned', 1)
-      local stats = account_of(tally.stats, r.model, r.pool)
-      count(stats, 'abandoned', 1)
-      count(stats, 'tokens_in', r.tokens_in)
-      count(stats, 'tokens_out', r.tokens_out)
-      count(stats, 'cost', r.cost)
+local function abandon(members, tally)
+  local by_model, abandoned = {}, 0
+  for _, member in ipairs(members) do
+    local tab = member:find('\t', 1, true)
+    local model = member:sub(1, tab - 1)
+    by_model[model] = by_model[model] or {}
+    table.insert(by_model[model], member:sub(tab + 1))
+  end
+  for model, reservations in pairs(by_model) do
+    for _, r in ipairs(close_reservations(model, reservations)) do
+      if r then
+        abandoned = abandoned + 1
+        count(account_of(tally.books, model, r.pool), 'abandoned', 1)
+        local stats = account_of(tally.stats, model, r.pool)
+        count(stats, 'abandoned', 1)
+        count(stats, 'tokens_in', r.tokens_in)
+        count(stats, 'tokens_out', r.tokens_out)
+        count(stats, 'cost', r.cost)
+      end
     end
   end
   return abandoned
+end
+
+-- How many calls are in flight: on the account, and on one model.
+local function account_in_flight() return redis.call('ZCARD', KEYS[1] .. ':flight') end
+
+local function model_in_flight(model)
+  return function() return redis.call('HLEN', KEYS[1] .. ':res:' .. model) end
 end

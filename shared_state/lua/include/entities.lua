@@ -5,7 +5,7 @@
 --         trial  one request in the whole cluster may try it when `until` has passed
 --         manual only an operator brings it back
 -- phase   ''     plain
---         trial  one reservation (`trial`) is trying it, until `trial_until` at the latest
+--         trial  one reservation (`trial`: model, tab, id) is trying it, until `trial_until` at the latest
 --         ramp   active again with a growing share of the traffic (`step`)
 
 -- Who speaks, for events: filled by the script.
@@ -112,17 +112,17 @@ local function gate(entity, now)
     activate(entity, '', now)
     return nil
   end
-  if entity.phase == 'trial' and now < entity.trial_until and redis.call('HEXISTS', KEYS[1] .. ':res', entity.trial) == 1 then
+  if entity.phase == 'trial' and now < entity.trial_until and redis.call('ZSCORE', KEYS[1] .. ':flight', entity.trial) then
     return TRIAL_TAKEN, entity.trial_until
   end
   return nil
 end
 
 -- Marks the reservation as the one trial of an entity whose gate is open though it is on standby.
-local function claim_trial(entity, reservation, expires, now)
+local function claim_trial(entity, member, expires, now)
   if entity.status ~= 'standby' then return false end
   set(entity, 'phase', 'trial')
-  set(entity, 'trial', reservation)
+  set(entity, 'trial', member)
   set(entity, 'trial_until', expires)
   announce(entity, 'trial', now)
   return true

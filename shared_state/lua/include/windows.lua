@@ -43,7 +43,8 @@ local function open_period(scope, w, now)
   scope.keep_ms = math.max(scope.keep_ms, w.c - now)
 end
 
-local function load_scope(key, specs, now, flight_key)
+-- `in_flight` is a function: it is asked only if the scope limits concurrency.
+local function load_scope(key, specs, now, in_flight)
   local scope = { key = key, windows = {}, keep_ms = 1000 }
   local fields = {}
   for i, s in ipairs(specs) do
@@ -58,12 +59,12 @@ local function load_scope(key, specs, now, flight_key)
   local values = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
   for _, w in ipairs(scope.windows) do
     if w.alg == CONCURRENCY then
-      w.sum = redis.call('ZCARD', flight_key)
+      w.sum = in_flight()
     else
       w.sum = tonumber(values[w.at] or 0) or 0
       w.mark = tonumber(values[w.at + 1] or nil)
       if w.alg == SLIDING then
-        w.old = w.mark
+        w.old, w.current = w.mark, math.floor(now / w.b)
         expire_buckets(key, w, now)
         scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
       elseif w.alg == CALENDAR then
@@ -79,7 +80,7 @@ end
 -- When `amount` could fit into a sliding window: the time at which enough of its oldest buckets has left.
 local function sliding_room_at(key, w, amount, now)
   if w.memo_amount == amount and w.memo_sum == w.sum then return w.memo_at end
-  local last = math.floor(now / w.b)
+  local last = w.current
   if not w.buckets then
     local names = {}
     for i = w.old, last do names[#names + 1] = w.name .. ':' .. int(i) end
@@ -132,7 +133,8 @@ local function take(scope, amounts, now)
   for _, w in ipairs(scope.windows) do
     local amount = amounts[w.dim]
     if w.alg == SLIDING then
-      bucket_add(w, math.floor(now / w.b), amount)
+      w.add[w.current] = (w.add[w.current] or 0) + amount
+      w.sum, w.dirty = w.sum + amount, true
     elseif w.alg == SPACING then
       w.mark, w.dirty = now, true
     else
@@ -148,10 +150,12 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
     local was, is = reserved[w.dim], used[w.dim]
     if w.alg == SLIDING then
       local from, to = math.floor(admitted / w.b), math.floor(charged_at / w.b)
-      if from < w.old then
-        if is > was then bucket_add(w, math.floor(now / w.b), is - was) end
+      if from == to and is == was then
+        -- as expected: nothing moves
+      elseif from < w.old then
+        if is > was then bucket_add(w, w.current, is - was) end
       elseif from == to then
-        if is ~= was then bucket_add(w, from, is - was) end
+        bucket_add(w, from, is - was)
       else
         bucket_add(w, from, -was)
         bucket_add(w, to, is)

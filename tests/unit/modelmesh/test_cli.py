@@ -83,6 +83,15 @@ def test_deactivate_takes_a_model(invoke, stub):
     assert result.stdout == "alpha/x.small is standby, back in 10m\n"
 
 
+def test_without_a_reason_there_is_one_all_the_same(invoke, stub):
+    """Whoever asks why must not find nothing."""
+    answer = {"id": "alpha", "status": "standby", "reason": "by an operator", "until": None}
+    stub.answers["POST /ops/models/alpha/deactivate"] = (200, answer)
+
+    assert invoke("deactivate", "alpha").stdout == "alpha is standby\n"
+    assert stub.asked[-1][1] == {"reason": "by an operator", "for_s": None}
+
+
 def test_activate_falls_back_to_a_provider(invoke, stub):
     """A name that no model has may be a provider's."""
     answer = {"id": "alpha", "status": "active", "reason": "", "until": None}

@@ -1,0 +1,256 @@
+"""A whole cluster of real processes: Valkey, mock providers, router nodes, schedulers, nginx in front."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from tests.cluster.mesh import Section, with_addresses
+from tests.support.mock import MockProvider
+from tests.support.nginx import NginxServer
+from tests.support.processes import ChildProcess, free_port, wait_until
+from tests.support.valkey import ValkeyServer
+
+_ROOT = Path(__file__).resolve().parents[2]
+_START_S = 15.0
+_DEAF_USER = "deaf on >deaf ~* &* +@all -subscribe"
+
+
+class Node:
+    """A router node that can be killed, drained and started again on its port.
+
+    Args:
+        redis_url: how it reaches the shared state.
+    """
+
+    def __init__(self, name: str, config_path: Path, redis_url: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.redis_url = redis_url
+        self._config_path = config_path
+        self._process: ChildProcess | None = None
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def process(self) -> ChildProcess:
+        assert self._process is not None
+        return self._process
+
+    def spawn(self) -> None:
+        """Start it without waiting until it serves."""
+        self.close()
+        self._process = ChildProcess(
+            [
+                *(sys.executable, "-m", "node", "-c", self._config_path, "--redis", self.redis_url),
+                *("--host", "127.0.0.1", "--port", str(self.port), "--name", self.name),
+            ],
+            name=self.name,
+            cwd=_ROOT,
+        )
+
+    def await_ready(self) -> None:
+        """Wait until it serves; blocks the event loop, if there is one."""
+        self.process.wait_line_blocking(r'"event": ?"ready"', _START_S)
+
+    async def restart(self) -> None:
+        """Start it again, and wait until it serves."""
+        self.spawn()
+        await self.process.wait_line(r'"event": ?"ready"', _START_S)
+
+    def close(self) -> None:
+        """End it. May be called twice."""
+        if self._process:
+            self._process.close()
+
+
+class Cluster:
+    """Everything that serves, as one thing under a test's command.
+
+    Use it as an async context manager, or with `start` and `close`.
+
+    Args:
+        config: from `mesh`.
+        mocks: name of each mock provider, and its options.
+        nodes: router nodes behind nginx.
+        deaf_nodes: further nodes, not behind nginx, that may not subscribe to events.
+        starts_valkey: False leaves starting the shared state to the test.
+    """
+
+    def __init__(
+        self,
+        config: Section,
+        *,
+        mocks: Mapping[str, Mapping[str, Any]],
+        nodes: int = 3,
+        deaf_nodes: int = 0,
+        schedulers: int = 1,
+        starts_valkey: bool = True,
+    ) -> None:
+        self.valkey = ValkeyServer(port=free_port(), options=("--user", *_DEAF_USER.split()))
+        self.mocks: dict[str, MockProvider] = {}
+        self.nodes: list[Node] = []
+        self.deaf_nodes: list[Node] = []
+        self.schedulers: list[ChildProcess] = []
+        self.nginx: NginxServer | None = None
+        self._config = config
+        self._mock_options = mocks
+        self._counts = (nodes, deaf_nodes, schedulers)
+        self._starts_valkey = starts_valkey
+        self._stack = ExitStack()
+
+    @property
+    def base_url(self) -> str:
+        """The address of nginx."""
+        assert self.nginx is not None
+        return self.nginx.base_url
+
+    def start(self) -> Cluster:
+        """Start everything, side by side, and wait until the nodes serve."""
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._stack.callback(self.valkey.close)
+        if self._starts_valkey:
+            self.valkey.start()
+        for name, options in self._mock_options.items():
+            self.mocks[name] = self._stack.enter_context(closing(MockProvider(name, **options)))
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-cluster-")))
+        path = self._write_config(directory)
+        self._spawn_nodes(path)
+        self._spawn_schedulers(path)
+        self.nginx = NginxServer([("127.0.0.1", node.port) for node in self.nodes])
+        self._stack.callback(self.nginx.close)
+        self.nginx.start()
+        if self._starts_valkey:
+            for node in [*self.nodes, *self.deaf_nodes]:
+                node.await_ready()
+
+    def _write_config(self, directory: Path) -> Path:
+        urls = {name: mock.base_url for name, mock in self.mocks.items()}
+        storage = {"path": str(directory / "statistics.db")}
+        path = directory / "mesh.json"
+        path.write_text(json.dumps({"storage": storage, **with_addresses(self._config, urls)}))
+        return path
+
+    def _spawn_nodes(self, path: Path) -> None:
+        nodes, deaf, _ = self._counts
+        self.nodes = [Node(f"n{i}", path, self.valkey.url) for i in range(1, nodes + 1)]
+        url = self.valkey.url.replace("//", "//deaf:deaf@", 1)
+        self.deaf_nodes = [Node(f"deaf{i}", path, url) for i in range(1, deaf + 1)]
+        for node in [*self.nodes, *self.deaf_nodes]:
+            self._stack.callback(node.close)
+            node.spawn()
+
+    def _spawn_schedulers(self, path: Path) -> None:
+        for number in range(1, self._counts[2] + 1):
+            command = [sys.executable, "-m", "scheduler", "-c", path, "--redis", self.valkey.url]
+            process = ChildProcess(command, name=f"scheduler{number}", cwd=_ROOT)
+            self.schedulers.append(self._stack.enter_context(closing(process)))
+
+    def close(self) -> None:
+        """End everything. May be called twice."""
+        self._stack.close()
+
+    async def __aenter__(self) -> Cluster:
+        return self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """Name and last lines of every process that has written something and was not closed."""
+        processes = [node.process for node in [*self.nodes, *self.deaf_nodes]] + self.schedulers
+        processes += [server.process for server in (self.valkey, self.nginx) if server and server.process]
+        for process in processes:
+            if process.log_path.exists() and (tail := process.tail()):
+                yield process.name, tail
+
+    # the clients' side
+
+    def client(self, node: Node | None = None) -> AsyncOpenAI:
+        """The official client, without retries, pointed at nginx or at one node. Whoever asks for it closes it."""
+        return AsyncOpenAI(
+            base_url=f"{node.base_url if node else self.base_url}/v1",
+            api_key="unused",
+            max_retries=0,
+            timeout=20.0,
+            http_client=DefaultAioHttpClient(),
+        )
+
+    # the operators' side
+
+    async def ops(self, path: str, *, node: Node | None = None, order: Section | None = None) -> Section:
+        """What a node answers to ``GET /ops/...``, or to a POST if `order` is given."""
+        asked = node or next(node for node in self.nodes if node.process.is_running)
+        async with httpx.AsyncClient(base_url=asked.base_url, timeout=5.0) as client:
+            if order is None:
+                response = await client.get(f"/ops/{path}")
+            else:
+                response = await client.post(f"/ops/{path}", json=order)
+        response.raise_for_status()
+        found: Section = response.json()
+        return found
+
+    async def model(self, model: str, *, node: Node | None = None) -> Section:
+        """A model as a node sees it."""
+        return _row(await self.ops("models", node=node), "models", model)
+
+    async def provider(self, provider: str, *, node: Node | None = None) -> Section:
+        """An account as a node sees it."""
+        return _row(await self.ops("providers", node=node), "providers", provider)
+
+    async def await_model(self, model: str, *, within_s: float = 2.0, **wanted: object) -> Section:
+        """The model, once every node sees it as wanted, as in ``status="standby"``."""
+
+        async def seen() -> Section | None:
+            rows = [await self.model(model, node=node) for node in self.nodes]
+            fits = all(row[key] == value for row in rows for key, value in wanted.items())
+            return rows[0] if fits else None
+
+        return await wait_until(seen, within_s, what=f"{model} to be {wanted}")
+
+    async def settled_books(self, *, within_s: float = 5.0) -> Section:
+        """The books, once nothing is in flight; they must balance at every look."""
+
+        async def settled() -> Section | None:
+            books = await self.ops("books")
+            assert books["balanced"], books
+            return None if books["totals"]["in_flight"] else books
+
+        return await wait_until(settled, within_s, interval=0.05, what="nothing to be in flight")
+
+    async def books_of(self, pool: str) -> dict[str, int]:
+        """Admitted, settled and abandoned of a pool, once nothing is in flight."""
+        rows = [row for row in (await self.settled_books())["rows"] if row["pool"] == pool]
+        return {name: sum(row[name] for row in rows) for name in ("admitted", "settled", "abandoned")}
+
+    # the providers' side
+
+    def seen_by(self, mock: str, pool: str) -> list[Section]:
+        """The ledger of a mock provider for the model that a pool has there, oldest first."""
+        return [entry for entry in self.mocks[mock].ledger() if entry["model"] == f"{pool}.{mock}"]
+
+    def order(self, mock: str, pool: str, behaviour: str, *, times: int | None = None) -> None:
+        """Give a mock provider a standing order for the model that a pool has there."""
+        self.mocks[mock].behave(behaviour, model=f"{pool}.{mock}", times=times)
+
+
+def _row(view: Section, listing: str, name: str) -> Section:
+    found: Section = next(row for row in view[listing] if row["id"] == name)
+    return found

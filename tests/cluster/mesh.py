@@ -1,0 +1,73 @@
+"""Configurations of test clusters, put together from pools that share nothing: each member has an account of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Section = dict[str, Any]
+
+#: Stands for the address of the mock provider of that name until the cluster knows it.
+_MOCK_URL = "mock:"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of a test pool, on an account of its own at a mock provider.
+
+    Attributes:
+        mock: name of the mock provider.
+        limits: of the model.
+        provider: further keys of the account.
+        model: further keys of the model.
+    """
+
+    mock: str
+    limits: Section = field(default_factory=dict)
+    provider: Section = field(default_factory=dict)
+    model: Section = field(default_factory=dict)
+
+
+def pool(name: str, *members: Member | str, **rules: Any) -> Section:
+    """A pool with its accounts and models: ``pool("fast", "alpha")`` has the model ``fast.alpha`` of ``fast-alpha``.
+
+    Failures go to the next member at once, unless ``retry`` says otherwise.
+    """
+    providers, models = {}, {}
+    for member in members:
+        own = Member(member) if isinstance(member, str) else member
+        account, model = f"{name}-{own.mock}", f"{name}.{own.mock}"
+        providers[account] = {
+            "connector": "openai-compatible.v1",
+            "base_url": _MOCK_URL + own.mock,
+            "api_key": f"key-of-{account}",
+            **own.provider,
+        }
+        models[model] = {
+            "provider": account,
+            "upstream": model,
+            "capabilities": ["chat-completion"],
+            "limits": own.limits,
+            **own.model,
+        }
+    rules = {"models": list(models), "retry": {"scope": "any"}} | rules
+    return {"providers": providers, "models": models, "pools": {name: rules}}
+
+
+def mesh(*fragments: Section, **sections: Any) -> Section:
+    """One configuration from pools and further sections."""
+    whole: Section = {"providers": {}, "models": {}, "pools": {}}
+    for fragment in fragments:
+        for key, value in fragment.items():
+            whole[key] |= value
+    return whole | sections
+
+
+def with_addresses(config: Section, base_urls: Mapping[str, str]) -> Section:
+    """The configuration with the addresses of the mock providers."""
+    providers = {
+        name: {**provider, "base_url": base_urls[provider["base_url"].removeprefix(_MOCK_URL)]}
+        for name, provider in config["providers"].items()
+    }
+    return {**config, "providers": providers}
