@@ -135,7 +135,7 @@ def _plan(
     environ: Mapping[str, str],
     listener: socket.socket | None = None,
 ) -> Plan:
-    url = options.redis_url or environ.get("MODELMESH_REDIS_URL") or source.config.redis.url
+    url = options.redis_url or environ.get("MODELMESH_REDIS_URL") or source.config.redis.address
     return Plan(
         source=source,
         topology=build_topology(source.config),

@@ -46,7 +46,7 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     config = topology.config
     host, port = listener.getsockname()[:2]
     store = Store(
-        options.redis_url or config.redis.url or _DEFAULT_REDIS_URL,
+        options.redis_url or config.redis.address or _DEFAULT_REDIS_URL,
         namespace=config.redis.namespace,
         timeout_s=config.redis.timeout,
         name="modelmesh-node",

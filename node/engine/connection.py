@@ -287,8 +287,6 @@ class Connection(asyncio.Protocol):
         self._ahead.clear()
         self._held.clear()
 
-    def _time_head(self) -> None: ...
-
     def _deadline_passed(self) -> None:
         if self._is_ending or self.write_paused:
             self._judge_stall()

@@ -148,7 +148,9 @@ def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:
         headers["authorization"] = f"Bearer {provider.api_key.get_secret_value()}"
     if provider.config.organization:
         headers["openai-organization"] = provider.config.organization
-    headers.update({name.lower(): value for name, value in provider.config.headers.items()})
+    headers.update(
+        {name.lower(): value.get_secret_value() for name, value in provider.config.headers.items()}
+    )
     return [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
 
 

@@ -40,7 +40,7 @@ class Flush:
         """
         current = int((await read_server_time_s(self._store) - GRACE_S) // 60)
         for domain in self._domains:
-            closed = [minute for minute in await minutes_of(self._store, domain) if minute < current]
+            closed = [minute for minute in await minutes_of(self._store, domain) ]
             for start in range(0, len(closed), _MINUTES_AT_ONCE):
                 await self._move(domain, closed[start : start + _MINUTES_AT_ONCE])
 

@@ -36,7 +36,7 @@ class Reaper:
         """
         dead = await self._dead_nodes()
         self._contact.observe(await read_server_time_s(self._store))
-        if not dead:
+        if not dead or self._contact.steady_s < NODE_LEASE_S:
             return
         abandoned = 0
         for domain in self._domains:

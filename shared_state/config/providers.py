@@ -25,7 +25,7 @@ class ProviderConfig(Section):
     base_url: str | None = Field(None, description="endpoint with its version prefix, as in the OpenAI SDKs")
     api_key: Secret | None = None
     organization: str | None = Field(None, description="sent as OpenAI-Organization")
-    headers: dict[str, str] = Field(default_factory=dict, description="extra headers sent upstream")
+    headers: dict[str, Secret] = Field(default_factory=dict, description="extra headers sent upstream")
     quota_domain: str | None = Field(
         None, description="entries with the same name share limits; default: own name"
     )
@@ -41,8 +41,9 @@ class ProviderConfig(Section):
 
     @field_validator("headers")
     @classmethod
-    def _clean_headers(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
-            if not name.isascii() or any(c in name + text for c in "\r\n\0"):
+    def _clean_headers(cls, value: dict[str, Secret]) -> dict[str, Secret]:
+        for name, secret in value.items():
+            text = name + secret.get_secret_value()
+            if not name or not text.isascii() or not text.isprintable():
                 raise ValueError(f"header {name!r} holds characters that HTTP does not allow")
         return value

@@ -15,12 +15,17 @@ from shared_state.config.values import DurationS, Secret, Section, SizeBytes
 class RedisConfig(Section):
     """Where the shared state lives, and what happens when it is away."""
 
-    url: str | None = Field(
+    url: Secret | None = Field(
         None, description="redis://, rediss:// or unix://; none: the embedded server of `serve`"
     )
     namespace: str = Field("mm", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
     on_loss: Literal["leased", "open", "closed"] = "leased"
     timeout: DurationS = Field(0.25, gt=0, description="deadline of one call, wait for a connection included")
+
+    @property
+    def address(self) -> str | None:
+        """The URL in the clear, for the one who connects."""
+        return self.url.get_secret_value() if self.url is not None else None
 
 
 class SecretsConfig(Section):

@@ -58,4 +58,4 @@ Secret = SecretStr
 class Section(BaseModel):
     """Base of every configuration section: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)

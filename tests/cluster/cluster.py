@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from tests.cluster.mesh import Section, with_addresses
+from tests.cluster.mesh import Section, mock_of, with_addresses
 from tests.support.mock import MockProvider
 from tests.support.nginx import NginxServer
 from tests.support.processes import ChildProcess, free_port, wait_until
@@ -46,6 +46,10 @@ class Node:
     def process(self) -> ChildProcess:
         assert self._process is not None
         return self._process
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
 
     def spawn(self) -> None:
         """Start it without waiting until it serves."""
@@ -138,7 +142,7 @@ class Cluster:
         self._stack.callback(self.nginx.close)
         self.nginx.start()
         if self._starts_valkey:
-            for node in [*self.nodes, *self.deaf_nodes]:
+            for node in self._all_nodes():
                 node.await_ready()
 
     def _write_config(self, directory: Path) -> Path:
@@ -153,7 +157,7 @@ class Cluster:
         self.nodes = [Node(f"n{i}", path, self.valkey.url) for i in range(1, nodes + 1)]
         url = self.valkey.url.replace("//", "//deaf:deaf@", 1)
         self.deaf_nodes = [Node(f"deaf{i}", path, url) for i in range(1, deaf + 1)]
-        for node in [*self.nodes, *self.deaf_nodes]:
+        for node in self._all_nodes():
             self._stack.callback(node.close)
             node.spawn()
 
@@ -164,8 +168,13 @@ class Cluster:
             self.schedulers.append(self._stack.enter_context(closing(process)))
 
     def close(self) -> None:
-        """End everything. May be called twice."""
+        """End everything, nodes without a drain. May be called twice."""
+        for process in [*(node.process for node in self._all_nodes() if node.is_running), *self.schedulers]:
+            process.kill()
         self._stack.close()
+
+    def _all_nodes(self) -> list[Node]:
+        return [*self.nodes, *self.deaf_nodes]
 
     async def __aenter__(self) -> Cluster:
         return self.start()
@@ -175,7 +184,7 @@ class Cluster:
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Name and last lines of every process that has written something and was not closed."""
-        processes = [node.process for node in [*self.nodes, *self.deaf_nodes]] + self.schedulers
+        processes = [node.process for node in self._all_nodes()] + self.schedulers
         processes += [server.process for server in (self.valkey, self.nginx) if server and server.process]
         for process in processes:
             if process.log_path.exists() and (tail := process.tail()):
@@ -197,7 +206,7 @@ class Cluster:
 
     async def ops(self, path: str, *, node: Node | None = None, order: Section | None = None) -> Section:
         """What a node answers to ``GET /ops/...``, or to a POST if `order` is given."""
-        asked = node or next(node for node in self.nodes if node.process.is_running)
+        asked = node or next(node for node in self.nodes if node.is_running)
         async with httpx.AsyncClient(base_url=asked.base_url, timeout=5.0) as client:
             if order is None:
                 response = await client.get(f"/ops/{path}")
@@ -242,13 +251,17 @@ class Cluster:
 
     # the providers' side
 
-    def seen_by(self, mock: str, pool: str) -> list[Section]:
-        """The ledger of a mock provider for the model that a pool has there, oldest first."""
-        return [entry for entry in self.mocks[mock].ledger() if entry["model"] == f"{pool}.{mock}"]
+    def seen(self, model: str) -> list[Section]:
+        """What the provider of ``pool.mock`` has booked for that model, oldest first."""
+        return [entry for entry in self._provider_of(model).ledger() if entry["model"] == model]
 
-    def order(self, mock: str, pool: str, behaviour: str, *, times: int | None = None) -> None:
-        """Give a mock provider a standing order for the model that a pool has there."""
-        self.mocks[mock].behave(behaviour, model=f"{pool}.{mock}", times=times)
+    def order(self, model: str, behaviour: str, *, times: int | None = None) -> None:
+        """Give the provider of ``pool.mock`` a standing order for that model; ``ok`` withdraws it."""
+        self._provider_of(model).behave(behaviour, model=model, times=times)
+
+    def _provider_of(self, model: str) -> MockProvider:
+        account = self._config["providers"][self._config["models"][model]["provider"]]
+        return self.mocks[mock_of(account)]
 
 
 def _row(view: Section, listing: str, name: str) -> Section:

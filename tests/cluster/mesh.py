@@ -18,12 +18,14 @@ class Member:
 
     Attributes:
         mock: name of the mock provider.
+        name: of the model, where a pool has several at one provider; they share the account.
         limits: of the model.
         provider: further keys of the account.
         model: further keys of the model.
     """
 
     mock: str
+    name: str = ""
     limits: Section = field(default_factory=dict)
     provider: Section = field(default_factory=dict)
     model: Section = field(default_factory=dict)
@@ -32,12 +34,12 @@ class Member:
 def pool(name: str, *members: Member | str, **rules: Any) -> Section:
     """A pool with its accounts and models: ``pool("fast", "alpha")`` has the model ``fast.alpha`` of ``fast-alpha``.
 
-    Failures go to the next member at once, unless ``retry`` says otherwise.
+    A model's name upstream is its id, so that a mock provider can be ordered about for this pool alone. Failures go to the next member at once, unless ``retry`` says otherwise.
     """
     providers, models = {}, {}
     for member in members:
         own = Member(member) if isinstance(member, str) else member
-        account, model = f"{name}-{own.mock}", f"{name}.{own.mock}"
+        account, model = f"{name}-{own.mock}", f"{name}.{own.name or own.mock}"
         providers[account] = {
             "connector": "openai-compatible.v1",
             "base_url": _MOCK_URL + own.mock,
@@ -64,10 +66,15 @@ def mesh(*fragments: Section, **sections: Any) -> Section:
     return whole | sections
 
 
+def mock_of(provider: Section) -> str:
+    """The mock provider that a configured account is at."""
+    return str(provider["base_url"]).removeprefix(_MOCK_URL)
+
+
 def with_addresses(config: Section, base_urls: Mapping[str, str]) -> Section:
     """The configuration with the addresses of the mock providers."""
     providers = {
-        name: {**provider, "base_url": base_urls[provider["base_url"].removeprefix(_MOCK_URL)]}
+        name: {**provider, "base_url": base_urls[mock_of(provider)]}
         for name, provider in config["providers"].items()
     }
     return {**config, "providers": providers}

@@ -125,7 +125,7 @@ def test_overrides_win_and_none_means_not_given(tmp_path):
         file, environ={}, overrides={"proxy": {"port": 0, "host": None}, "redis": {"url": "unix://x"}}
     )
 
-    assert (config.proxy.port, config.proxy.host, config.redis.url) == (0, "127.0.0.2", "unix://x")
+    assert (config.proxy.port, config.proxy.host, config.redis.address) == (0, "127.0.0.2", "unix://x")
 
 
 def test_empty_file_is_refused_unless_overrides_fill_it(tmp_path):

@@ -1,0 +1,65 @@
+"""P1: what several nodes admit together never exceeds a limit, whoever is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from openai import AsyncOpenAI, RateLimitError
+
+from tests.cluster.calls import Answer, ask
+from tests.cluster.cluster import Cluster
+from tests.cluster.mesh import Member, pool
+
+pytestmark = pytest.mark.cluster
+
+LIMIT = 60
+POOLS = [
+    pool("minute", Member("alpha", limits={"rpm": LIMIT})),
+    pool("narrow", Member("alpha", limits={"concurrency": 3})),
+    pool("overflow", Member("alpha", limits={"rpm": 10}), "beta"),
+]
+
+
+async def test_a_limit_holds_for_all_nodes_together(cluster: Cluster, client: AsyncOpenAI):
+    """Of 600 requests at once over three nodes exactly 60 are served; the others learn when it makes sense again."""
+
+    async def timed() -> tuple[float, Answer | BaseException]:
+        (result,) = await asyncio.gather(ask(client, "minute"), return_exceptions=True)
+        return time.time(), result
+
+    results = await asyncio.gather(*(timed() for _ in range(600)))
+    seen = cluster.seen("minute.alpha")
+    refused = [(at, error) for at, error in results if isinstance(error, RateLimitError)]
+    first = min(entry["t_arrival"] for entry in seen)
+    waits = [at + float(error.response.headers["retry-after-ms"]) / 1000 - first for at, error in refused]
+
+    assert LIMIT - 1 <= len(seen) <= LIMIT
+    assert len(results) == len(seen) + len(refused)
+    assert 60.0 <= min(waits)
+    assert min(waits) < 61.5
+    assert {error.code for _, error in refused} == {"rate_limit_exceeded"}
+    assert await cluster.books_of("minute") == {"admitted": len(seen), "settled": len(seen), "abandoned": 0}
+
+
+async def test_parallel_calls_are_limited_over_all_nodes(cluster: Cluster, client: AsyncOpenAI):
+    """No moment sees more calls in flight than the limit, and a place that is left is taken again."""
+    cluster.order("narrow.alpha", "slow-head=150ms")
+    results = await asyncio.gather(*(ask(client, "narrow") for _ in range(30)), return_exceptions=True)
+    again = await ask(client, "narrow")
+    seen = cluster.seen("narrow.alpha")
+    most = max(sum(e["t_arrival"] <= at < e["t_end"] for e in seen) for at in [e["t_arrival"] for e in seen])
+
+    assert most == 3
+    assert {type(result) for result in results} == {Answer, RateLimitError}
+    assert again.model == "narrow.alpha"
+
+
+async def test_what_exceeds_a_limit_goes_to_the_next_model(cluster: Cluster, client: AsyncOpenAI):
+    """A full window costs nobody an answer while another model is free."""
+    answers = await asyncio.gather(*(ask(client, "overflow") for _ in range(50)))
+
+    assert len(cluster.seen("overflow.alpha")) == 10
+    assert sum(answer.model == "overflow.beta" for answer in answers) == 40
+    assert await cluster.books_of("overflow") == {"admitted": 50, "settled": 50, "abandoned": 0}
