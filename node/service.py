@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 
 import httpx
@@ -20,7 +21,7 @@ from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.observe.request_log import RequestLog
-from node.ops.routes import ops_routes
+from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
 from node.routing.lanes import Lane, build_lane
@@ -89,6 +90,8 @@ class NodeService:
         self.application = self._build_application(ops)
         self.nodes_seen = 0
         self.failed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.watch.on_return(self._hurry.set)
         self._tasks: list[asyncio.Task[None]] = []
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
@@ -120,13 +123,14 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, proxy.max_body)
+        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
         models = ModelList(self.topology, created=int(self.info.started))
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
                 *model_routes(models, doorkeeper),
                 *health_routes(self.readiness),
-                *ops_routes(self, ops),
+                *ops_routes(parts, ops),
             ],
         )
 
@@ -166,7 +170,10 @@ class NodeService:
                     _, self.nodes_seen = await self.registry.beat(self.info)
                 except STORE_ERRORS as error:
                     self.watch.report_failure(error)
-            await asyncio.sleep(HEARTBEAT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._hurry.wait()
+            self._hurry.clear()
 
     async def announce_drain(self) -> None:
         """Tells the cluster that this node takes no new work."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
-from shared_state.cursors import read_current
+from shared_state.cursors import read_currents
 from shared_state.domains import read_domain, read_epochs
 from shared_state.events import Event
 from shared_state.state import ACTIVE, DomainState, EntityState
@@ -100,6 +100,9 @@ class Snapshot:
         for domain in wanted:  # a failure loses the rest of them, but the return of Redis wants everything
             now_ms, self._domains[domain] = await read_domain(self._store, self.topology.domains[domain])
             self.clock.observe(now_ms)
-        for pool in self._sticky:
-            self.current[pool] = await read_current(self._store, pool)
+        pools = list(
+            {*self._sticky, *self.current}
+        )  # pools that a capability implies show up once they are used
+        if pools:
+            self.current.update(await read_currents(self._store, pools))
         self.is_complete.set()

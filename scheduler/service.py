@@ -151,7 +151,7 @@ def _listen_for_signals() -> asyncio.Event:
 
 def _open_store(options: SchedulerOptions, topology: Topology) -> Store:
     config = topology.config.redis
-    url = options.redis_url or config.url
+    url = options.redis_url or config.address
     if not url:
         raise ConfigurationError(
             ["redis.url: a scheduler needs it; or give --redis, or set MODELMESH_REDIS_URL"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from shared_state.store import Store
 
 
@@ -11,10 +14,14 @@ async def take_turns(store: Store, pool: str, count: int) -> int:
     return last - count
 
 
-async def read_current(store: Store, pool: str) -> str:
-    """The model that the pool points at, empty for none."""
-    raw: bytes | None = await store.command("GET", store.keys.current(pool))
-    return raw.decode() if raw else ""
+async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
+    """The model that each pool points at, empty for none; one round trip."""
+    pipe = store.client.pipeline(transaction=False)
+    for pool in pools:
+        pipe.get(store.keys.current(pool))
+    async with asyncio.timeout(store.timeout_s):
+        replies: list[bytes | None] = await pipe.execute()
+    return {pool: raw.decode() if raw else "" for pool, raw in zip(pools, replies, strict=True)}
 
 
 async def move_current(store: Store, pool: str, *, seen: str, model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -50,7 +51,9 @@ async def read_epochs(store: Store, domains: Sequence[str]) -> dict[str, int]:
     pipe = store.client.pipeline(transaction=False)
     for domain in domains:
         pipe.hget(store.keys.domain(domain), "epoch")
-    return {domain: int(epoch or 0) for domain, epoch in zip(domains, await pipe.execute(), strict=True)}
+    async with asyncio.timeout(store.timeout_s):
+        epochs = await pipe.execute()
+    return {domain: int(epoch or 0) for domain, epoch in zip(domains, epochs, strict=True)}
 
 
 async def order(

@@ -41,7 +41,8 @@ class Dimension(IntEnum):
 
 
 def _day(local: datetime) -> datetime:
-    return local.replace(hour=0, minute=0, second=0, microsecond=0)
+    # The earlier one where a clock set back makes midnight come twice.
+    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
 
 
 def _week(local: datetime) -> datetime:

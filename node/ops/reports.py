@@ -26,6 +26,7 @@ from node.ops.schema import (
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.books import DomainBooks, read_books
+from shared_state.domains import read_domain
 from shared_state.events import decode_event
 from shared_state.leadership import read_lead
 from shared_state.limits import windows_of
@@ -149,11 +150,14 @@ class Reports:
         """All models with their windows and counts."""
         rows = []
         for domain in self._topology.domains.values():
+            _, live = await read_domain(
+                self._store, domain
+            )  # the snapshot does not follow the count of failures
             books = await read_books(self._store, domain.id)
             failed = await self._failed(domain.id)
             windows = await self._windows(domain)
             for model in domain.models:
-                state = self._snapshot.model(model)
+                state = live.models[model.id]
                 own = [row for row in books.rows if row.model == model.id]
                 rows.append(
                     ModelView(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -13,12 +14,12 @@ from starlette.routing import BaseRoute, Route
 from node.api.auth import Doorkeeper
 from node.ops.reports import Reports
 from node.ops.schema import OrderBody, OrderView
+from node.snapshot import Snapshot
+from node.watch import StoreWatch
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, RequestError, StateUnavailableError
-from shared_state.store import STORE_ERRORS
-
-if TYPE_CHECKING:
-    from node.service import NodeService
+from shared_state.store import STORE_ERRORS, Store
+from shared_state.topology import Topology
 
 _Handler = Callable[[Request], Awaitable[Response]]
 _MOST_BODY_BYTES = 10_000
@@ -31,13 +32,24 @@ class _View(Response):
         super().__init__(view.model_dump_json().encode())
 
 
+@dataclass(frozen=True, slots=True)
+class OpsParts:
+    """What the operators' API looks at and acts on; ``node`` signs its orders."""
+
+    node: str
+    store: Store
+    topology: Topology
+    snapshot: Snapshot
+    watch: StoreWatch
+
+
 class Ops:
     """Handlers of the operators' API of one node."""
 
-    def __init__(self, service: NodeService, doorkeeper: Doorkeeper) -> None:
-        self._service = service
+    def __init__(self, parts: OpsParts, doorkeeper: Doorkeeper) -> None:
+        self._parts = parts
         self._doorkeeper = doorkeeper
-        self._reports = Reports(service.store, service.topology, service.snapshot, service.watch)
+        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch)
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
@@ -76,7 +88,7 @@ class Ops:
             try:
                 return await handler(request)
             except STORE_ERRORS as error:
-                self._service.watch.report_failure(error)
+                self._parts.watch.report_failure(error)
                 raise StateUnavailableError("the shared state is away", retry_after_s=1.0) from error
 
         return checked
@@ -91,28 +103,28 @@ class Ops:
         self, request: Request, kind: Kind, action: Literal["deactivate", "activate"]
     ) -> OrderView:
         name = request.path_params["name"]
-        topology = self._service.topology
+        topology = self._parts.topology
         known = topology.models.get(name) if kind == "model" else topology.providers.get(name)
         if known is None:
             raise ModelNotFoundError(f"no {kind} is called {name!r}")
         body = await _order_body(request)
         done = await order(
-            self._service.store,
+            self._parts.store,
             known.domain,
             kind=kind,
             name=name,
             action=action,
             reason=body.reason,
             for_s=body.for_s or 0,
-            node=self._service.id,
+            node=self._parts.node,
         )
         until = done.until_ms / 1000 if done.until_ms else None
         return OrderView(id=name, status=done.status, reason=done.reason, until=until)
 
 
-def ops_routes(service: NodeService, doorkeeper: Doorkeeper) -> list[BaseRoute]:
+def ops_routes(parts: OpsParts, doorkeeper: Doorkeeper) -> list[BaseRoute]:
     """The operators' API of a node."""
-    return Ops(service, doorkeeper).routes()
+    return Ops(parts, doorkeeper).routes()
 
 
 async def _order_body(request: Request) -> OrderBody:

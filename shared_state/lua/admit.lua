@@ -35,6 +35,7 @@ for i, m in ipairs(limits[4]) do
     scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1])),
     records = {},
   }
+  account.stale = account.stale or models[i].scope.stale -- the whole batch comes again, so none of it may be admitted now
 end
 
 local function already_admitted(model, reservation)
@@ -54,7 +55,7 @@ local function closed_gate(model)
 end
 
 local function refuse(model, amounts)
-  if account.stale or model.scope.stale then return STALE, 0, '' end
+  if account.stale then return STALE, 0, '' end
   local code, at, name = closed_gate(model)
   if code then return code, at, name end
   name, at = refusal(model.scope, amounts, now)

@@ -160,6 +160,7 @@ local function judge(model, policy, s)
   elseif outcome == RATE_LIMITED then
     release_trial(model.provider, reservation)
     deactivate(model.entity, 'rate_limited', now + retry_after, 'time', now)
+    release_trial(model.entity, reservation) -- still held if the time asked for is no later than the trial's
   elseif outcome == CREDENTIALS then
     take_account_out(model, policy, reservation, 'auth', 0)
   elseif outcome == QUOTA then

@@ -65,7 +65,7 @@ end
 -- A later failure may lengthen a standby, never shorten it; what an operator ordered stays.
 local function deactivate(entity, reason, until_ms, mode, now)
   if entity.status == 'standby' and entity.mode == 'manual' and mode ~= 'manual' then return end
-  if entity.status == 'standby' and mode ~= 'manual' and entity.phase ~= 'trial' and until_ms <= entity['until'] then return end
+  if entity.status == 'standby' and mode ~= 'manual' and until_ms <= entity['until'] then return end
   if entity.status == 'standby' and entity.mode == 'trial' and mode == 'time' then
     reason, mode = entity.reason, 'trial' -- asked to wait longer, but the trial is still owed
   end
@@ -112,7 +112,9 @@ local function gate(entity, now)
     activate(entity, '', now)
     return nil
   end
-  if entity.phase == 'trial' and now < entity.trial_until and redis.call('ZSCORE', KEYS[1] .. ':flight', entity.trial) then
+  -- A trial claimed by this very batch is not among the reservations yet.
+  if entity.phase == 'trial' and now < entity.trial_until
+    and (entity.is_claimed or redis.call('ZSCORE', KEYS[1] .. ':flight', entity.trial)) then
     return TRIAL_TAKEN, entity.trial_until
   end
   return nil
@@ -124,6 +126,7 @@ local function claim_trial(entity, member, expires, now)
   set(entity, 'phase', 'trial')
   set(entity, 'trial', member)
   set(entity, 'trial_until', expires)
+  entity.is_claimed = true
   announce(entity, 'trial', now)
   return true
 end

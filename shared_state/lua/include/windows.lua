@@ -13,12 +13,14 @@
 
 local SLIDING, CALENDAR, SPACING, CONCURRENCY = 1, 2, 3, 4
 
+-- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
 local function expire_buckets(key, w, now)
   local first = math.floor((now - w.a - w.c) / w.b)
   if w.old == nil or w.sum == 0 then
-    w.old = first
+    w.old = w.current -- it holds nothing: what was admitted before was never counted here and cannot be given back
     return
   end
+  w.current = math.max(w.current, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
   if w.old >= first then return end
   local span = math.ceil((w.a + w.c) / w.b) + 1
   local names = {}
@@ -27,8 +29,7 @@ local function expire_buckets(key, w, now)
   for _, amount in ipairs(gone) do
     if amount then w.sum = w.sum - tonumber(amount) end
   end
-  redis.call('HDEL', key, unpack(names))
-  w.old, w.dirty = first, true
+  w.old, w.gone, w.dirty = first, names, true
 end
 
 -- Chooses the period that holds `now`. A period that is older than the one on record is never opened again.
@@ -123,7 +124,7 @@ local function refusal(scope, amounts, now)
 end
 
 local function bucket_add(w, index, amount)
-  index = math.max(index, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
+  index = math.max(index, w.old)
   w.add[index] = (w.add[index] or 0) + amount
   w.sum = w.sum + amount
   w.dirty = true
@@ -174,8 +175,12 @@ local function save_scope(scope)
       fields[#fields + 1] = int(w.sum)
       fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
       fields[#fields + 1] = int(w.alg == SLIDING and w.old or w.mark or 0)
+      if w.gone then redis.call('HDEL', scope.key, unpack(w.gone)) end
       for index, amount in pairs(w.add) do
-        if amount ~= 0 then redis.call('HINCRBY', scope.key, w.name .. ':' .. int(index), int(amount)) end
+        local bucket = w.name .. ':' .. int(index)
+        if amount ~= 0 and redis.call('HINCRBY', scope.key, bucket, int(amount)) == 0 then
+          redis.call('HDEL', scope.key, bucket) -- an empty window forgets where its buckets were
+        end
       end
     end
   end
