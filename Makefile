@@ -9,7 +9,7 @@ NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 SUITE  := not containers$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ready cluster compose-test
+.PHONY: help run test check ready cluster compose-test bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -32,8 +32,11 @@ ready: check test ## what must be green before a change is handed over
 cluster: $(STAMP) ## several nodes behind nginx
 	$(BIN)/pytest tests/cluster $(ARGS)
 
-compose-test: $(STAMP) ## the composition in containers (needs a Docker engine)
-	$(BIN)/pytest -m containers $(ARGS)
+bench: $(STAMP) ## what a node costs beside nginx, into benchmarks/results (ARGS='--scenario unary32')
+	$(BIN)/python -m benchmarks run $(ARGS)
+
+compose-test: $(STAMP) ## the composition in containers (a Docker engine, or root on Debian, where one is installed)
+	MODELMESH_INSTALL_ENGINE=1 $(BIN)/pytest -m containers $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("ModelMesh needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % v[:2])'

@@ -12,17 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelmesh.errors import FolderError
+from shared_state.home import state_folder
+
+__all__ = ["SOCKET_PATH_MAX_BYTES", "make_private", "socket_path", "state_folder"]
 
 SOCKET_PATH_MAX_BYTES = 103  # what macOS accepts; Linux takes 107
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """MODELMESH_HOME, else `modelmesh` in the user's state folder; not created here."""
-    if explicit := environ.get("MODELMESH_HOME"):
-        return Path(explicit).expanduser().absolute()
-    if xdg := environ.get("XDG_STATE_HOME"):
-        return Path(xdg) / "modelmesh"
-    return Path.home() / ".local" / "state" / "modelmesh"
 
 
 def make_private(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 import structlog
 import uvloop
@@ -27,6 +28,8 @@ from shared_state.topology import Topology, build_topology
 log = structlog.get_logger(__name__)
 
 _DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+#: How long the first answers wait for the first sight of the shared state; then the node says that it has none.
+_FIRST_LOOK_S = 1.0
 
 
 def run(options: NodeOptions) -> int:
@@ -57,6 +60,9 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     stop, abort = _signals()
     await service.start()
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
+    with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
+        async with asyncio.timeout(_FIRST_LOOK_S):
+            await service.snapshot.is_complete.wait()
     gc.freeze()  # what exists now lives as long as the process; the collector need not look at it again
     await serve(
         service.application,

@@ -20,6 +20,7 @@ from shared_state.store import STORE_ERRORS
 log = structlog.get_logger(__name__)
 
 _AWAY: Final = Verdict(Code.STORE_AWAY)
+_IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)
 _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
 
@@ -57,7 +58,12 @@ class DomainBatcher:
         self._asks.append((ask, pool, answer))
         if self._admitting is None:
             self._admitting = loop.create_task(self._admit_all())
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if _was_admitted(answer):  # the asker left in the very moment of its admission
+                self._give_back(ask, pool)
+            raise
 
     def settle(self, settlement: Settlement) -> None:
         """Hands a settlement over; it reaches Redis even if the request's own task is cancelled."""
@@ -90,7 +96,12 @@ class DomainBatcher:
             for ask, pool, answer in batch:
                 self._give_back(ask, pool)
                 if not answer.done():
-                    answer.set_result(_AWAY)
+                    answer.set_result(_IN_DOUBT)
+            return
+        except Exception as error:  # a fault of ours: nobody may wait for an answer that never comes
+            for _, _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
             return
         for (ask, pool, answer), verdict in zip(batch, verdicts, strict=True):
             if not answer.done():
@@ -124,3 +135,8 @@ class DomainBatcher:
             return False
         self._on_reply(self._ledger)
         return True
+
+
+def _was_admitted(answer: asyncio.Future[Verdict]) -> bool:
+    has_verdict = answer.done() and not answer.cancelled() and answer.exception() is None
+    return has_verdict and answer.result().code == Code.ADMITTED

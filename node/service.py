@@ -20,6 +20,7 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.leases import LeaseKeeper
 from node.observe.request_log import RequestLog
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
@@ -64,7 +65,16 @@ class NodeService:
         self.registry = Registry(store)
         self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
         self._transport: httpx.AsyncBaseTransport = open_transport(config.server.upstream)
+        self.nodes_seen = 1
+        self._ledgers = {
+            domain.id: DomainLedger(store, domain, node=self.id, clock=self.clock)
+            for domain in topology.domains.values()
+        }
         self._batchers = self._build_batchers()
+        self._leases = {
+            domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
+            for domain, ledger in self._ledgers.items()
+        }
         cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
             Pipeline(self.snapshot, cursors),
@@ -88,7 +98,6 @@ class NodeService:
             in_flight=0,
         )
         self.application = self._build_application(ops)
-        self.nodes_seen = 0
         self.failed = asyncio.Event()
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
@@ -99,12 +108,8 @@ class NodeService:
             self.snapshot.observe_epoch(ledger.domain.id, ledger.epoch)
 
         return {
-            domain.id: DomainBatcher(
-                DomainLedger(self.store, domain, node=self.id, clock=self.clock),
-                self.watch,
-                on_reply=on_reply,
-            )
-            for domain in self.topology.domains.values()
+            domain: DomainBatcher(ledger, self.watch, on_reply=on_reply)
+            for domain, ledger in self._ledgers.items()
         }
 
     def _build_lanes(self) -> dict[str, Lane]:
@@ -115,6 +120,7 @@ class NodeService:
                 self.topology.providers[model.provider],
                 connectors[model.provider],
                 self._batchers[model.domain],
+                self._leases[model.domain].allowances[model.id],
             )
             for model in self.topology.models.values()
         }
@@ -124,7 +130,7 @@ class NodeService:
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, proxy.max_body)
         parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
-        models = ModelList(self.topology, created=int(self.info.started))
+        models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
@@ -152,7 +158,9 @@ class NodeService:
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = (self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat())
+        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        if self.topology.config.redis.on_loss == "leased":
+            loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)

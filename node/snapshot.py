@@ -77,16 +77,20 @@ class Snapshot:
         loop = asyncio.get_running_loop()
         next_poll = loop.time()
         while True:
+            is_silent = False
             try:
                 async with asyncio.timeout_at(next_poll):
                     await self._wake.wait()
             except TimeoutError:
+                is_silent = True
+            is_due = is_silent or loop.time() >= next_poll  # news of one domain must not starve the others
+            if is_due:
                 next_poll = loop.time() + _POLL_S
             if not self._watch.connected:
                 self._wake.clear()
                 continue
             try:
-                await self._refresh(poll=not self._wake.is_set())
+                await self._refresh(poll=is_due)
             except STORE_ERRORS as error:
                 self._watch.report_failure(error)
 

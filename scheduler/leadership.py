@@ -7,11 +7,13 @@ leads, long before anybody else can take over; and if it sleeps through all that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
 
 from scheduler.contact import Contact
+from shared_state.cancellation import obey_cancellation
 from shared_state.leadership import Lead, hold_lead, release_lead
 from shared_state.store import STORE_ERRORS, Store
 
@@ -41,6 +43,7 @@ class Leadership:
         self._trusted_until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._owes_release = False
+        self._resigned = asyncio.Event()
 
     @property
     def is_leading(self) -> bool:
@@ -53,18 +56,21 @@ class Leadership:
         return self._token if self.is_leading else 0
 
     async def run(self) -> None:
-        """Contends until cancelled. Without the store it tries on, and stands down when the lease grows old."""
-        while True:
-            pause_s = await self._take_turn()
-            await asyncio.sleep(pause_s)
+        """Contends until `resign`, then gives the lead back, so that another need not wait for the lease to run out.
 
-    async def release(self) -> None:
-        """Stands down and gives the lead back, so that another scheduler need not wait for the lease to run out."""
-        self._stand_down("released")
-        try:  # even if we believe that it is not ours: a taking that timed out may have been applied
-            await release_lead(self._store, self.owner)
-        except STORE_ERRORS as error:
-            self._contact.lose(error)
+        Without the store it tries on, and stands down when the lease grows old.
+        """
+        while not self._resigned.is_set():
+            pause_s = await self._take_turn()
+            obey_cancellation()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._resigned.wait()
+        await self._give_back()
+
+    def resign(self) -> None:
+        """Lets `run` end in good order; a turn under way comes to its end before, for it may take the lead."""
+        self._resigned.set()
 
     def drop(self, token: int) -> None:
         """Stands down because a script has refused the token, unless a newer one is held by now.
@@ -91,6 +97,13 @@ class Leadership:
             return self._lease_s / 3
         self._stand_down(f"{lead.owner or 'nobody'} leads")
         return min(self._lease_s / 3, max(0.0, (lead.until_ms - lead.now_ms) / 1000) + _AFTER_EXPIRY_S)
+
+    async def _give_back(self) -> None:
+        self._stand_down("resigned")
+        try:  # even if we believe that it is not ours: a taking that timed out may have been applied
+            await release_lead(self._store, self.owner)
+        except STORE_ERRORS as error:
+            self._contact.lose(error)
 
     async def _hold(self) -> Lead:
         if self._owes_release:
@@ -121,4 +134,4 @@ class Leadership:
         self._token = 0
         self.gained.clear()
         self.lost.set()
-        log.warning("leads no longer", owner=self.owner, reason=reason)
+        log.info("leads no longer", owner=self.owner, reason=reason)

@@ -14,8 +14,9 @@ from typing import Final
 import structlog
 import uvloop
 
-from scheduler.contact import Contact
+from scheduler.contact import Contact, describe
 from scheduler.jobs.flush import Flush
+from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.leadership import Leadership
@@ -31,6 +32,7 @@ from shared_state.topology import Topology, build_topology
 log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
+LEASES_EVERY_S: Final = 1.0
 REAP_EVERY_S: Final = 1.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -54,6 +56,13 @@ class SchedulerService:
         jobs = [
             Job(
                 "recovery", Recovery(store, domains).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
+            ),
+            Job(
+                "leases",
+                LeaseEnder(store, topology.domains).run,
+                LEASES_EVERY_S,
+                _REAP_TIMEOUT_S,
+                is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
@@ -80,10 +89,11 @@ class SchedulerService:
         await self._timetable.drain(deadline_s=drain_s)
         if self.leadership.is_leading:
             await self._finish(drain_s)
-        await self.leadership.release()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.leadership.resign()
+        leading, timing = self._tasks
+        await asyncio.wait([leading])
+        timing.cancel()
+        await asyncio.wait([timing])
 
     async def _finish(self, limit_s: float) -> None:
         try:
@@ -91,7 +101,7 @@ class SchedulerService:
                 await self._flush.run(self.leadership.token)
                 await self.reports.publish()
         except (*STORE_ERRORS, ModelMeshError) as error:
-            log.warning("the last flush is left to the next scheduler", error=str(error))
+            log.warning("the last flush is left to the next scheduler", error=describe(error))
 
 
 def run(options: SchedulerOptions) -> int:
@@ -141,7 +151,7 @@ def _listen_for_signals() -> asyncio.Event:
     def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)  # else SIGINT would raise KeyboardInterrupt
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,8 +20,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from scheduler.contact import Contact
 from scheduler.leadership import Leadership
 from scheduler.reports import Reports
-from shared_state.domains import FencedOffError
-from shared_state.errors import ModelMeshError
+from shared_state.cancellation import obey_cancellation
+from shared_state.errors import FencedOffError, ModelMeshError
 from shared_state.store import STORE_ERRORS
 
 log = structlog.get_logger(__name__)
@@ -137,6 +137,7 @@ class Timetable:
                 await self._reports.publish()
             except STORE_ERRORS as error:
                 self._contact.lose(error)
+            obey_cancellation()
 
     async def _attempt(self, job: Job) -> None:
         """Runs a job once, if it may."""

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import ormsgpack
 
+from shared_state.errors import FencedOffError
 from shared_state.state import DomainState, decode_entity
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
@@ -17,10 +18,6 @@ _ABANDON_AT_ONCE: Final = 200
 _SCAN_AT_ONCE: Final = 1000
 
 Kind = Literal["model", "provider"]
-
-
-class FencedOffError(Exception):
-    """Another scheduler leads: a newer fencing token was seen."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -3,6 +3,7 @@
 ModelMeshError
 ├── ConfigurationError             the configuration is refused; every fault is listed
 ├── StateUnavailableError          Redis is away and the deployment prefers refusing
+├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
 │   ├── PayloadTooLargeError
@@ -88,6 +89,12 @@ class StateUnavailableError(ModelMeshError):
 
     http_status = 503
     default_code = "state_unavailable"
+
+
+class FencedOffError(ModelMeshError):
+    """Another scheduler leads: a newer fencing token was seen."""
+
+    default_code = "fenced_off"
 
 
 class RequestError(ModelMeshError):

@@ -44,6 +44,14 @@ class Keys:
         """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then the pool."""
         return f"{self.domain(domain)}:res:{model}"
 
+    def leases(self, domain: str) -> str:
+        """Hash ``node TAB model`` -> sequence and five amounts (big-endian, 8 bytes each); ``:ends`` behind it: sorted set of their ends."""
+        return f"{self.domain(domain)}:lease"
+
+    def done(self, domain: str) -> str:
+        """Hash of attempts admitted out of leases that were booked; expires an hour after the last."""
+        return f"{self.domain(domain)}:done"
+
     def books(self, domain: str) -> str:
         """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""
         return f"{self.domain(domain)}:books"

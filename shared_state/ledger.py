@@ -6,22 +6,25 @@ then unknown, and sending it again with the same reservations is safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import ormsgpack
 
 from shared_state.clock import ServerClock
 from shared_state.config import PoolConfig
+from shared_state.errors import FencedOffError
 from shared_state.limits import windows_of
-from shared_state.store import Store
+from shared_state.store import Argument, Store
 from shared_state.topology import DomainSpec
 
 #: Largest batch of one script call: bounds how long the server is busy with it.
 MAX_BATCH: Final = 256
 _TABLES_KEPT: Final = 256
+_STALE_CALENDAR: Final = -2
 
 
 class Code(IntEnum):
@@ -50,7 +53,36 @@ class Outcome(IntEnum):
 
 NOT_SENT: Final = 1
 ESTIMATED: Final = 2
+LEASED: Final = 4
 UNKNOWN: Final = -1
+
+
+class Amounts(NamedTuple):
+    """Amounts in the five dimensions that windows count; cost in USD 1e-9."""
+
+    requests: int = 0
+    tokens: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_nano: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class LeaseWish:
+    """What a node reports and wants for a model.
+
+    Attributes:
+        used: what was spent of the lease since the last report.
+        kept: what the node still holds and may spend meanwhile.
+        requests: how many requests the new lease should cover.
+        one: what one of them is expected to need.
+    """
+
+    model: str
+    used: Amounts
+    kept: Amounts
+    requests: int
+    one: Amounts
 
 
 @dataclass(slots=True)
@@ -83,12 +115,16 @@ class Verdict:
         at_ms: when it could succeed (server time); 0 unknown, -1 never.
         name: the window or the reason that refused.
         trial: admitted as the one trial of a recovering model.
+        from_lease: admitted out of this node's own lease, which is smaller by that now.
+        in_doubt: the store went away over it; it may have been admitted.
     """
 
     code: Code
     at_ms: int = 0
     name: str = ""
     trial: bool = False
+    from_lease: bool = False
+    in_doubt: bool = False
 
 
 @dataclass(slots=True)
@@ -107,6 +143,7 @@ class Settlement:
     retry_after_ms: int = 0
     flags: int = 0
     dispatch_delay_ms: int = 0
+    pool_id: str = ""
 
 
 class DomainLedger:
@@ -191,6 +228,7 @@ class DomainLedger:
                 s.retry_after_ms,
                 s.flags,
                 s.dispatch_delay_ms,
+                s.pool_id,
             )
             for s in settlements
         ]
@@ -199,7 +237,61 @@ class DomainLedger:
             "settle", self._table(models), ormsgpack.packb(batch), self._node, ormsgpack.packb(rules)
         )
 
-    async def _run(self, script: str, *args: str | bytes) -> list[Any]:
+    async def renew_leases(
+        self, wishes: Sequence[LeaseWish], *, sequence: int, life_ms: int, share: int
+    ) -> list[Amounts]:
+        """Reports on the node's leases and has them filled up; what they hold now, in the order of the wishes.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; sending the same sequence again is safe.
+        """
+        reply = await self._renew_leases(wishes, sequence, life_ms, share)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._renew_leases(wishes, sequence, life_ms, share)
+        return [Amounts(*reply[i : i + 5]) for i in range(2, len(reply), 5)]
+
+    async def _renew_leases(
+        self, wishes: Sequence[LeaseWish], sequence: int, life_ms: int, share: int
+    ) -> list[Any]:
+        models = _distinct(wish.model for wish in wishes)
+        index = {model: i for i, model in enumerate(models, 1)}
+        batch = [
+            (index[wish.model], tuple(wish.used), tuple(wish.kept), wish.requests, tuple(wish.one))
+            for wish in wishes
+        ]
+        return await self._run(
+            "renew_leases", self._table(models), self._node, sequence, life_ms, share, ormsgpack.packb(batch)
+        )
+
+    async def end_leases(self, *, token: int, most: int = 200) -> int:
+        """Ends leases whose time is over, charged in full; how many.
+
+        Raises:
+            FencedOffError: another scheduler leads.
+        """
+        ended = await self._end_leases(token, most)
+        if ended == _STALE_CALENDAR:
+            self._tables.clear()
+            ended = await self._end_leases(token, most)
+        if ended < 0:
+            raise FencedOffError(self.domain.id)
+        return ended
+
+    async def _end_leases(self, token: int, most: int) -> int:
+        ended: int = await self._store.run(
+            "end_leases", [self._key], [self._table(_distinct(self._specs)), token, most]
+        )
+        return ended
+
+    async def next_lease_end(self) -> float:
+        """When the first lease of the domain ends, in unix milliseconds; infinity if there is none."""
+        first = await self._store.command(
+            "ZRANGE", self._store.keys.leases(self.domain.id) + ":ends", 0, 0, "WITHSCORES"
+        )
+        return float(first[1]) if first else math.inf
+
+    async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)
         self._clock.observe(reply[0])
         return reply
@@ -228,12 +320,13 @@ def _distinct(models: Iterable[str]) -> tuple[str, ...]:
 
 def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
     if code == Code.ADMITTED:
-        return _TRIAL
+        return _TRIAL if at_ms == 1 else _FROM_LEASE
     return Verdict(Code(code), at_ms, name.decode())
 
 
 _ADMITTED: Final = Verdict(Code.ADMITTED)
 _TRIAL: Final = Verdict(Code.ADMITTED, trial=True)
+_FROM_LEASE: Final = Verdict(Code.ADMITTED, from_lease=True)
 
 
 def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:

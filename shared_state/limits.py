@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from shared_state.config import LimitsConfig
+from shared_state.config.limits import COUNTING
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
@@ -28,6 +29,7 @@ class Algorithm(IntEnum):
     CALENDAR = 2
     SPACING = 3
     CONCURRENCY = 4
+    TOKEN_BUCKET = 5
 
 
 class Dimension(IntEnum):
@@ -40,63 +42,103 @@ class Dimension(IntEnum):
     COST = 5
 
 
-def _day(local: datetime) -> datetime:
-    # The earlier one where a clock set back makes midnight come twice.
-    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-
-
-def _week(local: datetime) -> datetime:
-    return _day(local) - timedelta(days=local.weekday())
-
-
-def _month(local: datetime) -> datetime:
-    return _day(local).replace(day=1)
-
-
-_CALENDARS: Final[dict[str, tuple[Callable[[datetime], datetime], timedelta]]] = {
-    "d": (_day, timedelta(days=1)),
-    "w": (_week, timedelta(days=7)),
-    "M": (_month, timedelta(days=31)),
+_COUNTS: Final = {
+    "r": Dimension.REQUESTS,
+    "t": Dimension.TOKENS,
+    "it": Dimension.TOKENS_IN,
+    "ot": Dimension.TOKENS_OUT,
+}
+#: Length of a rolling window, in ms; a rolling month has 30 days.
+_LENGTHS_MS: Final = {
+    "m": MINUTE_MS,
+    "h": HOUR_MS,
+    "d": 24 * HOUR_MS,
+    "w": 7 * 24 * HOUR_MS,
+    "M": 30 * 24 * HOUR_MS,
+}
+#: A step that always leads from the beginning of a period into the next one.
+_STEPS: Final = {
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(days=7),
+    "M": timedelta(days=31),
 }
 
 
-def calendar_periods(unit: str, timezone: str, now_ms: int) -> tuple[int, int, int]:
+def _floor(unit: str, local: datetime) -> datetime:
+    """The beginning of the period that holds a local time, in a calendar whose days begin at midnight and months at the first."""
+    if unit == "m":
+        return local.replace(second=0, microsecond=0)
+    if unit == "h":
+        return local.replace(minute=0, second=0, microsecond=0)
+    # The earlier one where a clock set back makes midnight come twice.
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if unit == "w":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if unit == "M" else day
+
+
+def calendar_periods(
+    unit: str, timezone: str, now_ms: int, *, reset_hour: int = 0, reset_day: int = 1
+) -> tuple[int, int, int]:
     """Start of the period that holds ``now_ms``, its end, and the end of the next one, in unix milliseconds.
 
     Args:
-        unit: ``d``, ``w`` or ``M``.
+        unit: ``m``, ``h``, ``d``, ``w`` or ``M``.
         timezone: IANA name; a day of 23 or 25 hours comes out as such.
         now_ms: server time.
+        reset_hour: local hour at which days, weeks and months begin.
+        reset_day: day at which months begin.
     """
-    floor, step = _CALENDARS[unit]
     zone = ZoneInfo(timezone)
-    start = floor(datetime.fromtimestamp(now_ms / 1000, zone).replace(tzinfo=None))
-    # Local dates are stepped without a zone and floored again: 31 days from the first always lands in the next month.
-    end = floor(start + step)
-    after = floor(end + step)
-    first, second, third = (
-        int(naive.replace(tzinfo=zone).timestamp() * 1000) for naive in (start, end, after)
+    shift = timedelta(hours=reset_hour if unit in "dwM" else 0, days=reset_day - 1 if unit == "M" else 0)
+    local = datetime.fromtimestamp(now_ms / 1000, zone)
+    # An hour or minute is the same length everywhere; only longer periods are stepped on the local calendar, without a zone.
+    if unit in "mh":
+        offset = local.utcoffset() or timedelta()
+        start = _floor(unit, local.replace(tzinfo=None)) - offset
+        moments = [start, start + _STEPS[unit], start + 2 * _STEPS[unit]]
+        return _three(int(moment.replace(tzinfo=UTC).timestamp() * 1000) for moment in moments)
+    start = _floor(unit, local.replace(tzinfo=None) - shift)
+    end = _floor(unit, start + _STEPS[unit])
+    after = _floor(unit, end + _STEPS[unit])
+    return _three(
+        int((naive + shift).replace(tzinfo=zone).timestamp() * 1000) for naive in (start, end, after)
     )
+
+
+def _three(values: Iterable[int]) -> tuple[int, int, int]:
+    first, second, third = values
     return first, second, third
 
 
-def _sliding(name: str, dimension: Dimension, limit: int, length_ms: int) -> Window:
-    return (Algorithm.SLIDING, name, dimension, limit, length_ms, length_ms // BUCKETS, GUARD_MS)
+def _default_algorithm(period: str) -> str:
+    return "sliding" if period in "mh" else "calendar"
+
+
+def _window(limits: LimitsConfig, name: str, limit: int, now_ms: int) -> Window:
+    what, _, period = name.partition("p")
+    dimension = _COUNTS[what]
+    algorithm = limits.algorithms.get(name) or _default_algorithm(period)
+    length_ms = _LENGTHS_MS[period]
+    if algorithm == "sliding":
+        return (Algorithm.SLIDING, name, dimension, limit, length_ms, length_ms // BUCKETS, GUARD_MS)
+    if algorithm == "token_bucket":
+        return (Algorithm.TOKEN_BUCKET, name, dimension, limit, length_ms, 0, 0)
+    periods = calendar_periods(
+        period, limits.timezone, now_ms, reset_hour=limits.reset_hour, reset_day=limits.reset_day
+    )
+    return (Algorithm.CALENDAR, name, dimension, limit, *periods)
 
 
 def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
     """The windows of a scope, for the periods around ``now_ms``."""
-    windows: list[Window] = []
-    for letter, dimension in (("r", Dimension.REQUESTS), ("t", Dimension.TOKENS)):
-        for unit, length_ms in (("m", MINUTE_MS), ("h", HOUR_MS)):
-            limit = getattr(limits, f"{letter}p{unit}")
-            if limit is not None:
-                windows.append(_sliding(f"{letter}p{unit}", dimension, limit, length_ms))
-        for unit in _CALENDARS:
-            limit = getattr(limits, f"{letter}p{unit}")
-            if limit is not None:
-                periods = calendar_periods(unit, limits.timezone, now_ms)
-                windows.append((Algorithm.CALENDAR, f"{letter}p{unit}", dimension, limit, *periods))
+    windows = [
+        _window(limits, name, limit, now_ms)
+        for name in COUNTING
+        if (limit := getattr(limits, name)) is not None
+    ]
     if limits.concurrency is not None:
         windows.append(
             (Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0)

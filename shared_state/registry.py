@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 import orjson
@@ -76,6 +76,11 @@ class Registry:
         rows = []
         for node, heard_ms in seen:
             if node in described:
-                info = NodeInfo(**orjson.loads(described[node]))
-                rows.append(RegisteredNode(info, max(0.0, now_s - heard_ms / 1000)))
+                rows.append(RegisteredNode(_decode(described[node]), max(0.0, now_s - heard_ms / 1000)))
         return rows
+
+
+def _decode(raw: bytes) -> NodeInfo:
+    """A node's description; what a later release adds is passed over."""
+    said = orjson.loads(raw)
+    return NodeInfo(**{field.name: said[field.name] for field in fields(NodeInfo)})

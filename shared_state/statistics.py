@@ -49,6 +49,11 @@ async def minutes_of(store: Store, domain: str) -> list[int]:
     return [int(raw) for raw in await store.command("ZRANGE", store.keys.minutes(domain), 0, -1)]
 
 
+async def close_minutes(store: Store, domain: str, *, before: int) -> list[int]:
+    """Closes all minutes before that one, for good; those that hold statistics, oldest first."""
+    return [int(raw) for raw in await store.run("close_minutes", [store.keys.domain(domain)], [before])]
+
+
 async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]:
     """All sums of a domain's minute."""
     raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.statistics(domain, minute))

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared_state import lua
+from shared_state.cancellation import obey_cancellation
 from shared_state.errors import ConfigurationError
 from shared_state.keys import Keys
 
@@ -87,9 +88,11 @@ class Store:
             known = self._scripts[script] = Script(script)
         async with asyncio.timeout(self.timeout_s):
             try:
-                return await self._execute("EVALSHA", known.digest, len(keys), *keys, *args)
+                reply = await self._execute("EVALSHA", known.digest, len(keys), *keys, *args)
             except NoScriptError:
-                return await self._execute("EVAL", known.text, len(keys), *keys, *args)
+                reply = await self._execute("EVAL", known.text, len(keys), *keys, *args)
+        obey_cancellation()
+        return reply
 
     async def command(self, *words: Argument) -> Any:
         """Sends a plain command; its reply as redis-py shapes it, text as bytes.
@@ -98,12 +101,15 @@ class Store:
             RedisError, OSError, TimeoutError: the store is away or slow; the command may have been applied.
         """
         async with asyncio.timeout(self.timeout_s):
-            return await self._execute(*words)
+            reply = await self._execute(*words)
+        obey_cancellation()
+        return reply
 
     async def ping(self) -> None:
         """Raises when the store does not answer within the deadline."""
         async with asyncio.timeout(self.timeout_s):
             await self._execute("PING")
+        obey_cancellation()
 
     async def aclose(self) -> None:
         """Closes all connections."""

@@ -65,14 +65,8 @@ def build_application(
 ) -> Application:
     """The application of a node: completion endpoints, and further routes with errors in the OpenAI shape."""
 
-    def only_post(path: str) -> Route:
-        async def refuse(request: Request) -> Response:
-            raise HTTPException(405, headers={"allow": "POST"})
-
-        return Route(path, refuse, methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"])
-
     starlette = Starlette(
-        routes=[*routes, *(only_post(path) for path in endpoints)],
+        routes=[*routes, *(Route(path, _OnlyPost()) for path in endpoints)],
         exception_handlers={HTTPException: _http_error, ModelMeshError: _own_error, Exception: _unexpected},
         lifespan=lifespan,
     )
@@ -110,6 +104,13 @@ def health_routes(ready: Callable[[], tuple[bool, dict[str, object]]]) -> list[B
         return JsonResponse({"ready": is_ready, **facts}, 200 if is_ready else 503, headers)
 
     return [Route("/health", health), Route("/ready", readiness)]
+
+
+class _OnlyPost:
+    """Stands on a completion route for every other method, those that nobody has heard of included."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise HTTPException(405, headers={"allow": "POST"})
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

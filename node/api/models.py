@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from shared_state.topology import Topology
+
+#: The API wants a date of every model. Nobody knows one, and all nodes must say the same.
+_CREATED: Final = 1_700_000_000
 
 
 class ModelList:
     """The names that ``model`` may be, apart from capabilities."""
 
-    def __init__(self, topology: Topology, *, created: int) -> None:
-        pools = {pool.id: _entry(pool.id, "modelmesh", created) for pool in topology.pools.values()}
-        models = {model.id: _entry(model.id, model.provider, created) for model in topology.models.values()}
+    def __init__(self, topology: Topology) -> None:
+        pools = {pool.id: _entry(pool.id, "modelmesh") for pool in topology.pools.values()}
+        models = {model.id: _entry(model.id, model.provider) for model in topology.models.values()}
         self._entries = {**models, **pools}
         self._order = [*pools, *(name for name in models if name not in pools)]
 
@@ -25,5 +28,5 @@ class ModelList:
         return self._entries.get(name)
 
 
-def _entry(name: str, owner: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": owner}
+def _entry(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": owner}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from node.engine.answers import Refusal, refusal_response
@@ -35,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader(engine.options, self._begin)
         self._deadline = Deadline(self._loop, self._deadline_passed)
         self._client: tuple[str, int] | None = None
-        self._server: tuple[str, int | None] | None = None
+        self._server: tuple[str, int] | None = None
         # In order: the request that runs, those parsed ahead, bytes unparsed, what is wrong with those after them.
         self._running: Cycle | None = None
         self._ahead: deque[Cycle] = deque()
@@ -54,11 +55,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self._options.write_high_water_bytes)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client = tuple(transport.get_extra_info("peername")[:2])
-            self._server = tuple(transport.get_extra_info("sockname")[:2])
+        self._client = _address(transport, "peername")
+        self._server = _address(transport, "sockname")
+        if self._server is not None:
+            with suppress(OSError):  # reset already
+                sock = transport.get_extra_info("socket")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._deadline.set(self._options.keep_alive_s)
         self._engine.opened(self)
 
@@ -239,7 +241,7 @@ class Connection(asyncio.Protocol):
         elif self._refusal is not None:
             self.write(refusal_response(self._refusal))
             self._end()
-        elif self._held:
+        if self._held:  # perhaps the rest of the body of the request that begins to run
             self._parse_held()
             self._steer_reading()
         if self._running is None and not self._is_ending:
@@ -310,3 +312,9 @@ class Connection(asyncio.Protocol):
         for waiter in self._drain_waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _address(transport: asyncio.BaseTransport, end: str) -> tuple[str, int] | None:
+    """Host and port of one end; None on a unix socket, and for a client that was gone before it was accepted."""
+    address = transport.get_extra_info(end)
+    return (address[0], address[1]) if isinstance(address, tuple) else None

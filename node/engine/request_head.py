@@ -91,7 +91,7 @@ def build_scope(
     version: str,
     headers: Headers,
     client: tuple[str, int] | None,
-    server: tuple[str, int | None] | None,
+    server: tuple[str, int] | None,
     state: dict[str, Any],
 ) -> dict[str, Any]:
     """The ASGI scope of a request."""

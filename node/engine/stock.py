@@ -137,16 +137,18 @@ class StockEngine:
                 self._quiet.set()
 
     def _refuse(self, scope: Scope) -> Refusal | None:
-        """What Hypercorn and h11 let through and a node does not: HTTP/2, two framings, endless heads."""
-        if scope["http_version"] not in {"1.0", "1.1"}:
+        """What Hypercorn and h11 let through and a node does not: HTTP/2, tunnels, two framings, endless heads."""
+        version, headers = scope["http_version"], scope["headers"]
+        if version not in {"1.0", "1.1"}:
             return Refusal(505, "HTTP/1.1 is spoken here.")
-        headers = scope["headers"]
+        if scope["method"] == "CONNECT":
+            return Refusal(400, "CONNECT is not served here.")
         size_bytes = len(scope["raw_path"]) + sum(len(name) + len(value) + 4 for name, value in headers)
         if len(headers) > self._options.max_headers or size_bytes > self._options.max_head_bytes:
             return Refusal(431, "The request's headers are too large.")
         names = {name for name, _ in headers}
-        if b"transfer-encoding" in names and b"content-length" in names:
-            return Refusal(400, "Content-Length and Transfer-Encoding exclude each other.")
+        if b"transfer-encoding" in names and (b"content-length" in names or version == "1.0"):
+            return Refusal(400, "The only framings known are Content-Length and, with HTTP/1.1, chunked.")
         return None
 
 

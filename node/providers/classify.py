@@ -31,7 +31,10 @@ _QUOTA_WORDS: Final = frozenset(
         "enforced_spend_limit_reached",
     }
 )
-_UNKNOWN_MODEL: Final = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
+#: OpenAI's word, Azure's, and those of Anthropic, Ollama and vLLM.
+_UNKNOWN_MODEL: Final = frozenset(
+    {"model_not_found", "model_not_available", "DeploymentNotFound", "not_found_error", "NotFoundError"}
+)
 _TRANSIENT_4XX: Final = frozenset({408, 409, 425, 498, 499})
 _QUOTA_PAUSE_S: Final = 3600.0
 _SHOWN: Final = 300
@@ -97,10 +100,12 @@ def _describe(body: bytes) -> dict[str, str]:
 def _describe_error(error: Any) -> dict[str, str]:
     if not isinstance(error, dict):
         return {"message": _shown(error), "type": "", "code": ""}
+    details = error.get("details")
+    inner_code = details.get("error_code") if isinstance(details, dict) else None
     return {
         "message": _shown(error.get("message")),
         "type": _shown(error.get("type")),
-        "code": _shown(error.get("code")),
+        "code": _shown(error.get("code")) or _shown(inner_code),
     }
 
 

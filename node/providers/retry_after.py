@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -27,10 +28,13 @@ def parse_retry_after(headers: Mapping[str, str], *, now_s: float | None = None)
     if seconds is not None:
         return _clamp(seconds)
     try:
-        at = parsedate_to_datetime(text).timestamp()
+        at = parsedate_to_datetime(text)
+        at_s = (
+            at if at.tzinfo else at.replace(tzinfo=UTC)
+        ).timestamp()  # HTTP dates are in UTC, also without a zone
     except (ValueError, TypeError, OverflowError):
         return None
-    return _clamp(max(0.0, at - (time.time() if now_s is None else now_s)))
+    return _clamp(max(0.0, at_s - (time.time() if now_s is None else now_s)))
 
 
 def parse_reset(text: str) -> float | None:

@@ -19,6 +19,7 @@ from shared_state.errors import ProviderProtocolError
 MAX_EVENT_BYTES: Final = 1 << 20
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_BOUNDARY_BYTES: Final = 4
 _NOTEWORTHY = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|\[DONE\]')
 _DATA_LINE = re.compile(rb"(?:^|\r\n|\n|\r)data:[ ]?([^\r\n]*)")
 
@@ -37,10 +38,13 @@ class EventSplitter:
         Raises:
             ProviderProtocolError: an event is larger than 1 MiB.
         """
+        seen = max(
+            0, len(self.rest) - _BOUNDARY_BYTES + 1
+        )  # no boundary lies before; small pieces of a large event
         if self.rest:
             data = self.rest + data
         events, start = [], 0
-        for match in _BOUNDARY.finditer(data):
+        for match in _BOUNDARY.finditer(data, seen):
             events.append(data[start : match.end()])
             start = match.end()
         self.rest = data[start:] if start else data
@@ -126,10 +130,11 @@ class StreamTap:
         usage = usage_from(chunk.get("usage"))
         if usage is not None:
             self.usage = usage
-            self.pieces -= 1
         choices = chunk.get("choices")
-        if usage is not None and not choices and self.hide_usage:
-            return False
+        if usage is not None and not choices:
+            self.pieces -= 1
+            if self.hide_usage:
+                return False
         if not self.has_content and _has_content(choices):
             self.has_content = True
         return True

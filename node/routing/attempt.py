@@ -24,7 +24,7 @@ from shared_state.errors import (
     ProviderTimeoutError,
     RateLimitError,
 )
-from shared_state.ledger import ESTIMATED, NOT_SENT, Outcome, Settlement
+from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
@@ -44,6 +44,7 @@ class Attempt:
         trail: Trail,
         *,
         deadline: float,
+        is_reserved: bool = True,
     ) -> None:
         self._call = call
         self._target = target
@@ -58,6 +59,7 @@ class Attempt:
         self._sent = self._admitted
         self._first_content = 0.0
         self._usage: Usage | None = None
+        self._is_reserved = is_reserved
 
     async def run(self) -> None:
         """Sends the call and passes the answer on.
@@ -67,7 +69,11 @@ class Attempt:
             Interrupted: the caller left, or the request's deadline passed.
         """
         settlement = Settlement(
-            self._reservation, self._target.model.id, self._target.pool.config, Outcome.NEUTRAL
+            self._reservation,
+            self._target.model.id,
+            self._target.pool.config,
+            Outcome.NEUTRAL,
+            pool_id=self._target.pool.id,
         )
         try:
             await self._relay()
@@ -78,8 +84,8 @@ class Attempt:
             else:
                 raise
         except BaseException:
-            # The caller left or the deadline passed: nobody is blamed, and what was reserved is charged.
-            self._settle(settlement, None)
+            # The caller left or the deadline passed: nobody is blamed; if the answer was not complete, what was reserved is charged.
+            self._settle(settlement, self._usage)
             raise
         else:
             settlement.outcome = Outcome.SUCCESS
@@ -125,6 +131,7 @@ class Attempt:
         self._usage = usage_from(fields.get("usage"))
         self._trail.first_content = self._first_content = self._loop.time()
         content_type = response.headers.get("content-type", "application/json").encode()
+        self._wait_for_reader(self._loop.time() + self._lane.clocks.total)
         with self._interrupts:
             await self._reply.whole(200, content_type, body, self._trail)
 
@@ -154,7 +161,7 @@ class Attempt:
     async def _until_content(self, parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
         """Everything up to and with the first content, held back so that another model could still answer."""
         held = b""
-        comfort = None if self._reply.is_started else Comfort(self._reply, self._trail)
+        comfort = Comfort(self._reply, self._trail)
         try:
             with self._interrupts:
                 async for part in parts:
@@ -163,27 +170,32 @@ class Attempt:
                         return held
                 return held + tap.finish()
         finally:
-            if comfort is not None:
-                await comfort.stop()
+            await comfort.stop()
 
     async def _pass_on(self, parts: AsyncIterator[bytes], tap: StreamTap, held: bytes) -> None:
         """Bytes go through as they come; only events count as progress, comments do not."""
         interrupts, loop, send = self._interrupts, self._loop, self._reply.part
         idle, ends = self._lane.clocks.idle, self._admitted + self._lane.clocks.total
+        self._wait_for_reader(ends)
         if not self._reply.is_started:
             await self._reply.begin(self._trail)
         await send(held)
-        interrupts.set_clock(min(loop.time() + idle, ends), Cause.IDLE)
-        pieces = tap.pieces
+        pieces, due = tap.pieces, min(loop.time() + idle, ends)
         while not tap.is_done:
+            interrupts.set_clock(due, Cause.IDLE)
             part = await anext(parts, None)
             out = tap.finish() if part is None else tap.feed(part)
+            began = loop.time()
             if out:
-                interrupts.postpone(ends)  # a slow reader is not the provider's fault
+                self._wait_for_reader(ends)
                 await send(out)
-            if tap.pieces != pieces:
-                pieces = tap.pieces
-                interrupts.postpone(min(loop.time() + idle, ends))
+            now = loop.time()
+            due = min(due + now - began if tap.pieces == pieces else now + idle, ends)
+            pieces = tap.pieces
+
+    def _wait_for_reader(self, due: float) -> None:
+        """While bytes go out the provider's clocks stand still; a reader who does not take them is as good as gone."""
+        self._interrupts.set_clock(due, Cause.GONE)
 
     async def _refuse_plain_answer(self, response: httpx.Response) -> None:
         connector = self._lane.connector
@@ -197,13 +209,16 @@ class Attempt:
     async def _end_with_error(self, error: ProviderError) -> None:
         """After content nothing is spliced or repeated: the stream ends with an error event and without its end marker."""
         self._trail.outcome = error.code or "provider_error"
+        self._wait_for_reader(self._loop.time() + self._lane.clocks.idle)
         with self._interrupts:
             await self._reply.break_off(error)
 
     def _note_usage(self, tap: StreamTap) -> None:
+        if not tap.is_done:
+            return  # what was reported so far need not be all
         if tap.usage is not None:
             self._usage = tap.usage
-        elif tap.is_done:
+        else:
             prompt = -(-self._call.body_bytes // 4)
             self._usage = Usage(prompt, max(0, tap.pieces), is_estimated=True)
 
@@ -232,6 +247,8 @@ class Attempt:
             self._trail.tokens_in, self._trail.tokens_out = usage.tokens_in, usage.tokens_out
         if usage is None or usage.is_estimated:
             settlement.flags |= ESTIMATED
+        if not self._is_reserved:
+            settlement.flags |= LEASED
         self._lane.batcher.settle(settlement)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from node.routing.call import Reply, Trail
@@ -29,7 +28,8 @@ class Comfort:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        await self._reply.begin(self._trail)
+        if not self._reply.is_started:  # an attempt before this one may have
+            await self._reply.begin(self._trail)
         while True:
             await self._reply.part(_COMMENT)
             await asyncio.sleep(HEARTBEAT_S)
@@ -39,5 +39,6 @@ class Comfort:
         self._handle.cancel()
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()

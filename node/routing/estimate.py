@@ -14,6 +14,9 @@ from shared_state.topology import ModelSpec
 BYTES_PER_TOKEN: Final = 2
 #: Output reserved when neither the request nor the model says how much may come.
 DEFAULT_OUTPUT_TOKENS: Final = 4096
+#: Records in Redis keep tokens in 32 bits, and Lua counts exactly up to 2**53.
+_MOST_TOKENS: Final = 2**31 - 1
+_MOST_COST_NANO: Final = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,15 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
     tokens_in = -(-call.body_bytes // BYTES_PER_TOKEN)
     stated = call.surface.most_output(call.fields)
     if stated is None:
-        tokens_out = model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        answers = call.fields.get("n") or 1
+        tokens_out = (model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS) * int(answers)
         if room is not None:
             tokens_out = max(1, min(tokens_out, room - tokens_in))
     else:
         tokens_out = stated
-    return Estimate(tokens_in, tokens_out, cost_nano(Usage(tokens_in, tokens_out), model.config.pricing))
+    tokens_in, tokens_out = min(tokens_in, _MOST_TOKENS), min(tokens_out, _MOST_TOKENS)
+    cost = cost_nano(Usage(tokens_in, tokens_out), model.config.pricing)
+    return Estimate(tokens_in, tokens_out, min(cost, _MOST_COST_NANO))
 
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:

@@ -35,7 +35,18 @@ class Interrupts:
     Outside such a block nothing is cancelled: cleaning up is never interrupted, and a caller who left meanwhile is noticed at the next block.
     """
 
-    __slots__ = ("_armed", "_cause", "_due", "_due_cause", "_handle", "_loop", "_task", "_timer_at", "gone")
+    __slots__ = (
+        "_armed",
+        "_cancelling",
+        "_cause",
+        "_due",
+        "_due_cause",
+        "_handle",
+        "_loop",
+        "_task",
+        "_timer_at",
+        "gone",
+    )
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self._task = task
@@ -45,6 +56,7 @@ class Interrupts:
         self._due = 0.0
         self._due_cause = Cause.TOTAL
         self._armed = False
+        self._cancelling = 0
         self._cause: Cause | None = None
         self.gone = False
 
@@ -76,6 +88,7 @@ class Interrupts:
             raise Interrupted(Cause.GONE)
         self._armed = True
         self._cause = None
+        self._cancelling = self._task.cancelling()
         if self._handle is None and self._due:
             self._start_timer(self._due)
         return self
@@ -87,9 +100,9 @@ class Interrupts:
         if self._cause is None:
             return
         cause, self._cause = self._cause, None
-        # The cancellation was ours and is used up, whether or not an await has seen it.
-        if self._task.cancelling():
-            self._task.uncancel()
+        # Our cancellation is used up, whether or not an await has seen it; somebody else's goes on.
+        if self._task.uncancel() > self._cancelling and isinstance(error, asyncio.CancelledError):
+            return
         raise Interrupted(cause) from None
 
     def _start_timer(self, at: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from node.batch import DomainBatcher
+from node.leases import Allowance
 from node.providers.connector import Connector
 from node.routing.estimate import token_room
 from shared_state.config import TimeoutsConfig
@@ -20,6 +21,7 @@ class Lane:
     """The way to one model.
 
     Attributes:
+        allowance: what may be admitted without Redis.
         token_room: smallest token window of model and account, None without any.
         is_limited: whether anything is limited on the model or its account.
         lease_ms: how long a reservation lives without settlement.
@@ -27,6 +29,7 @@ class Lane:
 
     connector: Connector
     batcher: DomainBatcher
+    allowance: Allowance
     clocks: TimeoutsConfig
     token_room: int | None
     is_limited: bool
@@ -34,13 +37,18 @@ class Lane:
 
 
 def build_lane(
-    model: ModelSpec, provider: ProviderSpec, connector: Connector, batcher: DomainBatcher
+    model: ModelSpec,
+    provider: ProviderSpec,
+    connector: Connector,
+    batcher: DomainBatcher,
+    allowance: Allowance,
 ) -> Lane:
     """The lane of a model on its provider."""
     limits, account, clocks = model.config.limits, provider.config.limits, provider.config.timeouts
     return Lane(
         connector=connector,
         batcher=batcher,
+        allowance=allowance,
         clocks=clocks,
         token_room=token_room(limits, account),
         is_limited=has_limits(limits) or has_limits(account),

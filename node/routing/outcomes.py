@@ -27,6 +27,6 @@ def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
         return Outcome.RATE_LIMITED
     if isinstance(error, ProviderUnavailableError) and not error.sent:
         return Outcome.UNREACHABLE
-    if isinstance(error, ProviderTimeoutError) or error.status in (0, 200, 404):
+    if isinstance(error, ProviderTimeoutError) or error.status < 400 or error.status == 404:
         return Outcome.FAILURE
     return Outcome.FAILURE if error.status in rules.error_codes else Outcome.NEUTRAL

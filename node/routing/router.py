@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from node.routing.attempt import Attempt
 from node.routing.call import Call, Reply, Target, Trail
@@ -27,6 +28,8 @@ from shared_state.errors import (
 )
 from shared_state.ledger import Ask, Code, Verdict
 
+#: Admitted while Redis is away: out of a lease, or because nothing is limited.
+_WITHOUT_STORE: Final = Verdict(Code.ADMITTED)
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
 
@@ -77,7 +80,7 @@ class Router:
         self.in_flight += 1
         try:
             plan = await self._pipeline.plan(call)
-            trail.skipped = plan.skipped
+            trail.skipped = dict(plan.skipped)
             await self._try_targets(plan, reply, interrupts, trail)
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
@@ -128,7 +131,18 @@ class Router:
             trail.attempts += 1
             trail.target = target
             trail.mode = self._watch.mode
-            attempt = Attempt(call, target, lane, reservation, reply, interrupts, trail, deadline=deadline)
+            is_reserved = verdict is not _WITHOUT_STORE
+            attempt = Attempt(
+                call,
+                target,
+                lane,
+                reservation if is_reserved else next(self._reservations),
+                reply,
+                interrupts,
+                trail,
+                deadline=deadline,
+                is_reserved=is_reserved,
+            )
             try:
                 await attempt.run()
             except ProviderError as error:
@@ -137,6 +151,8 @@ class Router:
                 decision = decide(error, rules, tries=tries, left_s=deadline - now, draw=self._draw())
                 if decision.next is not Next.SAME:
                     return decision.next
+                if trail.attempts >= _MOST_ATTEMPTS:
+                    return Next.STOP
                 with interrupts:
                     await asyncio.sleep(decision.pause_s)
             else:
@@ -163,10 +179,19 @@ class Router:
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
             verdict = await lane.batcher.admit(ask, target.pool.config)
-        if verdict.code is Code.STORE_AWAY and self._may_go_without(lane):
-            return Verdict(Code.ADMITTED)
+        if verdict.code is Code.ADMITTED:
+            lane.allowance.note(ask)
+            if verdict.from_lease:
+                lane.allowance.shrink(ask)
+        elif verdict.code is Code.STORE_AWAY:
+            if verdict.in_doubt:
+                lane.allowance.shrink(ask)
+            if self._may_go_without(lane, ask):
+                return _WITHOUT_STORE
         return verdict
 
-    def _may_go_without(self, lane: Lane) -> bool:
-        """Whether a call may go out while Redis is away: nothing to exceed, or the deployment prefers availability."""
-        return self._on_loss == "open" or (self._on_loss == "leased" and not lane.is_limited)
+    def _may_go_without(self, lane: Lane, ask: Ask) -> bool:
+        """Whether a call may go out while Redis is away: nothing to exceed, paid in advance, or the deployment prefers availability."""
+        if self._on_loss == "leased":
+            return not lane.is_limited or lane.allowance.spend(ask)
+        return self._on_loss == "open"

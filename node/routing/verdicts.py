@@ -17,6 +17,7 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.ledger import Code, Verdict
+from shared_state.state import Reason
 
 _DEFAULT_WAIT_S: Final = 1.0
 
@@ -45,11 +46,18 @@ class Refusals:
                 code="request_too_large_for_limit",
                 retry_after_s=wait_s,
             )
-        if codes & {Code.AT_LIMIT, Code.TOO_LARGE} or (plan.skipped and plan.only_rate_limits):
+        if codes & {Code.AT_LIMIT, Code.TOO_LARGE} or self._only_rate_limits(plan):
             return LimitReachedError(
                 f"every fit model of {plan.call.name!r} is at a limit", retry_after_s=wait_s
             )
         return NoActiveModelError(f"no model of {plan.call.name!r} is active", retry_after_s=wait_s)
+
+    def _only_rate_limits(self, plan: Plan) -> bool:
+        """Whether providers' own limits alone keep every model on standby."""
+        reasons = [verdict.name for verdict in self.verdicts]
+        return (
+            bool(plan.skipped or reasons) and plan.only_rate_limits and set(reasons) <= {Reason.RATE_LIMITED}
+        )
 
     def _exhausted(self, name: str) -> ModelMeshError:
         last = self.errors[-1]

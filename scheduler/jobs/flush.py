@@ -13,7 +13,7 @@ import structlog
 
 from scheduler.contact import read_server_time_s
 from scheduler.sinks.base import Sink
-from shared_state.statistics import MinuteRow, forget_minute, minutes_of, read_minute
+from shared_state.statistics import MinuteRow, close_minutes, forget_minute, read_minute
 from shared_state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class Flush:
         """
         current = int((await read_server_time_s(self._store) - GRACE_S) // 60)
         for domain in self._domains:
-            closed = [minute for minute in await minutes_of(self._store, domain) ]
+            closed = await close_minutes(self._store, domain, before=current)
             for start in range(0, len(closed), _MINUTES_AT_ONCE):
                 await self._move(domain, closed[start : start + _MINUTES_AT_ONCE])
 

@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from scheduler.sinks.base import Sink, SinkError
 from shared_state.config.root import StorageConfig
+from shared_state.home import state_folder
 from shared_state.statistics import METRICS, MinuteRow
 
 _KEY: Final = ("minute", "domain", "model", "pool")
@@ -68,9 +69,7 @@ class SqliteSink(Sink):
     @classmethod
     def from_config(cls, config: StorageConfig, environ: Mapping[str, str]) -> Self:
         """The sink at the configured path, else in the state folder."""
-        return cls(
-            Path(config.path).expanduser() if config.path else _state_folder(environ) / "statistics.db"
-        )
+        return cls(Path(config.path).expanduser() if config.path else state_folder(environ) / "statistics.db")
 
     async def open(self) -> None:
         await asyncio.to_thread(self._open)
@@ -155,11 +154,3 @@ def _prepare_connection(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # Redis forgets the minute once we say that it is stored
     cursor.close()
-
-
-def _state_folder(environ: Mapping[str, str]) -> Path:
-    if home := environ.get("MODELMESH_HOME"):
-        return Path(home).expanduser()
-    if xdg := environ.get("XDG_STATE_HOME"):
-        return Path(xdg) / "modelmesh"
-    return Path.home() / ".local" / "state" / "modelmesh"

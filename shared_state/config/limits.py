@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared_state.config.values import DurationS, Section
+
+#: Names of the counting windows: what is counted, then the period.
+COUNTED: Final = {"r": "requests", "t": "tokens", "it": "input tokens", "ot": "output tokens"}
+PERIODS: Final = {"m": "minute", "h": "hour", "d": "day", "w": "week", "M": "month"}
+
+WindowAlgorithm = Literal["sliding", "calendar", "token_bucket"]
 
 
 class LimitsConfig(Section):
     """Limits of a model or of a provider account; what is absent is unlimited.
 
-    Minute and hour windows slide: no interval of that length holds more than the limit. Day, week
-    and month windows follow the calendar of ``timezone``.
+    Up to an hour windows slide: no interval of that length holds more than the limit. From a day on they follow the
+    calendar of ``timezone``. ``algorithms`` chooses otherwise, window by window.
     """
 
     rpm: int | None = Field(None, ge=1, description="requests per minute")
     rph: int | None = Field(None, ge=1, description="requests per hour")
-    rpd: int | None = Field(None, ge=1, description="requests per calendar day")
-    rpw: int | None = Field(None, ge=1, description="requests per calendar week, from Monday")
-    rpM: int | None = Field(None, ge=1, description="requests per calendar month")
+    rpd: int | None = Field(None, ge=1, description="requests per day")
+    rpw: int | None = Field(None, ge=1, description="requests per week, from Monday")
+    rpM: int | None = Field(None, ge=1, description="requests per month")
     tpm: int | None = Field(None, ge=1, description="tokens (input and output) per minute")
     tph: int | None = Field(None, ge=1, description="tokens per hour")
-    tpd: int | None = Field(None, ge=1, description="tokens per calendar day")
-    tpw: int | None = Field(None, ge=1, description="tokens per calendar week, from Monday")
-    tpM: int | None = Field(None, ge=1, description="tokens per calendar month")
+    tpd: int | None = Field(None, ge=1, description="tokens per day")
+    tpw: int | None = Field(None, ge=1, description="tokens per week")
+    tpM: int | None = Field(None, ge=1, description="tokens per month")
+    itpm: int | None = Field(None, ge=1, description="input tokens per minute")
+    itph: int | None = Field(None, ge=1, description="input tokens per hour")
+    itpd: int | None = Field(None, ge=1, description="input tokens per day")
+    otpm: int | None = Field(None, ge=1, description="output tokens per minute")
+    otph: int | None = Field(None, ge=1, description="output tokens per hour")
+    otpd: int | None = Field(None, ge=1, description="output tokens per day")
     concurrency: int | None = Field(None, ge=1, description="calls in flight at once")
     min_delta: DurationS | None = Field(None, description="least time between two calls")
     timezone: str = Field("UTC", description="calendar of the day, week and month windows")
+    reset_hour: int = Field(0, ge=0, le=23, description="local hour at which a day begins")
+    reset_day: int = Field(1, ge=1, le=28, description="day at which a month begins")
+    algorithms: dict[str, WindowAlgorithm] = Field(
+        default_factory=dict,
+        description="window -> sliding (exact), calendar (whole periods) or token_bucket (smooth, up to twice the limit "
+        "in an interval that begins with a full bucket)",
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -40,3 +60,20 @@ class LimitsConfig(Section):
                 f"unknown time zone {value!r}; use an IANA name such as Europe/Berlin"
             ) from error
         return value
+
+    @model_validator(mode="after")
+    def _algorithms_of_limits(self) -> LimitsConfig:
+        idle = sorted(name for name in self.algorithms if name not in COUNTING or getattr(self, name) is None)
+        if idle:
+            raise ValueError(
+                f"algorithms names {', '.join(idle)}, which {'is' if len(idle) == 1 else 'are'} not limited here"
+            )
+        return self
+
+
+#: All counting windows, in the order in which they are checked.
+COUNTING: Final = tuple(
+    name
+    for name in (f"{what}p{period}" for what in COUNTED for period in PERIODS)
+    if name in LimitsConfig.model_fields
+)

@@ -6,13 +6,14 @@
 -- ARGV[2]  msgpack {{reservation, index of the model, pool, tokens in, tokens out, cost nano-USD, lease ms, resent}, ...}
 -- ARGV[3]  node
 -- Returns  {now ms, epoch, then for each request that was not plainly admitted: its index, code, time ms, name}
---          code 0 admitted as the one trial, 1 at a limit (name of the window), 2 on standby (name of the reason),
+--          code 0 admitted as the one trial (time 1) or out of the node's own lease (time 2), 1 at a limit (name of the window), 2 on standby (name of the reason),
 --          3 larger than a limit, 4 the calendar in ARGV[1] is out of date, 5 another request is the trial
 -- Publishes model_trial, model_activated, provider_trial, provider_activated
 --#include now
 --#include windows
 --#include entities
 --#include bookkeeping
+--#include leases
 
 local ADMITTED, AT_LIMIT, TOO_LARGE, STALE = 0, 1, 3, 4
 local limits = cmsgpack.unpack(ARGV[1])
@@ -54,7 +55,9 @@ local function closed_gate(model)
   end
 end
 
-local function refuse(model, amounts)
+local amounts = { 1, 0, 0, 0, 0 }
+
+local function refuse(model)
   if account.stale then return STALE, 0, '' end
   local code, at, name = closed_gate(model)
   if code then return code, at, name end
@@ -66,14 +69,46 @@ local function refuse(model, amounts)
   if name then return at == -1 and TOO_LARGE or AT_LIMIT, at, name end
 end
 
-local reply, flight, expiries, amounts = { now, 0 }, {}, {}, { 1, 0, 0, 0, 0 }
+local function move_lease(model, sign)
+  for dimension = 1, 5 do model.lease[dimension] = model.lease[dimension] + sign * amounts[dimension] end
+  hold(model.scope, amounts, sign)
+  hold(account, amounts, sign)
+end
+
+local function has_own_lease(model)
+  if account.held[1] == 0 and model.scope.held[1] == 0 then return false end
+  if model.lease == nil then
+    model.lease_name = lease_name(home.node, model.id)
+    model.lease, model.lease_sequence = read_lease(model.lease_name)
+    model.lease = model.lease or false
+  end
+  if not model.lease then return false end
+  for dimension = 1, 5 do
+    if model.lease[dimension] < amounts[dimension] then return false end
+  end
+  return true
+end
+
+-- When leases stand in the way, the node's own lease on the model gives way to the request. True if that made room.
+local function spend_own_lease(model)
+  if not has_own_lease(model) then return false end
+  move_lease(model, -1)
+  if refuse(model) then
+    move_lease(model, 1)
+    return false
+  end
+  model.is_lease_spent = true
+  return true
+end
+
+local reply, flight, expiries = { now, 0 }, {}, {}
 
 local function except(i, code, at, name)
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = i, code, at, name
 end
 
-local function reserve(i, ask, model)
+local function reserve(i, ask, model, from_lease)
   local reservation, lease = ask[1], ask[7]
   take(account, amounts, now)
   take(model.scope, amounts, now)
@@ -87,15 +122,16 @@ local function reserve(i, ask, model)
   records[#records + 1] = reservation
   records[#records + 1] = write_record(now, ask[4], ask[5], ask[6], ask[3])
   count(account_of(tally.books, model.id, ask[3]), 'admitted', 1)
-  if trial then except(i, ADMITTED, 1, '') end
+  if trial or from_lease then except(i, ADMITTED, trial and 1 or 2, '') end
 end
 
 for i, ask in ipairs(asks) do
   local model = models[ask[2]]
   if ask[8] == 0 or not already_admitted(model, ask[1]) then
     amounts[2], amounts[3], amounts[4], amounts[5] = ask[4] + ask[5], ask[4], ask[5], ask[6]
-    local code, at, name = refuse(model, amounts)
-    if code then except(i, code, at, name) else reserve(i, ask, model) end
+    local code, at, name = refuse(model)
+    local from_lease = code == AT_LIMIT and spend_own_lease(model)
+    if code and not from_lease then except(i, code, at, name) else reserve(i, ask, model, from_lease) end
   end
 end
 
@@ -103,6 +139,7 @@ if #flight > 0 then redis.call('ZADD', KEYS[1] .. ':flight', unpack(flight)) end
 save_scope(account)
 for _, model in ipairs(models) do
   if #model.records > 0 then redis.call('HSET', KEYS[1] .. ':res:' .. model.id, unpack(model.records)) end
+  if model.is_lease_spent then write_lease(model.lease_name, model.lease_sequence, model.lease) end
   save_scope(model.scope)
 end
 save_tally(tally, now)

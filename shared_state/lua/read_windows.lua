@@ -15,7 +15,7 @@ for _, s in ipairs(cmsgpack.unpack(ARGV[1])) do
   local scope, row = load_scope(key, s[2], now, is_account and account_in_flight or model_in_flight(s[1])), {}
   for _, w in ipairs(scope.windows) do
     row[#row + 1] = w.sum
-    row[#row + 1] = w.ends or (w.limit > 0 and no_room_until(scope.key, w, 1, now)) or 0
+    row[#row + 1] = w.ends or (w.limit > 0 and no_room_until(scope, w, 1, now)) or 0
   end
   save_scope(scope)
   reply[#reply + 1] = row

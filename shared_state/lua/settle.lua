@@ -4,10 +4,11 @@
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
 -- ARGV[2]  msgpack {{reservation, index of the model, index of the policy, outcome, tokens in, tokens out, cost nano-USD,
---                    latency ms, first token ms, retry after ms, flags, dispatch delay ms}, ...}
+--                    latency ms, first token ms, retry after ms, flags, dispatch delay ms, pool}, ...}
 --          outcome 1 success, 2 failure, 3 nobody's fault, 4 rate limited until retry after, 5 credentials refused,
 --                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
---          flags   1 not sent (nothing is charged), 2 usage is estimated
+--          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
+--                  the lease is charged by its renewal, here the attempt is booked, once
 -- ARGV[3]  node
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
 -- Returns  {now ms, epoch, then the indexes of those that changed nothing}; {now ms, -1}: the calendar in ARGV[1] is out of date
@@ -19,7 +20,8 @@
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
-local NOT_SENT, ESTIMATED = 1, 2
+local NOT_SENT, ESTIMATED, LEASED = 1, 2, 4
+local LEASED_KEPT_MS = 3600000
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local limits = cmsgpack.unpack(ARGV[1])
@@ -184,6 +186,7 @@ local function latency_bucket(ms)
 end
 
 local function count_statistics(r, s, used)
+  if s[4] == NEUTRAL and flagged(s[11], NOT_SENT) then return end -- given back before anything was tried
   local stats = account_of(tally.stats, r.model, r.pool)
   count(stats, 'attempts', 1)
   count(stats, OUTCOMES[s[4]], 1)
@@ -224,11 +227,30 @@ for _, model in pairs(models) do
   if account.stale or model.scope.stale then return { now, -1 } end
 end
 
+-- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
+local function book_leased(model, s)
+  if redis.call('HSETNX', KEYS[1] .. ':done', s[1], int(now)) == 0 then return false end
+  redis.call('PEXPIRE', KEYS[1] .. ':done', LEASED_KEPT_MS)
+  local r = { model = model.entity.id, pool = s[13] }
+  judge(model, policies[s[3]], s)
+  local books = account_of(tally.books, r.model, r.pool)
+  count(books, 'admitted', 1)
+  count(books, 'settled', 1)
+  local tokens_in, tokens_out = math.max(0, s[5]), math.max(0, s[6])
+  count_statistics(r, s, { 1, tokens_in + tokens_out, tokens_in, tokens_out, math.max(0, s[7]) })
+  return true
+end
+
 local reply = { now, 0 }
 for _, model in pairs(models) do
   for i, record in ipairs(close_reservations(model.entity.id, model.reservations)) do
     local place = model.places[i]
-    if record then settle(settlements[place], record) else reply[#reply + 1] = place end
+    local s = settlements[place]
+    if record then
+      settle(s, record)
+    elseif not (flagged(s[11], LEASED) and book_leased(model, s)) then
+      reply[#reply + 1] = place
+    end
   end
 end
 

@@ -144,6 +144,8 @@ class Cluster:
         if self._starts_valkey:
             for node in self._all_nodes():
                 node.await_ready()
+            for scheduler in self.schedulers:
+                scheduler.wait_line_blocking("scheduler starts", _START_S)
 
     def _write_config(self, directory: Path) -> Path:
         urls = {name: mock.base_url for name, mock in self.mocks.items()}
@@ -187,7 +189,7 @@ class Cluster:
         processes = [node.process for node in self._all_nodes()] + self.schedulers
         processes += [server.process for server in (self.valkey, self.nginx) if server and server.process]
         for process in processes:
-            if process.log_path.exists() and (tail := process.tail()):
+            if process.log_path.exists() and (tail := process.tail(10)):
                 yield process.name, tail
 
     # the clients' side
@@ -216,21 +218,20 @@ class Cluster:
         found: Section = response.json()
         return found
 
-    async def model(self, model: str, *, node: Node | None = None) -> Section:
-        """A model as a node sees it."""
-        return _row(await self.ops("models", node=node), "models", model)
+    async def model(self, model: str) -> Section:
+        """A model's state, windows and counts."""
+        return _row(await self.ops("models"), "models", model)
 
-    async def provider(self, provider: str, *, node: Node | None = None) -> Section:
-        """An account as a node sees it."""
-        return _row(await self.ops("providers", node=node), "providers", provider)
+    async def provider(self, provider: str) -> Section:
+        """An account's state."""
+        return _row(await self.ops("providers"), "providers", provider)
 
     async def await_model(self, model: str, *, within_s: float = 2.0, **wanted: object) -> Section:
-        """The model, once every node sees it as wanted, as in ``status="standby"``."""
+        """The model, once it is as wanted, as in ``status="standby"``."""
 
         async def seen() -> Section | None:
-            rows = [await self.model(model, node=node) for node in self.nodes]
-            fits = all(row[key] == value for row in rows for key, value in wanted.items())
-            return rows[0] if fits else None
+            row = await self.model(model)
+            return row if all(row[key] == value for key, value in wanted.items()) else None
 
         return await wait_until(seen, within_s, what=f"{model} to be {wanted}")
 

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import mesh
 
-_MOCKS: dict[str, dict[str, Any]] = {"alpha": {}, "beta": {}, "doomed": {}}
+_MOCKS: dict[str, dict[str, Any]] = {"alpha": {}, "beta": {}, "doomed": {}, "quiet": {}}
 _running: list[Cluster] = []
 
 
@@ -46,9 +46,10 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
 
 @pytest.fixture
 async def client(cluster: Cluster) -> AsyncIterator[AsyncOpenAI]:
-    """The official client on the shared cluster's nginx."""
+    """The official client on the shared cluster's nginx; whatever a test does with it, the books balance afterwards."""
     async with cluster.client() as client:
         yield client
+    await cluster.settled_books()
 
 
 @pytest.hookimpl(wrapper=True)

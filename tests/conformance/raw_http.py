@@ -6,9 +6,11 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import uvloop
 
 from node.engine.contract import EngineName
 from node.server import HttpServer, ServerOptions, bind_socket
@@ -18,8 +20,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[Message, Receive, Send], Awaitable[None]]
 
+ENGINES: tuple[EngineName, ...] = ("fast", "stock")
+EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 PATIENCE_S = 5.0
-QUICK: dict[str, Any] = {"announce_s": 0.05, "drain_s": 5.0, "cancel_s": 0.5}
+QUICK: dict[str, Any] = {"announce_s": 0.02, "drain_s": 5.0, "cancel_s": 0.2}
 
 
 class RecordingApp:
@@ -56,7 +60,7 @@ class Served:
 
     async def connect(self, *, receive_buffer_bytes: int | None = None) -> Peer:
         """A new connection; a small receive buffer makes a slow reader slow soon."""
-        sock = socket.socket()
+        sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only on what says so
         sock.setblocking(False)
         if receive_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
@@ -168,11 +172,27 @@ class Peer:
         self.writer.transport.abort()
 
     async def close(self) -> None:
+        if self.writer.transport.get_write_buffer_size():
+            self.writer.transport.abort()  # nobody may be reading any more
         self.writer.close()
-        try:
+        with suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, for what a server does without telling anybody."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - the books of a server have no events
+            await asyncio.sleep(0.001)
+
+
+async def settled(measure: Callable[[], int], *, quiet_s: float = 0.05) -> int:
+    """The value of ``measure`` once it has stopped changing."""
+    before = -1
+    while before != (value := measure()):
+        before = value
+        await asyncio.sleep(quiet_s)
+    return value
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -203,7 +223,12 @@ async def echo(scope: Message, receive: Receive, send: Send) -> None:
 
 
 def request(
-    target: str = "/", *, method: str = "GET", headers: tuple[str, ...] = (), body: bytes = b"", version: str = "1.1"
+    target: str = "/",
+    *,
+    method: str = "GET",
+    headers: tuple[str, ...] = (),
+    body: bytes = b"",
+    version: str = "1.1",
 ) -> bytes:
     """A request with a Host, and a Content-Length if there is a body."""
     lines = [f"{method} {target} HTTP/{version}", "Host: node", *headers]

@@ -64,7 +64,8 @@ async def test_a_released_lead_is_taken_over_with_a_larger_token(contend: Callab
     await asyncio.sleep(0.05)
     assert not second.is_leading
 
-    await first.release()
+    first.resign()
+    await asyncio.wait_for(first.lost.wait(), 1)
 
     assert not first.is_leading
     await asyncio.wait_for(second.gained.wait(), 1)

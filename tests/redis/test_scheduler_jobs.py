@@ -14,7 +14,8 @@ from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.sinks import SinkError, SqliteSink
 from shared_state.books import read_books
-from shared_state.domains import FencedOffError, order, read_domain
+from shared_state.domains import order, read_domain
+from shared_state.errors import FencedOffError
 from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.statistics import minutes_of
 from shared_state.store import Store

@@ -16,7 +16,8 @@ import pytest
 
 from scheduler.service import SchedulerService
 from scheduler.sinks import SqliteSink
-from shared_state.domains import FencedOffError, recover_due
+from shared_state.domains import recover_due
+from shared_state.errors import FencedOffError
 from shared_state.leadership import read_lead
 from shared_state.statistics import minutes_of
 from shared_state.store import STORE_ERRORS, Store
@@ -178,8 +179,9 @@ class TestProcess:
         assert "level=error" not in process.log()
         assert "Traceback" not in process.log()
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     async def test_a_second_signal_ends_at_once(
-        self, start: Callable[..., ChildProcess], store: Store, tmp_path: Path
+        self, start: Callable[..., ChildProcess], store: Store, tmp_path: Path, number: signal.Signals
     ) -> None:
         """Even while the first is still being obeyed: here somebody has locked the statistics file."""
         process = start("patient")
@@ -187,12 +189,12 @@ class TestProcess:
         with closing(sqlite3.connect(tmp_path / "statistics.db", isolation_level=None)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             await put_minute(store, CLOSED_MINUTE, attempts=1)
-            process.send(signal.SIGTERM)
+            process.send(number)
             await asyncio.sleep(0.3)
             assert process.is_running
-            process.send(signal.SIGTERM)
+            process.send(number)
 
-            assert await process.wait(1) == -signal.SIGTERM
+            assert await process.wait(1) == -number
 
     async def test_without_a_redis_url_it_says_what_is_missing(
         self, start: Callable[..., ChildProcess]

@@ -25,12 +25,10 @@ end
 local function current_minute(now)
   local minute = math.floor(now / 60000)
   local last = tonumber(redis.call('HGET', KEYS[1], 'minute') or 0)
-  if minute > last then
-    redis.call('HSET', KEYS[1], 'minute', int(minute))
-    redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
-    return minute
-  end
-  return last
+  if minute > last then redis.call('HSET', KEYS[1], 'minute', int(minute)) end
+  minute = math.max(minute, last)
+  redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
+  return minute
 end
 
 local function save_ledger(ledger, key)

@@ -5,13 +5,17 @@
 --   2 calendar     a <= now < b is the period, b..c the next   fields name:at, name:sum
 --   3 spacing      a = least distance ms                       field  name:at
 --   4 concurrency  counted from the set of reservations        no field
+--   5 bucket       a = ms in which a full bucket drains        fields name:at, name:sum (its level)
 -- Dimensions: 1 requests, 2 tokens, 3 tokens in, 4 tokens out, 5 cost. A limit of 0 only counts.
+--
+-- What nodes hold as pre-paid leases counts against every window, but belongs to no bucket: fields held:<dimension>.
 --
 -- A sliding window is exact in the caller's favour: a bucket leaves only when all of it is older than the
 -- window, so no true interval of that length ever holds more than the limit. The guard covers the way
--- from here to the provider. All windows are read once a batch and written once a batch.
+-- from here to the provider. A bucket that drains is smooth and needs two fields, but an interval that begins with
+-- an empty one may hold up to twice the limit. All windows are read once a batch and written once a batch.
 
-local SLIDING, CALENDAR, SPACING, CONCURRENCY = 1, 2, 3, 4
+local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET = 1, 2, 3, 4, 5
 
 -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
 local function expire_buckets(key, w, now)
@@ -44,10 +48,17 @@ local function open_period(scope, w, now)
   scope.keep_ms = math.max(scope.keep_ms, w.c - now)
 end
 
+-- Lets a bucket drain for the time since it was last touched; a clock that stepped back drains nothing.
+local function drain(w, now)
+  if w.mark and now > w.mark then w.sum = math.max(0, w.sum - (now - w.mark) * w.limit / w.a) end
+  w.mark = math.max(now, w.mark or now)
+end
+
 -- `in_flight` is a function: it is asked only if the scope limits concurrency.
 local function load_scope(key, specs, now, in_flight)
-  local scope = { key = key, windows = {}, keep_ms = 1000 }
-  local fields = {}
+  local scope = { key = key, windows = {}, keep_ms = 1000, held = { 0, 0, 0, 0, 0 } }
+  if #specs == 0 then return scope end
+  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5' }
   for i, s in ipairs(specs) do
     local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], add = {} }
     scope.windows[i] = w
@@ -57,7 +68,8 @@ local function load_scope(key, specs, now, in_flight)
       fields[w.at + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
     end
   end
-  local values = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
+  local values = redis.call('HMGET', key, unpack(fields))
+  for dimension = 1, 5 do scope.held[dimension] = tonumber(values[dimension] or 0) end
   for _, w in ipairs(scope.windows) do
     if w.alg == CONCURRENCY then
       w.sum = in_flight()
@@ -70,6 +82,9 @@ local function load_scope(key, specs, now, in_flight)
         scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
       elseif w.alg == CALENDAR then
         open_period(scope, w, now)
+      elseif w.alg == BUCKET then
+        drain(w, now)
+        scope.keep_ms = math.max(scope.keep_ms, w.a)
       else
         scope.keep_ms = math.max(scope.keep_ms, w.a)
       end
@@ -79,15 +94,15 @@ local function load_scope(key, specs, now, in_flight)
 end
 
 -- When `amount` could fit into a sliding window: the time at which enough of its oldest buckets has left.
-local function sliding_room_at(key, w, amount, now)
+local function sliding_room_at(scope, w, amount, now)
   if w.memo_amount == amount and w.memo_sum == w.sum then return w.memo_at end
   local last = w.current
   if not w.buckets then
     local names = {}
     for i = w.old, last do names[#names + 1] = w.name .. ':' .. int(i) end
-    w.buckets = redis.call('HMGET', key, unpack(names))
+    w.buckets = redis.call('HMGET', scope.key, unpack(names))
   end
-  local excess, at = w.sum + amount - w.limit, now + 1000
+  local excess, at = w.sum + scope.held[w.dim] + amount - w.limit, now + 1000
   for i = w.old, last do
     excess = excess - (tonumber(w.buckets[i - w.old + 1] or 0) or 0) - (w.add[i] or 0)
     if excess <= 0 then
@@ -100,16 +115,18 @@ local function sliding_room_at(key, w, amount, now)
 end
 
 -- nil if the window has room, else the time (ms) at which it could have; -1 never, 0 unknown but soon.
-local function no_room_until(key, w, amount, now)
+local function no_room_until(scope, w, amount, now)
   if w.limit == 0 then return nil end
   if w.alg == SPACING then
     if w.mark and now < w.mark + w.a then return w.mark + w.a end
     return nil
   end
-  if w.sum + amount <= w.limit then return nil end
+  local taken = w.sum + scope.held[w.dim]
+  if taken + amount <= w.limit then return nil end
   if amount > w.limit then return -1 end
-  if w.alg == SLIDING then return sliding_room_at(key, w, amount, now) end
+  if w.alg == SLIDING then return sliding_room_at(scope, w, amount, now) end
   if w.alg == CALENDAR then return w.ends end
+  if w.alg == BUCKET then return now + math.ceil((taken + amount - w.limit) * w.a / w.limit) end
   return 0
 end
 
@@ -117,7 +134,7 @@ end
 local function refusal(scope, amounts, now)
   local name, at
   for _, w in ipairs(scope.windows) do
-    local until_ms = no_room_until(scope.key, w, amounts[w.dim], now)
+    local until_ms = no_room_until(scope, w, amounts[w.dim], now)
     if until_ms and (not at or until_ms == -1 or (at ~= -1 and until_ms > at)) then name, at = w.name, until_ms end
   end
   return name, at
@@ -161,18 +178,37 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
         bucket_add(w, from, -was)
         bucket_add(w, to, is)
       end
+    elseif w.alg == BUCKET and is ~= was then
+      w.sum, w.dirty = math.max(0, w.sum + is - was), true
     elseif w.alg == CALENDAR and is ~= was then
       if admitted >= w.a or is > was then w.sum, w.dirty = math.max(0, w.sum + is - was), true end
     end
   end
 end
 
+-- Moves what leases hold in a scope; sign is 1 or -1.
+local function hold(scope, amounts, sign)
+  if #scope.windows == 0 then return end
+  for dimension = 1, 5 do
+    if amounts[dimension] ~= 0 then
+      scope.held[dimension] = math.max(0, scope.held[dimension] + sign * amounts[dimension])
+      scope.is_held_dirty = true
+    end
+  end
+end
+
 local function save_scope(scope)
   local fields = {}
+  if scope.is_held_dirty then
+    for dimension = 1, 5 do
+      fields[#fields + 1] = 'held:' .. dimension
+      fields[#fields + 1] = int(scope.held[dimension])
+    end
+  end
   for _, w in ipairs(scope.windows) do
     if w.dirty and w.alg ~= CONCURRENCY then
       fields[#fields + 1] = w.name .. ':sum'
-      fields[#fields + 1] = int(w.sum)
+      fields[#fields + 1] = w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
       fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
       fields[#fields + 1] = int(w.alg == SLIDING and w.old or w.mark or 0)
       if w.gone then redis.call('HDEL', scope.key, unpack(w.gone)) end
@@ -186,7 +222,7 @@ local function save_scope(scope)
   end
   if #fields > 0 then
     redis.call('HSET', scope.key, unpack(fields))
-    local keep_ms = int(scope.keep_ms + 60000)
+    local keep_ms = int(scope.keep_ms + 120000)
     if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
       redis.call('PEXPIRE', scope.key, keep_ms)
     end

@@ -15,7 +15,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from scheduler.contact import Contact
 from scheduler.reports import JobReport, Reports
 from scheduler.timetable import Job, Timetable
-from shared_state.domains import FencedOffError
+from shared_state.errors import FencedOffError
 from tests.support.processes import wait_until
 
 BOTH_CLOCKS = pytest.mark.parametrize("is_loop", [True, False], ids=["loop", "apscheduler"])

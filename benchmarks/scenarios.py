@@ -1,0 +1,104 @@
+"""What is measured: the loads that every subject meets, byte for byte the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from benchmarks.mock_calls import CHAT
+
+#: Size of every request body: a short conversation.
+BODY_BYTES: Final = 2048
+_OUTPUT_TOKENS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One load, in a closed loop: each connection asks again as soon as it has its answer.
+
+    Attributes:
+        model: what is asked for; the mock has a standing order for it.
+        order: that order, see ``mock_behaviour.py``.
+        connections: requests in flight at any time.
+        chunks: content chunks of the answer, if it is a stream.
+        stagger_s: between the starts of two connections, so that paced streams do not tick together.
+    """
+
+    name: str
+    title: str
+    model: str
+    order: str
+    connections: int
+    chunks: int = 0
+    stagger_s: float = 0.0
+
+    @property
+    def is_stream(self) -> bool:
+        return self.chunks > 0
+
+    @property
+    def events(self) -> int:
+        """Server-sent events of the whole answer: opening, content, finish, usage, ``[DONE]``."""
+        return self.chunks + 4 if self.is_stream else 0
+
+    def body(self) -> bytes:
+        """The request's body, of `BODY_BYTES`."""
+        fields: dict[str, object] = {"model": self.model, "max_tokens": _OUTPUT_TOKENS}
+        if self.is_stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        bare = orjson.dumps(fields | {"messages": [{"role": "user", "content": ""}]})
+        return orjson.dumps(
+            fields | {"messages": [{"role": "user", "content": _prose(BODY_BYTES - len(bare))}]}
+        )
+
+    def request(self, port: int) -> bytes:
+        """The request as it goes over the wire."""
+        body = self.body()
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: modelmesh-benchmark\r\n"
+            "authorization: Bearer benchmark\r\ncontent-type: application/json\r\naccept: */*\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+def _prose(size_bytes: int) -> str:
+    sentence = "the quick brown fox jumps over the lazy dog and asks a model what to make of it; "
+    return (sentence * (size_bytes // len(sentence) + 1))[:size_bytes]
+
+
+#: A stream's cost per chunk is what it costs more than the stream of one chunk.
+HEADS: Final = "heads"
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("unary1", "2 kB request, 1 connection", "bench-unary", "ok", 1),
+        Scenario("unary32", "2 kB request, 32 connections", "bench-unary", "ok", 32),
+        Scenario("unary128", "2 kB request, 128 connections", "bench-unary", "ok", 128),
+        Scenario(HEADS, "stream of one chunk, 8 connections", "bench-heads", "tokens=1", 8, chunks=1),
+        # the shortest gap: one write for each chunk, with no pause between them
+        Scenario(
+            "burst",
+            "stream of 100 chunks without pause, 8 streams",
+            "bench-burst",
+            "tokens=100,slow-token=0.01ms",
+            8,
+            chunks=100,
+        ),
+        Scenario(
+            "paced",
+            "stream of 100 chunks 10 ms apart, 50 streams",
+            "bench-paced",
+            "tokens=100,slow-token=10ms",
+            50,
+            chunks=100,
+            stagger_s=0.0002,
+        ),
+    )
+}
+
+#: Model names and the mock's standing orders for them.
+ORDERS: Final = {scenario.model: scenario.order for scenario in SCENARIOS.values()}

@@ -1,0 +1,196 @@
+"""What admission and settlement cost: server and client time per request by batch, and how much one hot domain carries.
+
+    python -m benchmarks.state_layer [--seconds 2] [--json FILE]
+
+Starts a server of its own on a unix socket. Every request is admitted through five windows (three of the model, two of
+the account), counted in flight, settled with its usage and booked in the statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shared_state.clock import ServerClock
+from shared_state.config import MeshConfig
+from shared_state.ledger import Ask, DomainLedger, Outcome, Settlement
+from shared_state.store import Store
+from shared_state.topology import Topology, build_topology
+from tests.support.valkey import ValkeyServer
+
+BATCHES = (1, 32, 128)
+HOT_BATCH = 128
+IN_PARALLEL = 4
+_HUGE = 10**9
+_CONFIG = {
+    "providers": {
+        "hot": {
+            "connector": "openai-compatible.v1",
+            "base_url": "http://127.0.0.1:9/v1",
+            "limits": {"rpm": _HUGE, "concurrency": _HUGE},
+        }
+    },
+    "models": {
+        "hot.model": {
+            "provider": "hot",
+            "capabilities": ["chat-completion"],
+            "limits": {"rph": _HUGE, "tpm": _HUGE * 1000, "tpd": _HUGE * 1000},
+        }
+    },
+    "pools": {"chat": {"capability": "chat-completion"}},
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one request, admitted and settled, in microseconds."""
+
+    batch: int
+    server_us: float
+    client_cpu_us: float
+    round_trip_us: float
+
+
+class Load:
+    """One client process that admits and settles in batches."""
+
+    def __init__(self, store: Store, topology: Topology) -> None:
+        self._store = store
+        self._pool = topology.pools["chat"].config
+        self._ledger = DomainLedger(store, topology.domains["hot"], node="bench", clock=ServerClock())
+        self._numbers = itertools.count(1)
+
+    async def admit(self, size: int) -> list[str]:
+        """Admits a batch; its reservations."""
+        asks = [
+            Ask(f"bench.{next(self._numbers)}", "hot.model", "chat", 200, 300, 4_000_000, 600_000)
+            for _ in range(size)
+        ]
+        verdicts = await self._ledger.admit(asks)
+        if any(verdict.code for verdict in verdicts):
+            raise RuntimeError(f"a request was refused: {next(v for v in verdicts if v.code)}")
+        return [ask.reservation for ask in asks]
+
+    async def settle(self, reservations: list[str]) -> None:
+        """Settles a batch with less than was reserved."""
+        applied = await self._ledger.settle(
+            [
+                Settlement(r, "hot.model", self._pool, Outcome.SUCCESS, 180, 150, 2_000_000, 800, 90)
+                for r in reservations
+            ]
+        )
+        if not all(applied):
+            raise RuntimeError("a settlement was not applied")
+
+    async def serve(self, size: int) -> None:
+        """Admits and settles a batch."""
+        await self.settle(await self.admit(size))
+
+    async def server_us(self) -> int:
+        """Time that the server has spent in scripts so far."""
+        stats = await self._store.client.info("commandstats")
+        return sum(int(stats[name]["usec"]) for name in ("cmdstat_evalsha", "cmdstat_eval") if name in stats)
+
+
+async def measure_cost(load: Load, batch: int, seconds: float) -> Cost:
+    """One batch after the other."""
+    await load.serve(batch)
+    server_us, cpu_s, began_s, requests = await load.server_us(), time.process_time(), time.monotonic(), 0
+    while time.monotonic() - began_s < seconds:
+        await load.serve(batch)
+        requests += batch
+    took_s, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
+    server_us = await load.server_us() - server_us
+    return Cost(
+        batch,
+        round(server_us / requests, 2),
+        round(cpu_s * 1e6 / requests, 2),
+        round(took_s * 1e6 / requests, 2),
+    )
+
+
+async def measure_rate(step: Callable[[int], Awaitable[object]], seconds: float) -> int:
+    """Requests per second with several batches under way at once."""
+    done, began_s = 0, time.monotonic()
+
+    async def loop() -> None:
+        nonlocal done
+        while time.monotonic() - began_s < seconds:
+            await step(HOT_BATCH)
+            done += HOT_BATCH
+
+    await asyncio.gather(*(loop() for _ in range(IN_PARALLEL)))
+    return round(done / (time.monotonic() - began_s))
+
+
+async def measure_admissions(load: Load, seconds: float) -> int:
+    """Admissions per second alone; what they left in flight is settled afterwards, off the clock."""
+    left: list[list[str]] = []
+
+    async def admit(size: int) -> None:
+        left.append(await load.admit(size))
+
+    rate = await measure_rate(admit, seconds)
+    for reservations in left:
+        await load.settle(reservations)
+    return rate
+
+
+async def measure(url: str, seconds: float) -> dict[str, object]:
+    """All figures."""
+    store = Store(url, namespace="bench", timeout_s=10.0)
+    load = Load(store, build_topology(MeshConfig.model_validate(_CONFIG)))
+    try:
+        server = await store.client.info("server")
+        costs = [await measure_cost(load, batch, seconds) for batch in BATCHES]
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+            "server": f"{server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])}",
+            "costs": [asdict(cost) for cost in costs],
+            "admissions_per_s": await measure_admissions(load, seconds),
+            "requests_per_s": await measure_rate(load.serve, seconds),
+            "server_limit_per_s": round(1e6 / costs[-1].server_us),
+        }
+    finally:
+        await store.aclose()
+
+
+def show(result: dict[str, object]) -> None:
+    """The figures as a table."""
+    print(f"{result['machine']}; {result['server']}; {result['date']}")
+    print(
+        f"{'batch':>6} {'server us':>10} {'client CPU us':>14} {'elapsed us':>11}   per request, admit + settle"
+    )
+    for cost in result["costs"]:  # type: ignore[attr-defined]
+        print("{batch:>6} {server_us:>10} {client_cpu_us:>14} {round_trip_us:>11}".format(**cost))
+    print(f"admissions/s, one hot domain, one client process:          {result['admissions_per_s']:>8}")
+    print(f"requests/s admitted and settled, one client process:       {result['requests_per_s']:>8}")
+    print(f"requests/s that the server's time alone would allow:       {result['server_limit_per_s']:>8}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.state_layer", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    with closing(ValkeyServer()) as server:
+        result = asyncio.run(measure(server.start().url, options.seconds))
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What is measured: the mock alone, nginx as the floor, and a node with its Redis. Each starts from nothing and can be ended."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.scenarios import ORDERS
+from tests.support.processes import ChildProcess, free_port
+from tests.support.valkey import ValkeyServer
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+_START_S: Final = 20.0
+_POLL_S: Final = 0.002
+#: More than any run can use: nothing is refused, and every window is checked and counted all the same.
+_PLENTY: Final = 10**9
+
+
+class SubjectError(Exception):
+    """A subject cannot be started; the message says why."""
+
+
+class Subject(ABC):
+    """Something that answers the load. Use `start`, and `close` whatever happens."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self.port = 0
+        #: Name and process of each part; a part's descendants count with it.
+        self.parts: dict[str, int] = {}
+        self.redis_url: str | None = None
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def start(self, mock_port: int) -> float:
+        """Start it in front of the mock; the seconds until its first answer.
+
+        Raises:
+            SubjectError: something that it needs is missing, or it does not come up.
+        """
+
+    def close(self) -> None:
+        """End everything that was started. May be called twice."""
+        self._stack.close()
+
+    def _launch(self, part: str, command: list[str]) -> ChildProcess:
+        process = self._stack.enter_context(closing(ChildProcess(command, name=part, cwd=ROOT)))
+        self.parts[part] = process.pid
+        return process
+
+
+class Direct(Subject):
+    """No subject: driver and mock alone. What it takes is taken off the others' latencies."""
+
+    name = "direct"
+
+    def start(self, mock_port: int) -> float:
+        self.port = mock_port
+        return 0.0
+
+
+_NGINX_CONF: Final = """\
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events { worker_connections 4096; }
+http {
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    tcp_nodelay on;
+    keepalive_requests 1000000000;
+    upstream mock {
+        server 127.0.0.1:%(mock_port)d;
+        keepalive 256;
+        keepalive_requests 1000000000;
+    }
+    server {
+        listen 127.0.0.1:%(port)d backlog=4096;
+        location / {
+            proxy_pass http://mock;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }
+    }
+}
+"""
+
+
+class Nginx(Subject):
+    """A plain proxy: one worker, kept connections on both sides, streams unbuffered, no log."""
+
+    name = "nginx"
+
+    def start(self, mock_port: int) -> float:
+        binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if not binary:
+            raise SubjectError("nginx is not installed")
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
+        directory.chmod(0o755)  # the worker of a root master is another user
+        self.port = free_port()
+        conf = directory / "nginx.conf"
+        conf.write_text(_NGINX_CONF % {"port": self.port, "mock_port": mock_port})
+        started = time.perf_counter()
+        process = self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
+        _await_answer(process, self.port, "/v1/models")
+        return time.perf_counter() - started
+
+
+class Node(Subject):
+    """One router node with a Valkey of its own, durable as `modelmesh serve` has it.
+
+    Args:
+        engine: of both sides, ``fast`` or ``stock``.
+        has_limits: whether requests, tokens and concurrency are limited, far above what a run can use.
+        launcher: runs the node instead of ``python -m node``.
+    """
+
+    def __init__(
+        self, engine: str, *, has_limits: bool = True, launcher: tuple[str, ...] = ("-m", "node")
+    ) -> None:
+        super().__init__()
+        self.name = f"node/{engine}" if has_limits else f"node/{engine}-nolimits"
+        self._engine = engine
+        self._has_limits = has_limits
+        self._launcher = launcher
+
+    def start(self, mock_port: int) -> float:
+        valkey = self._stack.enter_context(closing(ValkeyServer(persistence=True))).start()
+        assert valkey.process is not None
+        self.redis_url = valkey.url
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
+        config = directory / "mesh.json"
+        config.write_text(
+            json.dumps(node_config(mock_port, engine=self._engine, has_limits=self._has_limits))
+        )
+        self.port = free_port()
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, *self._launcher, "-c", str(config), "--redis", valkey.url, *address]
+        started = time.perf_counter()
+        process = self._launch("node", command)
+        _await_answer(process, self.port, "/ready")
+        took_s = time.perf_counter() - started
+        self.parts["valkey"] = valkey.process.pid
+        return took_s
+
+
+def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, Any]:
+    """The configuration of a node that is measured: one account, one model and one pool per kind of request."""
+    model_limits = dict.fromkeys(("rpm", "rpd", "tpm", "tpd", "concurrency"), _PLENTY) if has_limits else {}
+    account_limits = dict.fromkeys(("rpm", "tpm"), _PLENTY) if has_limits else {}
+    return {
+        "server": {"engine": engine, "upstream": engine},
+        "providers": {
+            "mock": {
+                "connector": "openai-compatible.v1",
+                "base_url": f"http://127.0.0.1:{mock_port}/v1",
+                "api_key": "benchmark",
+                "limits": account_limits,
+            }
+        },
+        "models": {
+            f"mock.{name}": {
+                "provider": "mock",
+                "upstream": name,
+                "capabilities": ["chat-completion"],
+                "limits": model_limits,
+            }
+            for name in ORDERS
+        },
+        "pools": {name: {"models": [f"mock.{name}"]} for name in ORDERS},
+    }
+
+
+def _await_answer(process: ChildProcess, port: int, path: str) -> None:
+    """Wait until ``GET path`` is answered with 200.
+
+    Raises:
+        SubjectError: the process ends or does not answer in time.
+    """
+    deadline = time.monotonic() + _START_S
+    while not _is_answered(port, path):
+        if not process.is_running or time.monotonic() > deadline:
+            raise SubjectError(f"{process.name} does not serve\n{process.tail()}")
+        time.sleep(_POLL_S)
+
+
+def _is_answered(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+SUBJECTS: Final[dict[str, Callable[[], Subject]]] = {
+    "direct": Direct,
+    "nginx": Nginx,
+    "node/stock": lambda: Node("stock"),
+    "node/fast": lambda: Node("fast"),
+    "node/fast-nolimits": lambda: Node("fast", has_limits=False),
+}
+
+
+def open_subject(name: str) -> Subject:
+    """A subject by its name, not started yet."""
+    return SUBJECTS[name]()

@@ -1,0 +1,159 @@
+"""Pre-paid allowances: what this node may still admit when Redis is away, so that no limit is exceeded even then.
+
+While Redis answers, each node holds a small part of every limited window that it uses, renewed each second and sized by its
+own recent traffic. An allowance is spent only during an outage, and only for as long as Redis keeps it for us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Callable
+from typing import Final
+
+from node.watch import StoreWatch
+from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
+from shared_state.store import STORE_ERRORS
+
+#: How long Redis keeps a lease without renewal, and how much earlier we stop spending it.
+LIFE_S: Final = 60.0
+_MARGIN_S: Final = 3.0
+_RENEW_S: Final = 1.0
+#: A lease covers this much of the recent traffic.
+_COVER_S: Final = 5.0
+_MOST_REQUESTS: Final = 256
+#: Weight of the last second in the moving averages.
+_WEIGHT: Final = 0.3
+_IDLE_RATE: Final = 0.05
+_NOTHING: Final = Amounts()
+
+
+class Allowance:
+    """What may be spent on one model.
+
+    Attributes:
+        left: what is held and not spent.
+        used: what was spent and not reported.
+    """
+
+    def __init__(self, model: str, *, now: Callable[[], float]) -> None:
+        self.model = model
+        self.left = _NOTHING
+        self.used = _NOTHING
+        self._usable_until = 0.0
+        self._rate = 0.0
+        self._asks = 0
+        self._one = _NOTHING
+        self._gone = _NOTHING
+        self._now = now
+
+    def note(self, ask: Ask) -> None:
+        """Learns from an ask how much a request needs, and how often one comes."""
+        self._asks += 1
+        self._one = _needs(ask)
+
+    def spend(self, ask: Ask) -> bool:
+        """Admits out of the allowance; False if it does not reach or is too old."""
+        need = _needs(ask)
+        if self._now() >= self._usable_until or any(
+            n > have for n, have in zip(need, self.left, strict=True)
+        ):
+            return False
+        self.left = _minus(self.left, need)
+        self.used = _plus(self.used, need)
+        return True
+
+    def shrink(self, ask: Ask) -> None:
+        """Gives up what an ask took, or may have taken, from the lease in Redis."""
+        need = _needs(ask)
+        self.left = _minus(self.left, need)
+        self._gone = _plus(self._gone, need)
+
+    def is_idle(self) -> bool:
+        """Whether there is nothing to hold, to report or to want."""
+        return self._rate < _IDLE_RATE and not self._asks and self.left == _NOTHING and self.used == _NOTHING
+
+    def wish(self) -> LeaseWish:
+        """What to report and to want now. What is more than wanted is given up at once."""
+        self._rate += _WEIGHT * (self._asks / _RENEW_S - self._rate)
+        self._asks = 0
+        requests = min(_MOST_REQUESTS, math.ceil(self._rate * _COVER_S)) if self._rate >= _IDLE_RATE else 0
+        if self._now() >= self._usable_until:
+            self.left = _NOTHING
+        most = Amounts(*(requests * amount for amount in self._one))
+        self.left = Amounts(*map(min, self.left, most))
+        self._gone = _NOTHING
+        return LeaseWish(self.model, self.used, self.left, requests, self._one)
+
+    def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
+        """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
+        spent_since = _minus(self.used, wish.used)
+        # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
+        self.left = _minus(_minus(held, spent_since), self._gone)
+        self.used = spent_since
+        self._usable_until = asked_at + LIFE_S - _MARGIN_S
+
+
+class LeaseKeeper:
+    """Renews the leases of one domain.
+
+    Args:
+        nodes: number of nodes that share the windows.
+    """
+
+    def __init__(self, ledger: DomainLedger, watch: StoreWatch, *, nodes: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._watch = watch
+        self._nodes = nodes
+        self._loop_time = asyncio.get_running_loop().time
+        self.allowances = {
+            model.id: Allowance(model.id, now=self._loop_time) for model in ledger.domain.models
+        }
+        self._sequence = itertools.count(1)
+        self._pending: tuple[int, list[LeaseWish], float] | None = None
+        self._hurry = asyncio.Event()
+        watch.on_return(self._hurry.set)
+
+    async def run(self) -> None:
+        """Renews each second while Redis answers, until cancelled."""
+        while True:
+            if self._watch.connected:
+                await self._renew()
+            try:
+                async with asyncio.timeout(_RENEW_S):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+            self._hurry.clear()
+
+    async def _renew(self) -> None:
+        # A report that may have been applied is sent again as it was: the same sequence is never applied twice.
+        if self._pending is None:
+            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
+            if not wishes:
+                return
+            self._pending = (next(self._sequence), wishes, self._loop_time())
+        sequence, wishes, asked_at = self._pending
+        try:
+            held = await self._ledger.renew_leases(
+                wishes, sequence=sequence, life_ms=round(LIFE_S * 1000), share=2 * max(1, self._nodes())
+            )
+        except STORE_ERRORS as error:
+            self._watch.report_failure(error)
+            return
+        self._pending = None
+        for wish, amounts in zip(wishes, held, strict=True):
+            self.allowances[wish.model].renewed(wish, amounts, asked_at=asked_at)
+
+
+def _needs(ask: Ask) -> Amounts:
+    return Amounts(1, ask.tokens_in + ask.tokens_out, ask.tokens_in, ask.tokens_out, ask.cost_nano)
+
+
+def _minus(one: Amounts, other: Amounts) -> Amounts:
+    return Amounts(*(max(0, a - b) for a, b in zip(one, other, strict=True)))
+
+
+def _plus(one: Amounts, other: Amounts) -> Amounts:
+    return Amounts(*(a + b for a, b in zip(one, other, strict=True)))

@@ -1,0 +1,42 @@
+-- Ends leases whose time is over: nobody knows what of them was used, so all of it is charged, now, which is later than any use.
+-- Nothing ends a lease earlier, not even the death of its node: a node that only seems dead may still spend it.
+--
+-- KEYS[1]  the domain
+-- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
+-- ARGV[2]  fencing token of the scheduler
+-- ARGV[3]  most leases to end
+-- Returns  number of leases ended, -1 if the token is out of date, -2 if the calendar is
+--#include now
+--#include fence
+--#include windows
+--#include bookkeeping
+--#include leases
+
+if fenced_off(tonumber(ARGV[2])) then return -1 end
+local limits, now = cmsgpack.unpack(ARGV[1]), now_ms()
+local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
+local scopes = {}
+for _, m in ipairs(limits[4]) do
+  scopes[m[1]] = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1]))
+  account.stale = account.stale or scopes[m[1]].stale
+end
+if account.stale then return -2 end
+
+local function charge(scope, amounts)
+  if not scope then return end
+  hold(scope, amounts, -1)
+  take(scope, amounts, now)
+end
+
+local over = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':lease:ends', '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[3]))
+for _, name in ipairs(over) do
+  local amounts = read_lease(name)
+  if amounts then
+    charge(account, amounts)
+    charge(scopes[name:match('\t(.*)$')], amounts)
+  end
+  drop_lease(name)
+end
+save_scope(account)
+for _, scope in pairs(scopes) do save_scope(scope) end
+return #over

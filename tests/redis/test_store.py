@@ -1,0 +1,153 @@
+"""The connection to the store: short deadlines, nothing twice, scripts that come back by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from shared_state.domains import read_epochs
+from shared_state.ledger import Code
+from shared_state.registry import Registry
+from shared_state.statistics import forget_minute
+from shared_state.store import STORE_ERRORS, Script, Store
+from tests.redis.ground import DOMAIN, SMALL, Caller, make_domain, make_pool
+from tests.support.valkey import ValkeyServer
+
+TIMEOUT_S = 0.1
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    """A server of the test's own, to freeze and to kill."""
+    with closing(ValkeyServer()) as own:
+        yield own.start()
+
+
+@pytest.fixture
+async def store(server: ValkeyServer, namespace: str) -> AsyncIterator[Store]:
+    """A store with a short deadline."""
+    store = Store(server.url, namespace=namespace, timeout_s=TIMEOUT_S)
+    await store.ping()
+    yield store
+    await store.aclose()
+
+
+def count_up(store: Store) -> None:
+    """Adds a script that shows how often it ran."""
+    script = store._scripts["count_up"] = Script("beat")
+    script.text = "return redis.call('INCR', KEYS[1])"
+    script.digest = "0" * 40
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.run("beat", [store.keys.nodes, store.keys.nodes + ":seen"], ["n1", "{}"]),
+        lambda store: store.command("TIME"),
+        lambda store: store.ping(),
+        lambda store: read_epochs(store, [DOMAIN]),
+        lambda store: Registry(store).nodes(),
+        lambda store: forget_minute(store, DOMAIN, 7),
+    ],
+    ids=["run", "command", "ping", "read_epochs", "nodes", "forget_minute"],
+)
+async def test_a_frozen_server_is_given_up_within_the_deadline(
+    server: ValkeyServer, store: Store, call: Callable[..., object]
+) -> None:
+    """Whatever is asked of it; and it serves again as soon as it thaws."""
+    server.freeze()
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(STORE_ERRORS):
+            await call(store)  # type: ignore[misc]
+        took_s = time.monotonic() - began_s
+    finally:
+        server.thaw()
+
+    assert took_s < 2 * TIMEOUT_S + 0.1
+    await store.ping()
+
+
+async def test_a_call_that_timed_out_is_not_sent_again(server: ValkeyServer, store: Store) -> None:
+    """The client library would try ten more times: a timeout means maybe, never twice."""
+    count_up(store)
+    assert await store.run("count_up", ["counter"]) == 1
+
+    server.freeze()
+    try:
+        with pytest.raises(STORE_ERRORS):
+            await store.run("count_up", ["counter"])
+    finally:
+        server.thaw()
+    await store.ping()
+    assert int(await store.command("GET", "counter")) <= 2
+
+
+async def test_a_server_that_is_not_there_is_an_error_at_once(store: Store, server: ValkeyServer) -> None:
+    """No waiting for a connection that is refused."""
+    server.kill()
+    began_s = time.monotonic()
+    with pytest.raises(STORE_ERRORS):
+        await store.command("TIME")
+
+    assert time.monotonic() - began_s < TIMEOUT_S + 0.1
+
+
+async def test_a_killed_connection_costs_at_most_one_call(store: Store) -> None:
+    """The next call opens another."""
+    other = Store(store.url)
+    await other.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await other.aclose()
+
+    with contextlib.suppress(*STORE_ERRORS):
+        await store.ping()
+    await store.ping()
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(store: Store) -> None:
+    """After SCRIPT FLUSH, a restart or a failover: nobody notices."""
+    caller = Caller(store, make_domain(small={"rpm": 2}))
+    for _ in range(2):
+        assert not (await caller.admit())[1].code
+        await store.command("SCRIPT", "FLUSH")
+
+    assert (await caller.admit())[1].code == Code.AT_LIMIT
+    assert (await caller.books()).is_balanced
+
+
+async def test_a_server_that_lost_everything_is_served_at_once(server: ValkeyServer, store: Store) -> None:
+    """Neither scripts nor state: the next call works, and what was in flight before is unknown."""
+    caller = Caller(store, make_domain(small={"rpm": 2}))
+    before, _ = await caller.admit()
+    server.restart(keep_data=False)
+    with pytest.raises(STORE_ERRORS):
+        await store.ping()
+
+    assert not (await caller.admit())[1].code
+    assert not await caller.settle(before, pool=make_pool())
+    books = await caller.books()
+    assert books.is_balanced
+    assert [(row.model, row.in_flight) for row in books.rows] == [(SMALL, 1)]
+
+
+async def test_an_ask_lost_in_a_frozen_server_is_admitted_once(server: ValkeyServer, store: Store) -> None:
+    """The first try may run when the server thaws; the second says that it is one."""
+    caller = Caller(store, make_domain(small={"rpm": 5}))
+    await caller.admit()
+    ask = caller.ask()
+    server.freeze()
+    try:
+        with pytest.raises(STORE_ERRORS):
+            await caller.ledger.admit([ask])
+    finally:
+        server.thaw()
+    await store.ping()
+    ask.resent = True
+
+    assert [verdict.code for verdict in await caller.ledger.admit([ask])] == [Code.ADMITTED]
+    assert (await caller.used())[SMALL, "rpm"][0] == 2
+    assert (await caller.books()).is_balanced

@@ -1,0 +1,283 @@
+"""A node without Redis and without a network: real pipeline, router, connectors; everything beyond them noted in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from node.api.surfaces import CHAT
+from node.leases import Allowance
+from node.providers.connector import Connector
+from node.routing.call import Call, Surface, Trail
+from node.routing.interrupts import Interrupts
+from node.routing.lanes import Lane, build_lane
+from node.routing.pipeline import Pipeline
+from node.routing.router import Router
+from shared_state.config import MeshConfig, PoolConfig
+from shared_state.errors import ModelMeshError
+from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
+from shared_state.state import ACTIVE, EntityState
+from shared_state.topology import ModelSpec, Topology, build_topology
+from tests.unit.node.scripted import ScriptedTransport
+
+NOW_MS = 1_700_000_000_000
+ADMITTED = Verdict(Code.ADMITTED)
+
+
+def mesh(
+    *models: str,
+    pool: dict[str, Any] | None = None,
+    provider: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    differing: dict[str, dict[str, Any]] | None = None,
+    **sections: Any,
+) -> Topology:
+    """Models such as ``alpha.small``, each on the provider of its first part, all in the pool ``chat``.
+
+    Args:
+        model: settings of all models; ``differing`` has those of single ones.
+        sections: replace whole sections of the configuration.
+    """
+    document: dict[str, Any] = {
+        "providers": {
+            name.partition(".")[0]: {
+                "connector": "openai-compatible.v1",
+                "base_url": f"http://{name.partition('.')[0]}/v1",
+                "api_key": "sk-secret",
+                **(provider or {}),
+            }
+            for name in models
+        },
+        "models": {
+            name: {
+                "provider": name.partition(".")[0],
+                "capabilities": ["chat-completion"],
+                **(model or {}),
+                **(differing or {}).get(name, {}),
+            }
+            for name in models
+        },
+        "pools": {"chat": {"models": list(models), **(pool or {})}},
+        **sections,
+    }
+    return build_topology(MeshConfig.model_validate(document))
+
+
+class FixedClock:
+    """Server time that stands still."""
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+class Watch:
+    """Whether Redis is there, as the test says."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.failures: list[BaseException] = []
+
+    @property
+    def mode(self) -> str:
+        return "exact" if self.connected else "leased"
+
+    def report_failure(self, error: BaseException) -> None:
+        self.failures.append(error)
+        self.connected = False
+
+
+class View:
+    """A snapshot that holds what the test puts there."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.clock = FixedClock()
+        self.is_complete = asyncio.Event()
+        self.is_complete.set()
+        self.current: dict[str, str] = {}
+        self.models: dict[str, EntityState] = {}
+        self.providers: dict[str, EntityState] = {}
+
+    def model(self, spec: ModelSpec) -> EntityState:
+        return self.models.get(spec.id, ACTIVE)
+
+    def provider(self, spec: ModelSpec) -> EntityState:
+        return self.providers.get(spec.provider, ACTIVE)
+
+
+class Pointers:
+    """Cursors of one node alone."""
+
+    def __init__(self, current: dict[str, str]) -> None:
+        self.current = current
+        self.turns: dict[str, Iterator[int]] = {}
+        self.moves: list[tuple[str, str]] = []
+
+    async def turn(self, pool: str) -> int:
+        return next(self.turns.setdefault(pool, itertools.count()))
+
+    def point_at(self, pool: str, model: str) -> None:
+        self.moves.append((pool, model))
+        self.current[pool] = model
+
+
+class Ledger:
+    """Stands for the batchers of all domains; refuses what the test says and checks that every end is settled once."""
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, list[Verdict]] = {}
+        self.wait: Callable[[], Any] | None = None
+        self.asks: list[Ask] = []
+        self.open: set[str] = set()
+        self.settled: list[Settlement] = []
+
+    async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
+        self.asks.append(ask)
+        if self.wait is not None:
+            await self.wait()
+        script = self.verdicts.get(ask.model, [])
+        verdict = script.pop(0) if script else ADMITTED
+        if verdict.code is Code.ADMITTED:
+            self.open.add(ask.reservation)
+        return verdict
+
+    def settle(self, settlement: Settlement) -> None:
+        if not settlement.flags & LEASED:
+            self.open.remove(settlement.reservation)
+        self.settled.append(settlement)
+
+    @property
+    def outcomes(self) -> list[tuple[str, Outcome]]:
+        """Model and outcome of everything that was settled, in order."""
+        return [(settlement.model, settlement.outcome) for settlement in self.settled]
+
+
+class Reader:
+    """The caller's end: keeps what arrives and may read slowly.
+
+    Attributes:
+        wait: awaited in every send.
+    """
+
+    def __init__(self) -> None:
+        self.is_started = False
+        self.begun = 0
+        self.status = 0
+        self.body = b""
+        self.sends: list[bytes] = []
+        self.ended = 0
+        self.errors: list[ModelMeshError] = []
+        self.wait: Callable[[], Any] | None = None
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
+        self.is_started = True
+        self.status = status
+        await self.part(body)
+        self.ended += 1
+
+    async def begin(self, trail: Trail) -> None:
+        self.is_started = True
+        self.status = 200
+        self.begun += 1
+
+    async def part(self, data: bytes) -> None:
+        if self.wait is not None:
+            await self.wait()
+        self.sends.append(data)
+        self.body += data
+
+    async def end(self) -> None:
+        self.ended += 1
+
+    async def break_off(self, error: ModelMeshError) -> None:
+        if self.wait is not None:
+            await self.wait()
+        self.errors.append(error)
+
+
+class House:
+    """One node of the test: serves calls against a script and says what became of them."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        transport: ScriptedTransport,
+        *,
+        on_loss: str = "leased",
+        draw: Sequence[float] = (0.0,),
+    ) -> None:
+        self.topology = topology
+        self.transport = transport
+        self.watch = Watch()
+        self.view = View(topology)
+        self.cursors = Pointers(self.view.current)
+        self.ledger = Ledger()
+        now = asyncio.get_running_loop().time
+        self.allowances = {model: Allowance(model, now=now) for model in topology.models}
+        draws = itertools.cycle(draw)
+        self.pipeline = Pipeline(self.view, self.cursors, draw=lambda: next(draws))  # type: ignore[arg-type]
+        self.router = Router(
+            self.pipeline,
+            self._lanes(),
+            self.watch,  # type: ignore[arg-type]
+            clock=self.view.clock,  # type: ignore[arg-type]
+            reservations=(f"r{number}" for number in itertools.count(1)),
+            on_loss=on_loss,
+            draw=lambda: next(draws),
+        )
+        self.reader = Reader()
+        self.trail = Trail()
+        self.interrupts: Interrupts | None = None
+
+    def _lanes(self) -> dict[str, Lane]:
+        providers = self.topology.providers
+        connectors = {name: Connector(spec, self.transport) for name, spec in providers.items()}
+        return {
+            model.id: build_lane(
+                model,
+                providers[model.provider],
+                connectors[model.provider],
+                self.ledger,  # type: ignore[arg-type]
+                self.allowances[model.id],
+            )
+            for model in self.topology.models.values()
+        }
+
+    async def serve(self, call: Call | None = None, **fields: Any) -> None:
+        """Serves a call in the current task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.interrupts = Interrupts(task)
+        await self.router.serve(call or chat(**fields), self.reader, self.interrupts, self.trail)
+
+    def start(self, call: Call | None = None, **fields: Any) -> asyncio.Task[None]:
+        """Serves a call in a task of its own, to be interrupted."""
+        return asyncio.get_running_loop().create_task(self.serve(call, **fields))
+
+    def assert_clean(self) -> None:
+        """Nothing is left behind: every admission settled, every answer closed, no timer running."""
+        assert self.ledger.open == set()
+        assert [answer.body.closed for answer in self.transport.answers] == [1] * len(self.transport.answers)
+        assert self.router.in_flight == 0
+        assert self.interrupts is not None
+        assert self.interrupts._handle is None
+
+
+def chat(
+    *, deadline_s: float | None = None, provider: str | None = None, surface: Surface = CHAT, **fields: Any
+) -> Call:
+    """A chat call to the pool ``chat``, or as the fields say."""
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **fields}
+    return Call(
+        surface=surface,
+        request_id="req-1",
+        fields=body,
+        body_bytes=len(orjson.dumps(body)),
+        started=asyncio.get_running_loop().time(),
+        deadline_s=deadline_s,
+        provider=provider,
+    )

@@ -1,0 +1,69 @@
+"""Who is blamed for a failed attempt."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.routing.outcomes import outcome_of
+from shared_state.config import DeactivationConfig
+from shared_state.errors import (
+    AuthenticationError,
+    ProviderError,
+    ProviderProtocolError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RejectedRequestError,
+)
+from shared_state.ledger import Outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (RejectedRequestError("m", status=400), Outcome.NEUTRAL),
+        (RejectedRequestError("m", status=413), Outcome.NEUTRAL),
+        (RejectedRequestError("m", status=422), Outcome.NEUTRAL),
+        (AuthenticationError("m", status=401), Outcome.CREDENTIALS),
+        (AuthenticationError("m", status=403), Outcome.CREDENTIALS),
+        (QuotaExhaustedError("m", status=429, retry_after_s=3600), Outcome.QUOTA),
+        (QuotaExhaustedError("m", status=402, retry_after_s=3600), Outcome.QUOTA),
+        (RateLimitError("m", status=429, retry_after_s=2.0), Outcome.RATE_LIMITED),
+        (RateLimitError("m", status=429, retry_after_s=0.0), Outcome.RATE_LIMITED),
+        (RateLimitError("m", status=429), Outcome.FAILURE),
+        (ProviderUnavailableError("m", sent=False), Outcome.UNREACHABLE),
+        (ProviderUnavailableError("m"), Outcome.FAILURE),
+        (ProviderUnavailableError("m", status=500), Outcome.FAILURE),
+        (ProviderUnavailableError("m", status=404), Outcome.FAILURE),
+        (ProviderUnavailableError("m", status=529), Outcome.NEUTRAL),
+        (ProviderUnavailableError("m", status=408), Outcome.NEUTRAL),
+        (ProviderTimeoutError("m"), Outcome.FAILURE),
+        (ProviderTimeoutError("m", sent=False), Outcome.FAILURE),
+        (ProviderProtocolError("m"), Outcome.FAILURE),
+        (ProviderProtocolError("m", status=200), Outcome.FAILURE),
+        (ProviderProtocolError("m", status=302), Outcome.FAILURE),
+    ],
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'status', value)}",
+)
+def test_each_failure_counts_as_what_it_is(error: ProviderError, outcome: Outcome) -> None:
+    """By the pool's default error codes."""
+    assert outcome_of(error, DeactivationConfig()) is outcome
+
+
+def test_the_pool_says_which_statuses_count() -> None:
+    """A pool that counts 529 counts it, and one that forgives 429 does not."""
+    overloaded = ProviderUnavailableError("m", status=529)
+    pace = RateLimitError("m", status=429)
+
+    assert outcome_of(overloaded, DeactivationConfig(error_codes=[529])) is Outcome.FAILURE
+    assert outcome_of(pace, DeactivationConfig(error_codes=[500])) is Outcome.NEUTRAL
+
+
+def test_broken_connections_count_whatever_the_codes() -> None:
+    """An empty list of statuses forgives statuses only."""
+    rules = DeactivationConfig(error_codes=[])
+
+    assert outcome_of(ProviderTimeoutError("m"), rules) is Outcome.FAILURE
+    assert outcome_of(ProviderUnavailableError("m"), rules) is Outcome.FAILURE
+    assert outcome_of(ProviderUnavailableError("m", status=500), rules) is Outcome.NEUTRAL

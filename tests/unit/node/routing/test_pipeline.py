@@ -1,0 +1,319 @@
+"""From a name to ranked targets, stage by stage, against a snapshot of the test's choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from node.api.surfaces import EMBEDDINGS
+from node.routing.pipeline import Plan
+from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.state import EntityState
+from shared_state.topology import Topology
+from tests.unit.node.house import NOW_MS, House, chat, mesh
+from tests.unit.node.scripted import ScriptedTransport
+
+ROUND_ROBIN = {"strategy": "round-robin"}
+STICKY = "stick-until-failure"
+
+
+def house(topology: Topology, *draws: float) -> House:
+    return House(topology, ScriptedTransport(), draw=draws or (0.0,))
+
+
+def standby(reason: str = "error_threshold", *, in_ms: int = 60_000, **fields: Any) -> EntityState:
+    """Out of service until so many milliseconds from now, then due for its trial."""
+    values: dict[str, Any] = {"mode": "trial", "until_ms": NOW_MS + in_ms, **fields}
+    return EntityState(status="standby", reason=reason, **values)
+
+
+def names(plan: Plan) -> list[str]:
+    return [target.model.id for target in plan.targets]
+
+
+async def plan_of(place: House, **fields: Any) -> Plan:
+    return await place.pipeline.plan(chat(**fields))
+
+
+async def test_a_pool_offers_its_members_in_order() -> None:
+    """Nothing on standby, nobody preferred: the pool's own order."""
+    place = house(mesh("a.m", "b.m", "c.m"))
+    plan = await plan_of(place)
+
+    assert names(plan) == ["a.m", "b.m", "c.m"]
+    assert {target.pool.id for target in plan.targets} == {"chat"}
+    assert plan.skipped == {}
+
+
+async def test_an_unknown_name_is_not_found() -> None:
+    """404, and the message names what is near."""
+    with pytest.raises(ModelNotFoundError, match="chat"):
+        await plan_of(house(mesh("a.m")), model="chatt")
+
+
+# -- which models fit
+
+
+async def test_only_models_that_serve_the_api_are_offered() -> None:
+    """A pool may mix; a chat call never reaches an embeddings model."""
+    place = house(mesh("a.m", "b.m", differing={"b.m": {"capabilities": ["text-embeddings"]}}))
+
+    assert names(await plan_of(place)) == ["a.m"]
+    embeddings = await place.pipeline.plan(chat(surface=EMBEDDINGS, input="x"))
+    assert names(embeddings) == ["b.m"]
+
+
+async def test_a_name_that_no_model_serves_in_this_api_is_not_found() -> None:
+    """The pool exists, but not for this call."""
+    place = house(mesh("a.m"))
+
+    with pytest.raises(ModelNotFoundError, match="embeddings API"):
+        await place.pipeline.plan(chat(surface=EMBEDDINGS, input="x"))
+
+
+async def test_models_that_cannot_deliver_so_are_dropped() -> None:
+    """Streaming and whole answers are asked of those that give them."""
+    differing = {"a.m": {"delivery": {"streaming": False}}, "b.m": {"delivery": {"synchronous": False}}}
+    place = house(mesh("a.m", "b.m", differing=differing))
+
+    assert names(await plan_of(place)) == ["a.m"]
+    assert names(await plan_of(place, stream=True)) == ["b.m"]
+
+
+@pytest.mark.parametrize(("stream", "mode"), [(True, "streaming"), (False, "synchronous")])
+async def test_a_mode_that_nobody_delivers_is_the_callers_mistake(stream: bool, mode: str) -> None:
+    """400, with the field that asks for it."""
+    place = house(mesh("a.m", model={"delivery": {mode: False}}))
+
+    with pytest.raises(RequestError) as caught:
+        await plan_of(place, stream=stream)
+    assert caught.value.code == "unsupported_delivery"
+    assert caught.value.param == "stream"
+
+
+# -- states
+
+
+async def test_a_model_on_standby_is_skipped_with_its_reason() -> None:
+    """The others serve; the earliest return is known."""
+    place = house(mesh("a.m", "b.m", "c.m"))
+    place.view.models = {
+        "a.m": standby("error_threshold", in_ms=5000),
+        "c.m": standby("rate_limited", in_ms=2000),
+    }
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m"]
+    assert plan.skipped == {"a.m": "error_threshold", "c.m": "rate_limited"}
+    assert plan.opens_ms == NOW_MS + 2000
+    assert not plan.only_rate_limits
+
+
+async def test_resting_because_of_rate_limits_alone_is_told() -> None:
+    """It makes the difference between 429 and 503."""
+    place = house(mesh("a.m", "b.m"))
+    place.view.models = {name: standby("rate_limited", mode="time") for name in ("a.m", "b.m")}
+    plan = await plan_of(place)
+
+    assert names(plan) == []
+    assert plan.only_rate_limits
+
+
+async def test_a_provider_on_standby_takes_its_models_out() -> None:
+    """The account's reason is the one that is told."""
+    place = house(mesh("a.m", "a.n", "b.m"))
+    place.view.providers = {"a": standby("auth", in_ms=9000)}
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m"]
+    assert plan.skipped == {"a.m": "auth", "a.n": "auth"}
+    assert plan.opens_ms == NOW_MS + 9000
+
+
+async def test_an_order_by_hand_stands_until_it_is_taken_back() -> None:
+    """No time brings it back, and none is promised."""
+    place = house(mesh("a.m", "b.m"))
+    place.view.models = {"a.m": EntityState(status="standby", reason="manual", mode="manual")}
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m"]
+    assert plan.opens_ms == 0
+
+
+async def test_a_model_whose_time_is_over_serves_without_being_told() -> None:
+    """A rate limit ends by the clock, also if no scheduler lives."""
+    place = house(mesh("a.m", "b.m"))
+    place.view.models = {"a.m": standby("rate_limited", mode="time", in_ms=-1)}
+
+    assert names(await plan_of(place)) == ["a.m", "b.m"]
+
+
+async def test_a_model_that_is_due_is_tried_first() -> None:
+    """One request in the cluster gets the trial; it must be asked before the healthy ones."""
+    place = house(mesh("a.m", "b.m", "c.m"))
+    place.view.models = {"c.m": standby(in_ms=-1)}
+    plan = await plan_of(place)
+
+    assert names(plan) == ["c.m", "a.m", "b.m"]
+    assert plan.skipped == {}
+
+
+async def test_a_provider_that_is_due_has_its_models_tried_first() -> None:
+    """The account's trial is a request to one of its models."""
+    place = house(mesh("a.m", "b.m"))
+    place.view.providers = {"b": standby("outage", in_ms=-1)}
+
+    assert names(await plan_of(place)) == ["b.m", "a.m"]
+
+
+async def test_a_trial_that_is_under_way_is_not_asked_for() -> None:
+    """The model opens when that trial's lease ends."""
+    place = house(mesh("a.m", "b.m"))
+    place.view.models = {"a.m": standby(in_ms=-1, phase="trial", trial_until_ms=NOW_MS + 700)}
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m"]
+    assert plan.opens_ms == NOW_MS + 700
+
+
+# -- recovery
+
+
+@pytest.mark.parametrize(
+    ("step", "draw", "order"),
+    [
+        (0, 0.09, ["a.m", "b.m"]),
+        (0, 0.1, ["b.m", "a.m"]),
+        (1, 0.29, ["a.m", "b.m"]),
+        (1, 0.3, ["b.m", "a.m"]),
+        (2, 0.999, ["a.m", "b.m"]),
+        (7, 0.999, ["a.m", "b.m"]),
+    ],
+)
+async def test_a_recovering_model_gets_its_share(step: int, draw: float, order: list[str]) -> None:
+    """Of all draws the ramp's share goes to it; for the rest it is the last resort."""
+    place = house(mesh("a.m", "b.m"), draw)
+    place.view.models = {"a.m": EntityState(phase="ramp", step=step)}
+
+    assert names(await plan_of(place)) == order
+
+
+async def test_the_only_model_serves_whatever_its_share() -> None:
+    """A ramp never refuses."""
+    place = house(mesh("a.m"), 0.99)
+    place.view.models = {"a.m": EntityState(phase="ramp")}
+
+    assert names(await plan_of(place)) == ["a.m"]
+
+
+# -- order
+
+
+async def test_round_robin_takes_turns() -> None:
+    """Each plan begins one further; a single member costs no turn."""
+    place = house(mesh("a.m", "b.m", "c.m", pool=ROUND_ROBIN))
+
+    firsts = [names(await plan_of(place))[0] for _ in range(6)]
+    assert firsts == ["a.m", "b.m", "c.m"] * 2
+
+    alone = house(mesh("a.m", pool=ROUND_ROBIN))
+    await plan_of(alone)
+    assert alone.cursors.turns == {}
+
+
+async def test_a_preferred_provider_comes_first() -> None:
+    """The others follow in the strategy's order."""
+    place = house(mesh("a.m", "b.m", "c.m", "b.n"))
+
+    preferred = await place.pipeline.plan(chat(provider="b"))
+    assert names(preferred) == ["b.m", "b.n", "a.m", "c.m"]
+    unknown = await place.pipeline.plan(chat(provider="nobody"))
+    assert names(unknown) == ["a.m", "b.m", "c.m", "b.n"]
+
+
+async def test_pools_follow_each_other_and_each_model_stands_once() -> None:
+    """A capability that two pools serve: the more specific pool first, its models not again."""
+    pools = {
+        "wide": {"capability": "text-generation"},
+        "narrow": {"capability": "chat-completion", "models": ["c.m", "b.m"], "providers": ["b"]},
+    }
+    place = house(mesh("a.m", "b.m", "c.m", pools=pools))
+    plan = await plan_of(place, model="chat-completion")
+
+    assert sorted(names(plan)) == ["a.m", "b.m", "c.m"]
+    assert [target.pool.id for target in plan.targets] == ["narrow", "narrow", "wide"]
+
+
+async def test_an_exact_model_is_the_only_candidate() -> None:
+    """Its pool gives the rules, not the alternatives."""
+    place = house(mesh("a.m", "b.m"))
+    plan = await plan_of(place, model="b.m")
+
+    assert names(plan) == ["b.m"]
+    assert plan.targets[0].pool.id == "chat"
+
+
+# -- the pointer of a sticky pool
+
+
+async def test_the_first_call_sets_the_pointer() -> None:
+    """From then on it stays."""
+    place = house(mesh("a.m", "b.m", pool={"strategy": STICKY}))
+
+    await plan_of(place)
+    await plan_of(place)
+
+    assert place.cursors.moves == [("chat", "a.m")]
+
+
+async def test_the_pointer_moves_on_when_its_model_goes() -> None:
+    """And does not come back when that model returns."""
+    place = house(mesh("a.m", "b.m", "c.m", pool={"strategy": STICKY}))
+    place.view.current["chat"] = "a.m"
+    place.view.models = {"a.m": standby()}
+
+    assert names(await plan_of(place)) == ["b.m", "c.m"]
+    place.view.models = {}
+    assert names(await plan_of(place)) == ["b.m", "c.m", "a.m"]
+
+    assert place.cursors.moves == [("chat", "b.m")]
+
+
+async def test_the_pointer_moves_on_when_its_provider_goes() -> None:
+    """An account's outage is as good as the model's."""
+    place = house(mesh("a.m", "b.m", pool={"strategy": STICKY}))
+    place.view.current["chat"] = "a.m"
+    place.view.providers = {"a": standby("outage")}
+    await plan_of(place)
+
+    assert place.cursors.moves == [("chat", "b.m")]
+
+
+async def test_the_pointer_survives_a_draw() -> None:
+    """A recovering model that is left out of one draw keeps the pool."""
+    place = house(mesh("a.m", "b.m", pool={"strategy": STICKY}), 0.9)
+    place.view.current["chat"] = "a.m"
+    place.view.models = {"a.m": EntityState(phase="ramp")}
+
+    assert names(await plan_of(place)) == ["b.m", "a.m"]
+    assert place.cursors.moves == []
+
+
+async def test_the_pointer_leaves_a_model_that_is_no_member_any_more() -> None:
+    """After a change of configuration."""
+    place = house(mesh("a.m", "b.m", pool={"strategy": STICKY}))
+    place.view.current["chat"] = "gone.m"
+    await plan_of(place)
+
+    assert place.cursors.moves == [("chat", "a.m")]
+
+
+async def test_the_pointer_stays_when_nobody_is_left() -> None:
+    """There is nothing to point at."""
+    place = house(mesh("a.m", pool={"strategy": STICKY}))
+    place.view.current["chat"] = "a.m"
+    place.view.models = {"a.m": standby()}
+
+    assert names(await plan_of(place)) == []
+    assert place.cursors.moves == []

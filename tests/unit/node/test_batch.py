@@ -1,0 +1,317 @@
+"""Group commit: who travels with whom, and that nothing is lost or left waiting when Redis or the asker goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from node import batch as module
+from node.batch import DomainBatcher
+from shared_state.config import PoolConfig
+from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, Outcome, Settlement, Verdict
+from tests.unit.node.house import Watch
+from tests.unit.node.scripted import for_ever, pause
+from tests.unit.node.virtual_time import in_virtual_time, settle_down
+
+POOL = PoolConfig()
+ADMITTED = Verdict(Code.ADMITTED)
+
+
+class ScriptedLedger:
+    """Notes each batch; answers when and how the test says."""
+
+    def __init__(self) -> None:
+        self.admissions: list[list[str]] = []
+        self.settlements: list[list[str]] = []
+        self.flags: list[int] = []
+        self.refused: set[str] = set()
+        self.errors: list[Exception] = []
+        self.wait: Callable[[], Awaitable[object]] | None = None
+
+    async def admit(self, asks: Sequence[Ask]) -> list[Verdict]:
+        self.admissions.append([ask.reservation for ask in asks])
+        await self._answer()
+        full = Verdict(Code.AT_LIMIT, 1, "rpm")
+        return [full if ask.reservation in self.refused else ADMITTED for ask in asks]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        self.settlements.append([settlement.reservation for settlement in settlements])
+        self.flags += [settlement.flags for settlement in settlements]
+        await self._answer()
+        return [True] * len(settlements)
+
+    async def _answer(self) -> None:
+        if self.wait is not None:
+            await self.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+class Scene:
+    """A batcher and what stands around it."""
+
+    def __init__(self) -> None:
+        self.ledger = ScriptedLedger()
+        self.watch = Watch()
+        self.replies = 0
+        self.batcher = DomainBatcher(self.ledger, self.watch, on_reply=self._note)  # type: ignore[arg-type]
+
+    def _note(self, ledger: object) -> None:
+        assert ledger is self.ledger
+        self.replies += 1
+
+    def ask(self, name: str) -> asyncio.Task[Verdict]:
+        """A caller that waits for admission in a task of its own."""
+        return asyncio.get_running_loop().create_task(self.admit(name))
+
+    async def admit(self, name: str) -> Verdict:
+        return await self.batcher.admit(Ask(name, "a.m", "chat", 1, 1, 1, 1000), POOL)
+
+    def settle(self, name: str) -> None:
+        self.batcher.settle(Settlement(name, "a.m", POOL, Outcome.SUCCESS))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+# -- admission
+
+
+@in_virtual_time
+async def test_a_lonely_ask_waits_for_nobody(scene: Scene) -> None:
+    """One round trip, at once."""
+    assert await scene.admit("r1") == ADMITTED
+    assert scene.ledger.admissions == [["r1"]]
+    assert scene.replies == 1
+
+
+@in_virtual_time
+async def test_the_next_batch_gathers_while_one_is_under_way(scene: Scene) -> None:
+    """Everybody who comes meanwhile travels together, in order."""
+    scene.ledger.wait = pause(0.01)
+    asks = [scene.ask("r1")]
+    await settle_down()
+    for number in range(2, 7):
+        asks.append(scene.ask(f"r{number}"))
+        await settle_down()
+    await asyncio.gather(*asks)
+
+    assert scene.ledger.admissions == [["r1"], ["r2", "r3", "r4", "r5", "r6"]]
+
+
+@in_virtual_time
+async def test_a_batch_has_a_largest_size(scene: Scene) -> None:
+    """A burst is cut, so that one call never keeps the server busy for long."""
+    await asyncio.gather(*(scene.admit(f"r{number}") for number in range(2 * MAX_BATCH + 5)))
+
+    assert [len(names) for names in scene.ledger.admissions] == [MAX_BATCH, MAX_BATCH, 5]
+
+
+@in_virtual_time
+async def test_each_asker_gets_its_own_answer(scene: Scene) -> None:
+    """A refusal is for the one that was refused, and is not given back."""
+    scene.ledger.refused = {"r2"}
+    verdicts = await asyncio.gather(*(scene.admit(f"r{number}") for number in (1, 2, 3)))
+    await scene.batcher.flush()
+
+    assert [verdict.code for verdict in verdicts] == [Code.ADMITTED, Code.AT_LIMIT, Code.ADMITTED]
+    assert scene.ledger.settlements == []
+
+
+@in_virtual_time
+async def test_without_redis_the_answer_comes_at_once(scene: Scene) -> None:
+    """Nobody tries what is known to be away."""
+    scene.watch.connected = False
+
+    assert (await scene.admit("r1")).code is Code.STORE_AWAY
+    assert scene.ledger.admissions == []
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), ConnectionResetError(), RedisConnectionError("gone"), ResponseError("OOM")]
+)
+@in_virtual_time
+async def test_redis_that_fails_under_way_may_have_admitted(scene: Scene, error: Exception) -> None:
+    """All askers hear STORE_AWAY at once, and what may have been admitted is given back when Redis is there again."""
+    scene.ledger.errors = [error]
+    verdicts = await asyncio.gather(scene.admit("r1"), scene.admit("r2"))
+    assert {verdict.code for verdict in verdicts} == {Code.STORE_AWAY}
+    assert scene.watch.failures == [error]
+    assert scene.batcher.unsettled == 2
+
+    scene.watch.connected = True
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1", "r2"]]
+    assert scene.ledger.flags == [NOT_SENT, NOT_SENT]
+
+
+@in_virtual_time
+async def test_who_asked_while_redis_went_away_is_not_kept(scene: Scene) -> None:
+    """The batch that had gathered behind the failed one is answered as well."""
+    scene.ledger.wait = pause(0.25)
+    scene.ledger.errors = [TimeoutError(), TimeoutError()]
+    first = scene.ask("r1")
+    await settle_down()
+    second = scene.ask("r2")
+
+    assert {(await first).code, (await second).code} == {Code.STORE_AWAY}
+
+
+@in_virtual_time
+async def test_an_unexpected_fault_keeps_nobody_waiting(scene: Scene) -> None:
+    """A request that cannot even be encoded fails its batch; the next one goes on."""
+    scene.ledger.errors = [TypeError("Integer exceeds 64-bit range")]
+    async with asyncio.timeout(1):
+        outcomes = await asyncio.gather(scene.admit("r1"), scene.admit("r2"), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [TypeError, TypeError]
+    assert await scene.admit("r3") == ADMITTED
+    assert scene.watch.connected
+
+
+@in_virtual_time
+async def test_an_asker_who_leaves_gives_its_admission_back(scene: Scene) -> None:
+    """It was admitted by then; nobody will use it."""
+    scene.ledger.wait = pause(0.01)
+    gone, stays = scene.ask("r1"), scene.ask("r2")
+    await settle_down()
+    gone.cancel()
+
+    assert (await stays).code is Code.ADMITTED
+    await scene.batcher.flush()
+    assert gone.cancelled()
+    assert scene.ledger.settlements == [["r1"]]
+    assert scene.ledger.flags == [NOT_SENT]
+
+
+@in_virtual_time
+async def test_an_asker_who_leaves_in_the_moment_of_its_admission_gives_it_back(scene: Scene) -> None:
+    """Between the verdict and the asker's next step lies one turn of the loop; no reservation falls into it."""
+    asker = scene.ask("r1")
+    scene.batcher._on_reply = lambda _: asker.cancel()
+    await asyncio.wait([asker])
+    scene.batcher._on_reply = scene._note
+    await scene.batcher.flush()
+
+    assert asker.cancelled()
+    assert scene.ledger.settlements == [["r1"]]
+    assert scene.ledger.flags == [NOT_SENT]
+
+
+@in_virtual_time
+async def test_an_asker_who_was_refused_gives_nothing_back(scene: Scene) -> None:
+    """A refused request has consumed nothing."""
+    scene.ledger.refused = {"r1"}
+    scene.ledger.wait = pause(0.01)
+    asker = scene.ask("r1")
+    await settle_down()
+    asker.cancel()
+    await asyncio.sleep(1)
+
+    assert scene.ledger.settlements == []
+
+
+# -- settlement
+
+
+@in_virtual_time
+async def test_settlements_gather_like_admissions(scene: Scene) -> None:
+    """In order, and in batches of a largest size."""
+    for number in range(MAX_BATCH + 3):
+        scene.settle(f"r{number}")
+    await scene.batcher.flush()
+
+    assert [len(names) for names in scene.ledger.settlements] == [MAX_BATCH, 3]
+    assert sum(scene.ledger.settlements, []) == [f"r{number}" for number in range(MAX_BATCH + 3)]
+    assert scene.batcher.unsettled == 0
+    assert scene.replies == 2
+
+
+@in_virtual_time
+async def test_a_settlement_outlives_the_task_that_handed_it_over(scene: Scene) -> None:
+    """A cancelled request is settled all the same."""
+    scene.ledger.wait = pause(0.01)
+
+    async def serve() -> None:
+        try:
+            await for_ever()
+        finally:
+            scene.settle("r1")
+
+    task = asyncio.create_task(serve())
+    await settle_down()
+    task.cancel()
+    await asyncio.wait([task])
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"]]
+
+
+@in_virtual_time
+async def test_settlements_wait_for_redis_and_arrive_in_order(scene: Scene) -> None:
+    """A batch that failed is sent again, the same; then what has come meanwhile."""
+    scene.ledger.errors = [TimeoutError()]
+    scene.settle("r1")
+    await settle_down()
+    assert not scene.watch.connected
+    scene.settle("r2")
+    await asyncio.sleep(30)
+    assert scene.ledger.settlements == [["r1"]]
+    assert scene.batcher.unsettled == 2
+
+    scene.watch.connected = True
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"], ["r1", "r2"]]
+    assert scene.batcher.unsettled == 0
+
+
+@in_virtual_time
+async def test_the_outbox_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is counted; its reservation's lease charges it."""
+    monkeypatch.setattr(module, "_OUTBOX", 3)
+    scene.watch.connected = False
+    for number in range(5):
+        scene.settle(f"r{number}")
+
+    assert scene.batcher.unsettled == 3
+    assert scene.batcher.lost_settlements == 2
+
+    scene.watch.connected = True
+    await scene.batcher.flush()
+    assert scene.ledger.settlements == [["r0", "r1", "r2"]]
+
+
+@in_virtual_time
+async def test_flush_waits_for_what_is_under_way(scene: Scene) -> None:
+    """Also for what is handed over while it waits; with nothing to do it returns at once."""
+    await scene.batcher.flush()
+    scene.ledger.wait = pause(1)
+    scene.settle("r1")
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.5, scene.settle, "r2")
+    began = loop.time()
+
+    await scene.batcher.flush()
+
+    assert loop.time() - began == 2.0
+    assert scene.ledger.settlements == [["r1"], ["r2"]]
+
+
+@in_virtual_time
+async def test_a_flush_can_be_given_up(scene: Scene) -> None:
+    """A node that ends without Redis does not wait for ever, and its outbox is still there."""
+    scene.watch.connected = False
+    scene.settle("r1")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3):
+            await scene.batcher.flush()
+    assert scene.batcher.unsettled == 1
