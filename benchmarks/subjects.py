@@ -164,6 +164,8 @@ def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, A
     model_limits = dict.fromkeys(("rpm", "rpd", "tpm", "tpd", "concurrency"), _PLENTY) if has_limits else {}
     account_limits = dict.fromkeys(("rpm", "tpm"), _PLENTY) if has_limits else {}
     return {
+        # a busy machine must not pass for a lost Redis: the node would refuse what the lost limits forbid
+        "redis": {"timeout": "5s"},
         "server": {"engine": engine, "upstream": engine},
         "providers": {
             "mock": {

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp
 
 from node.engine.contract import Engine, ServerOptions
+from node.engine.fast import FastEngine
 from node.engine.lifespan import Lifespan
 
 __all__ = ["HttpServer", "ServerOptions", "bind_socket", "serve"]
@@ -33,8 +34,6 @@ def bind_socket(host: str, port: int, *, backlog: int = 2048) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(backlog)
         sock.setblocking(False)
@@ -149,9 +148,7 @@ async def _within(engine: Engine, timeout_s: float) -> bool:
 
 def _open_engine(app: ASGIApp, options: ServerOptions, lifespan: Lifespan) -> Engine:
     if options.engine == "fast":
-        from node.engine.fast import FastEngine
-
         return FastEngine(app, options, lifespan.state)
-    from node.engine.stock import StockEngine  # Hypercorn takes 100 ms to import
+    from node.engine.stock import StockEngine  # here, because Hypercorn takes 100 ms to import
 
     return StockEngine(app, options, lifespan.state)

@@ -8,7 +8,7 @@ from typing import Final
 
 from shared_state.store import Store
 
-#: The pool stands behind the numbers of a packed reservation.
+#: The pool, a tab and the provider stand behind the numbers of a packed reservation.
 _POOL_AT: Final = 24
 
 
@@ -59,7 +59,7 @@ async def read_books(store: Store, domain: str) -> DomainBooks:
         model, pool, verb = name.decode().split("\t")
         counts[model, pool][verb] = int(value)
     flight = Counter(
-        (model.decode(), packed[_POOL_AT:].decode())
+        (model.decode(), packed[_POOL_AT:].partition(b"\t")[0].decode())
         for model, records in zip(reservations[::2], reservations[1::2], strict=True)
         for packed in records
     )

@@ -99,7 +99,9 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
         start += _SCAN_AT_ONCE
     for i in range(0, len(found), _ABANDON_AT_ONCE):
         batch = ormsgpack.packb(found[i : i + _ABANDON_AT_ONCE])
-        count = await store.run("abandon", [store.keys.domain(domain)], [token, batch])
+        count = await store.run(
+            "abandon", [store.keys.domain(domain)], [token, batch, domain, store.keys.channel]
+        )
         if count < 0:
             raise FencedOffError(domain)
         abandoned += count

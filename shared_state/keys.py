@@ -41,7 +41,7 @@ class Keys:
         return f"{self.domain(domain)}:flight"
 
     def reservations(self, domain: str, model: str) -> str:
-        """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then the pool."""
+        """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then pool TAB provider."""
         return f"{self.domain(domain)}:res:{model}"
 
     def leases(self, domain: str) -> str:

@@ -35,7 +35,7 @@ def _check_chat(fields: dict[str, Any]) -> None:
         raise RequestError("'messages' must be a non-empty array", param="messages")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise RequestError("each of 'messages' must be an object with a 'role'", param="messages")
-    if fields.get("stream") not in (None, True, False):
+    if not isinstance(fields.get("stream"), bool | None):
         raise RequestError("'stream' must be a boolean", param="stream")
     if not isinstance(fields.get("stream_options"), dict | None):
         raise RequestError("'stream_options' must be an object", param="stream_options")

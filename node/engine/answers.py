@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import orjson
+
+from node.engine.response_head import encode_head
 
 _CODES = {
     400: "bad_request",
@@ -56,6 +57,5 @@ def refusal_headers(refusal: Refusal, body: bytes) -> list[tuple[bytes, bytes]]:
 def refusal_response(refusal: Refusal, *, head_only: bool = False) -> bytes:
     """The whole response as it goes over the wire; the answer to HEAD has no body."""
     body = refusal_body(refusal)
-    lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
-    lines += [b"%s: %s" % header for header in refusal_headers(refusal, body)]
-    return b"\r\n".join([*lines, b"", b"" if head_only else body])
+    head = encode_head(refusal.status, refusal_headers(refusal, body))
+    return b"%bconnection: close\r\n\r\n%b" % (head.lines, b"" if head_only else body)

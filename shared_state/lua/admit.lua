@@ -120,7 +120,7 @@ local function reserve(i, ask, model, from_lease)
   flight[#flight + 1] = member
   local records = model.records
   records[#records + 1] = reservation
-  records[#records + 1] = write_record(now, ask[4], ask[5], ask[6], ask[3])
+  records[#records + 1] = write_record(now, ask[4], ask[5], ask[6], ask[3], model.provider.id)
   count(account_of(tally.books, model.id, ask[3]), 'admitted', 1)
   if trial or from_lease then except(i, ADMITTED, trial and 1 or 2, '') end
 end

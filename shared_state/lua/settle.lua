@@ -127,16 +127,8 @@ local function fail(model, policy, reservation, reason)
   end
 end
 
-local function release_trial(entity, reservation)
-  if entity.phase == 'trial' and entity.trial == reservation then
-    set(entity, 'phase', '')
-    set(entity, 'trial', '')
-    announce(entity, 'trial_over', now)
-  end
-end
-
 local function take_account_out(model, policy, reservation, reason, until_ms)
-  release_trial(model.entity, reservation)
+  release_trial(model.entity, reservation, now)
   local provider = model.provider
   local on_trial = provider.phase == 'trial' and provider.trial == reservation
   if provider.status == 'active' or on_trial then
@@ -160,16 +152,16 @@ local function judge(model, policy, s)
       deactivate(provider, 'outage', next_cooldown(provider, policy), 'trial', now)
     end
   elseif outcome == RATE_LIMITED then
-    release_trial(model.provider, reservation)
+    release_trial(model.provider, reservation, now)
     deactivate(model.entity, 'rate_limited', now + retry_after, 'time', now)
-    release_trial(model.entity, reservation) -- still held if the time asked for is no later than the trial's
+    release_trial(model.entity, reservation, now) -- still held if the time asked for is no later than the trial's
   elseif outcome == CREDENTIALS then
     take_account_out(model, policy, reservation, 'auth', 0)
   elseif outcome == QUOTA then
     take_account_out(model, policy, reservation, 'quota_exhausted', now + retry_after)
   else
-    release_trial(model.entity, reservation)
-    release_trial(model.provider, reservation)
+    release_trial(model.entity, reservation, now)
+    release_trial(model.provider, reservation, now)
   end
 end
 

@@ -377,7 +377,10 @@ async def test_a_busy_connection_is_not_idle(engine: EngineName) -> None:
             await asyncio.sleep(0.12)
         await send({"type": "http.response.body"})
 
-    async with serving(engine, slow, keep_alive_s=0.05, head_s=0.05) as served, await served.connect() as peer:
+    async with (
+        serving(engine, slow, keep_alive_s=0.05, head_s=0.05) as served,
+        await served.connect() as peer,
+    ):
         await peer.send(request())
         assert (await peer.answer()).body == b"xx"
 

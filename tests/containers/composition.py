@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ TOKEN: Final = "token-of-the-clients"
 ADMIN_TOKEN: Final = "token-of-the-operators"
 _FILES: Final = ("compose/compose.yaml", "compose/demo.yaml")
 _NETWORK: Final = "10.231.78"
+_BUILD_S: Final = 600.0
 NODES: Final = ("node1", "node2", "node3")
 
 
@@ -45,14 +47,14 @@ class Composition:
         """The address of nginx."""
         return f"http://127.0.0.1:{self.port}"
 
-    def compose(self, *words: str) -> str:
+    def compose(self, *words: str, limit_s: float = 120) -> str:
         """What a command of compose printed."""
-        return run([*self._command, *words], environ=self._environ)
+        return run([*self._command, *words], environ=self._environ, limit_s=limit_s)
 
     def up(self) -> Composition:
         """Builds and starts everything; returns when nginx, which waits for the others, runs."""
         try:
-            self.compose("up", "-d", "--build")
+            self.compose("up", "-d", "--build", limit_s=_BUILD_S)
         except AssertionError as error:
             error.add_note(self.compose("logs", "--no-color", "--tail", "30"))
             self.down()
@@ -93,14 +95,16 @@ class Composition:
         return found
 
     async def await_nodes(self, *, within_s: float = 30.0) -> None:
-        """Returns when all nodes are alive and see the shared state."""
+        """Returns when all nodes are alive, and have told so to the shared state since this was called."""
+        started = time.monotonic()
 
         async def well() -> bool:
+            waited_s = time.monotonic() - started
             try:
                 rows = (await self.ops("status"))["nodes"]
             except httpx.HTTPError:
                 return False
-            alive = [row for row in rows if row["state"] == "alive" and row["mode"] == "exact"]
+            alive = [row for row in rows if row["state"] == "alive" and row["seen_s"] < waited_s]
             return {row["id"].partition("-")[0] for row in alive} == set(NODES)
 
         await wait_until(well, within_s, interval=0.2, what="three nodes to be alive")

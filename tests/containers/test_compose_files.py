@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,22 @@ def test_configurations_need_the_clients_token() -> None:
         load_config(COMPOSE / "mesh.demo.yaml", environ={})
 
 
+@pytest.mark.cluster
 def test_nginx_accepts_the_three_nodes() -> None:
-    """nginx reads nodes.conf, and each of its nodes is a service with a known address."""
+    """nginx reads nodes.conf, here with addresses for names that only the composition knows."""
     text = (COMPOSE / "nodes.conf").read_text()
-    names = re.findall(r"server (\w+):8080", text)
-    nginx = NginxServer([("127.0.0.1", 8080)])
-    try:
+    with closing(NginxServer([("127.0.0.1", 8080)])) as nginx:
         (nginx.directory / "upstreams.conf").write_text(re.sub(r"server node\d", "server 127.0.0.1", text))
         nginx.check()
-    finally:
-        nginx.close()
 
+
+def test_nginx_knows_every_node_by_a_fixed_address() -> None:
+    """Each name in nodes.conf is in nginx's hosts file, with the address that the node of that name has."""
+    names = re.findall(r"server (\w+):8080", (COMPOSE / "nodes.conf").read_text())
     hosts = dict(line.split(":", 1) for line in services()["nginx"]["extra_hosts"])
+
     assert hosts == {name: services()[name]["networks"]["mesh"]["ipv4_address"] for name in names}
+    assert len(names) == 3
 
 
 def test_no_port_is_open_to_the_network() -> None:

@@ -52,14 +52,15 @@ local RECORD = '>I8I4I4I8'
 
 local function member_of(model, reservation) return model .. '\t' .. reservation end
 
-local function write_record(admitted, tokens_in, tokens_out, cost, pool)
-  return struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool
+local function write_record(admitted, tokens_in, tokens_out, cost, pool, provider)
+  return struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool .. '\t' .. provider
 end
 
 local function read_record(model, packed)
   local admitted, tokens_in, tokens_out, cost, rest = struct.unpack(RECORD, packed)
+  local tab = packed:find('\t', rest, true)
   return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost,
-    pool = packed:sub(rest) }
+    pool = packed:sub(rest, tab - 1), provider = packed:sub(tab + 1) }
 end
 
 -- Takes reservations of one model out of what is in flight. Returns a record for each, or false where it was settled or abandoned before.
@@ -84,9 +85,9 @@ local function close_reservations(model, reservations)
 end
 
 -- Books reservations whose node died or whose lease ran out as abandoned, charged in full, for nobody knows what they used.
--- Returns how many there were.
+-- Returns their records.
 local function abandon(members, tally)
-  local by_model, abandoned = {}, 0
+  local by_model, abandoned = {}, {}
   for _, member in ipairs(members) do
     local tab = member:find('\t', 1, true)
     local model = member:sub(1, tab - 1)
@@ -94,9 +95,10 @@ local function abandon(members, tally)
     table.insert(by_model[model], member:sub(tab + 1))
   end
   for model, reservations in pairs(by_model) do
-    for _, r in ipairs(close_reservations(model, reservations)) do
+    for i, r in ipairs(close_reservations(model, reservations)) do
       if r then
-        abandoned = abandoned + 1
+        r.member = member_of(model, reservations[i])
+        abandoned[#abandoned + 1] = r
         count(account_of(tally.books, model, r.pool), 'abandoned', 1)
         local stats = account_of(tally.stats, model, r.pool)
         count(stats, 'abandoned', 1)

@@ -120,6 +120,15 @@ local function gate(entity, now)
   return nil
 end
 
+-- A trial that proved nothing makes room for another.
+local function release_trial(entity, member, now)
+  if entity.phase == 'trial' and entity.trial == member then
+    set(entity, 'phase', '')
+    set(entity, 'trial', '')
+    announce(entity, 'trial_over', now)
+  end
+end
+
 -- Marks the reservation as the one trial of an entity whose gate is open though it is on standby.
 local function claim_trial(entity, member, expires, now)
   if entity.status ~= 'standby' then return false end

@@ -1,0 +1,134 @@
+"""A caller of an ASGI application: sends what the test says, keeps what comes back, may leave."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Message
+
+from node.api.application import Application, build_application, health_routes, model_routes
+from node.api.auth import Doorkeeper
+from node.api.endpoint import Edge, Endpoint
+from node.api.models import ModelList
+from node.api.surfaces import SURFACES
+from node.observe.request_log import RequestLog
+from tests.unit.node.house import House, mesh
+from tests.unit.node.scripted import ScriptedTransport, whole
+
+Headers = Sequence[tuple[bytes, bytes]]
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@dataclass
+class Heard:
+    """What a caller heard."""
+
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+    is_complete: bool = False
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.json["error"]
+        return found
+
+    def header(self, name: bytes) -> bytes | None:
+        """The header of that name, which must not be there twice."""
+        found = [value for key, value in self.headers if key.lower() == name]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    async def send(self, message: Message) -> None:
+        """The ``send`` of the call; insists on the order that ASGI asks for."""
+        if message["type"] == "http.response.start":
+            assert self.status == 0
+            self.status, self.headers = message["status"], list(message["headers"])
+        else:
+            assert self.status != 0
+            assert not self.is_complete
+            self.body += message["body"]
+            self.is_complete = not message.get("more_body", False)
+
+
+async def ask(
+    app: ASGIApp,
+    method: str,
+    path: str,
+    *pieces: bytes,
+    headers: Headers = (),
+    leaves: asyncio.Event | None = None,
+) -> Heard:
+    """One request to its end; the caller leaves when the event is set."""
+    given = list(pieces) or [b""]
+    heard = Heard()
+
+    async def receive() -> Message:
+        if given:
+            piece = given.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(given)}
+        await (leaves or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": list(headers),
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+    }
+    await app(scope, receive, heard.send)
+    return heard
+
+
+async def post(app: ASGIApp, body: Any = None, *, path: str = "/v1/chat/completions", **more: Any) -> Heard:
+    """One request with a JSON body; by default a good one."""
+    fields = {"model": "chat", "messages": MESSAGES} if body is None else body
+    return await ask(app, "POST", path, orjson.dumps(fields), **more)
+
+
+class Front:
+    """The application of a node over a scripted house."""
+
+    def __init__(
+        self, *, tokens: Sequence[str] = (), max_body_bytes: int = 100_000, place: House | None = None
+    ) -> None:
+        self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
+        self.log = io.BytesIO()
+        self.request_log = RequestLog("node-1", self.log)
+        doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
+        edge = Edge(
+            self.place.router,
+            self.place.watch,  # type: ignore[arg-type]
+            doorkeeper,
+            self.request_log,
+            max_body_bytes,
+        )
+        self.is_ready = True
+        self.app: Application = build_application(
+            {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
+            routes=[
+                *model_routes(ModelList(self.place.topology), doorkeeper),
+                *health_routes(lambda: (self.is_ready, {"mode": "exact"})),
+            ],
+        )
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The request log."""
+        self.request_log.flush()
+        return [orjson.loads(line) for line in self.log.getvalue().splitlines()]
