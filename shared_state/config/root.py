@@ -71,10 +71,10 @@ class ServerConfig(Section):
     """The engines under a node."""
 
     engine: Literal["fast", "stock"] = Field(
-        "stock", description="HTTP/1 protocol: ours on httptools, or Hypercorn's"
+        "fast", description="HTTP/1 protocol: ours on httptools, or Hypercorn's"
     )
     upstream: Literal["fast", "stock"] = Field(
-        "stock", description="HTTP client: ours on httptools, or aiohttp"
+        "fast", description="HTTP client: ours on httptools, or aiohttp"
     )
     keep_alive: DurationS = Field(75.0, description="idle time after which a client connection is closed")
     drain: DurationS = Field(30.0, description="longest wait for running requests after SIGTERM")

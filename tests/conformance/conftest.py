@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
-import uvloop
 
 from node.engine.contract import EngineName
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
-    """The HTTP servers are tried on both event loops: their transports differ where it matters."""
-    if item.path.name.startswith("test_http_server"):
-        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return None
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A module names the event loops that it runs on in ``EVENT_LOOPS``: their transports differ where it matters."""
+    loops: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = getattr(
+        getattr(item, "module", None), "EVENT_LOOPS", {"asyncio": asyncio.new_event_loop}
+    )
+    return loops
 
 
 @pytest.fixture(params=["fast", "stock"])
