@@ -41,6 +41,8 @@ from shared_state.topology import Topology
 log = structlog.get_logger(__name__)
 
 _FLUSH_DEADLINE_S = 3.0
+#: The providers' limits bound the traffic; this only keeps a fault from taking every descriptor.
+_CONNECTIONS_PER_ORIGIN = 8192
 
 
 class NodeService:
@@ -64,7 +66,9 @@ class NodeService:
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
         self.registry = Registry(store)
         self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
-        self._transport: httpx.AsyncBaseTransport = open_transport(config.server.upstream)
+        self._transport: httpx.AsyncBaseTransport = open_transport(
+            config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
+        )
         self.nodes_seen = 1
         self._ledgers = {
             domain.id: DomainLedger(store, domain, node=self.id, clock=self.clock)

@@ -191,6 +191,7 @@ class ProviderError(ModelMeshError):
         blame: who the failure is held against.
         retryable: whether another attempt, here or elsewhere, could succeed.
         sent: whether the request may have reached the provider (and may be billed).
+        stale: a kept connection had died; a new one may do better at once.
         body: the provider's own answer, for errors that are passed on.
     """
 
@@ -207,12 +208,14 @@ class ProviderError(ModelMeshError):
         code: str | None = None,
         retry_after_s: float | None = None,
         sent: bool = True,
+        stale: bool = False,
         body: bytes = b"",
         content_type: str = "application/json",
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.status = status
         self.sent = sent
+        self.stale = stale
         self.body = body
         self.content_type = content_type
 

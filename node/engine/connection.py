@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _STEP_BYTES = 16 * 1024  # the parser cannot be paused: a step bounds how many small requests it reads ahead
 _HELD_MAX_BYTES = 64 * 1024
 _LINGER_S = 2.0
+_NEWCOMER_S = 0.25
+_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
@@ -45,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._head_timed = False
         self._read_paused = False
         self._drain_waiters: list[asyncio.Future[None]] = []
+        self._is_new = True  # nothing was asked yet
         self._is_ending = False  # nothing more is read for its meaning
         self._is_lost = False
         self._unsent_bytes = 0
@@ -139,7 +143,7 @@ class Connection(asyncio.Protocol):
     def cut(self, *, abruptly: bool) -> None:
         self._running = None
         if abruptly:
-            self.abort()
+            self._reset()
         else:
             self._end()
 
@@ -149,8 +153,15 @@ class Connection(asyncio.Protocol):
     # What the engine asks.
 
     def close_if_idle(self) -> None:
-        """Close unless a request runs, or has begun to arrive."""
-        if self._running is None and not self._ahead and not self._held and not self._reader.in_head:
+        """Close unless a request runs, or has begun to arrive.
+
+        Who has just come has a request on its way: a client that opens a connection does so to ask.
+        """
+        if self._running is not None or self._ahead or self._held or self._reader.in_head:
+            return
+        if self._is_new:
+            self._deadline.set(_NEWCOMER_S)
+        else:
             self._end()
 
     def abort(self) -> None:
@@ -230,6 +241,7 @@ class Connection(asyncio.Protocol):
 
     def _run(self, cycle: Cycle) -> None:
         self._running = cycle
+        self._is_new = False
         self._head_timed = False
         self._deadline.clear()
         self._engine.run(cycle)
@@ -281,6 +293,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         if not self._is_lost:
             self._deadline.set(self._patience_s)
+
+    def _reset(self) -> None:
+        """End with a reset, which no client takes for the end of a body; closing alone would look like one."""
+        with suppress(OSError):
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self.abort()
 
     def _stop_reading_requests(self) -> None:
         self._is_ending = True

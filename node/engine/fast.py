@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -25,6 +26,7 @@ class FastEngine:
         self.is_stopping = False
         self.cycles: set[Cycle] = set()
         self.open_connections: set[Connection] = set()
+        self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -41,6 +43,7 @@ class FastEngine:
         loop = asyncio.get_running_loop()
         for sock in sockets:
             sock.setblocking(False)
+            self._sockets.append(sock)
             is_unix = sock.family == getattr(socket, "AF_UNIX", None)
             create = loop.create_unix_server if is_unix else loop.create_server
             self._servers.append(await create(self._connect, sock=sock, backlog=self.options.backlog))
@@ -55,8 +58,14 @@ class FastEngine:
 
     async def stop_listening(self) -> None:
         self.is_announcing = self.is_stopping = True
+        # Who waits in the kernel's queue has perhaps sent a request already; closing the listener would reset them.
+        waiting = [client for sock in self._sockets for client in _accept_all(sock)]
         for server in self._servers:
             server.close()
+        self._sockets.clear()
+        loop = asyncio.get_running_loop()
+        for client in waiting:
+            await loop.connect_accepted_socket(self._connect, client)
         for connection in list(self.open_connections):
             connection.close_if_idle()
 
@@ -101,3 +110,14 @@ class FastEngine:
 
     def _connect(self) -> Connection:
         return Connection(self)
+
+
+def _accept_all(sock: socket.socket) -> list[socket.socket]:
+    """Everybody who waits in the queue of a listening socket."""
+    accepted = []
+    with suppress(OSError):  # nobody is left, or the socket was closed before
+        while True:
+            client, _ = sock.accept()
+            client.setblocking(False)
+            accepted.append(client)
+    return accepted

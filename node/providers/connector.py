@@ -126,14 +126,15 @@ class Connector:
 def translate(error: Exception, *, provider: str) -> ProviderError:
     """One of our errors for one of the transport's."""
     sent = bool(getattr(error, "request_sent", not isinstance(error, _NEVER_SENT)))
+    stale = bool(getattr(error, "was_stale", False))
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
         return ProviderUnavailableError(f"{provider} could not be connected to: {what}", sent=False)
     if isinstance(error, httpx.TimeoutException):
-        return ProviderTimeoutError(f"{provider} did not answer in time: {what}", sent=sent)
+        return ProviderTimeoutError(f"{provider} did not answer in time: {what}", sent=sent, stale=stale)
     if isinstance(error, httpx.RemoteProtocolError):
-        return ProviderProtocolError(f"{provider} broke off its answer: {what}", sent=sent)
-    return ProviderUnavailableError(f"{provider} could not be reached: {what}", sent=sent)
+        return ProviderProtocolError(f"{provider} broke off its answer: {what}", sent=sent, stale=stale)
+    return ProviderUnavailableError(f"{provider} could not be reached: {what}", sent=sent, stale=stale)
 
 
 def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:

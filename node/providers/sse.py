@@ -38,9 +38,8 @@ class EventSplitter:
         Raises:
             ProviderProtocolError: an event is larger than 1 MiB.
         """
-        seen = max(
-            0, len(self.rest) - _BOUNDARY_BYTES + 1
-        )  # no boundary lies before; small pieces of a large event
+        # What was kept was searched before: only a boundary across the seam can be new.
+        seen = max(0, len(self.rest) - _BOUNDARY_BYTES + 1)
         if self.rest:
             data = self.rest + data
         events, start = [], 0

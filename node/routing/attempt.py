@@ -27,6 +27,7 @@ from shared_state.errors import (
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
+_SETTLE_WAIT_S: Final = 0.1
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 
 
@@ -79,6 +80,8 @@ class Attempt:
             await self._relay()
         except ProviderError as error:
             self._settle_failure(settlement, error)
+            # Whoever tries next, here or on another node, acts on what has just been learned.
+            await self._lane.batcher.until_settled(_SETTLE_WAIT_S)
             if self._trail.first_content:
                 await self._end_with_error(error)
             else:

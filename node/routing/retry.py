@@ -36,13 +36,22 @@ STOP = Decision(Next.STOP)
 OTHER = Decision(Next.OTHER)
 
 
-def decide(error: ProviderError, rules: RetryConfig, *, tries: int, left_s: float, draw: float) -> Decision:
+def decide(
+    error: ProviderError,
+    rules: RetryConfig,
+    *,
+    tries: int,
+    left_s: float,
+    draw: float,
+    has_other: bool = True,
+) -> Decision:
     """Judges a failed attempt.
 
     Args:
         tries: attempts on this model so far, the failed one included.
         left_s: seconds until the request's deadline.
         draw: uniform in [0, 1), for the jitter.
+        has_other: whether another candidate is left.
 
     Returns:
         ``SAME`` after a pause, ``SAME_PROVIDER`` or ``OTHER`` for the next candidate, or ``STOP``.
@@ -51,6 +60,8 @@ def decide(error: ProviderError, rules: RetryConfig, *, tries: int, left_s: floa
         return STOP
     if left_s <= 0:
         return STOP
+    if error.stale and tries == 1 and not has_other:
+        return Decision(Next.SAME)
     if _is_hopeless_here(error, rules):
         return OTHER
     if rules.scope == "any":
@@ -65,7 +76,7 @@ def decide(error: ProviderError, rules: RetryConfig, *, tries: int, left_s: floa
 
 def _is_hopeless_here(error: ProviderError, rules: RetryConfig) -> bool:
     """Whether the same model would fail again, or may have been billed for an answer that nobody saw."""
-    if isinstance(error, (AuthenticationError, QuotaExhaustedError, ProviderTimeoutError)):
+    if error.stale or isinstance(error, (AuthenticationError, QuotaExhaustedError, ProviderTimeoutError)):
         return True
     if not error.sent:
         return True  # nobody is listening there

@@ -95,7 +95,9 @@ class Router:
         waiting = list(plan.targets)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
-            follow_up = await self._try_target(plan, target, reply, interrupts, trail, refusals)
+            follow_up = await self._try_target(
+                plan, target, reply, interrupts, trail, refusals, has_other=bool(waiting)
+            )
             if follow_up is None:
                 return
             if follow_up is Next.STOP:
@@ -112,6 +114,8 @@ class Router:
         interrupts: Interrupts,
         trail: Trail,
         refusals: Refusals,
+        *,
+        has_other: bool,
     ) -> Next | None:
         """Tries one target until it answers (None) or the policy moves on."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
@@ -148,7 +152,9 @@ class Router:
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
-                decision = decide(error, rules, tries=tries, left_s=deadline - now, draw=self._draw())
+                decision = decide(
+                    error, rules, tries=tries, left_s=deadline - now, draw=self._draw(), has_other=has_other
+                )
                 if decision.next is not Next.SAME:
                     return decision.next
                 if trail.attempts >= _MOST_ATTEMPTS:

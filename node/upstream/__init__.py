@@ -19,9 +19,16 @@ def open_transport(
     limit_per_origin: int = 512,
     keepalive_expiry_s: float = 30.0,
     dns_ttl_s: float = 60.0,
+    replay_stale: bool = True,
 ) -> httpx.AsyncBaseTransport:
     """Open the transport of a node; whoever opens it closes it with ``aclose()``."""
-    engine = FastTransport if kind == "fast" else StockTransport
-    return engine(
-        limit_per_origin=limit_per_origin, keepalive_expiry_s=keepalive_expiry_s, dns_ttl_s=dns_ttl_s
+    if kind == "stock":
+        return StockTransport(
+            limit_per_origin=limit_per_origin, keepalive_expiry_s=keepalive_expiry_s, dns_ttl_s=dns_ttl_s
+        )
+    return FastTransport(
+        limit_per_origin=limit_per_origin,
+        keepalive_expiry_s=keepalive_expiry_s,
+        dns_ttl_s=dns_ttl_s,
+        replay_stale=replay_stale,
     )

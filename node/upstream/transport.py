@@ -33,6 +33,8 @@ class FastTransport(httpx.AsyncBaseTransport):
         keepalive_expiry_s: an idle connection is closed after this time, or earlier if the peer announces less.
         max_age_s: an older connection is closed when it becomes idle, so that changes of DNS are noticed.
         dns_ttl_s: how long addresses are used without asking again.
+        replay_stale: send once more when a kept connection turns out to be dead. Off where every copy must be admitted: then the
+            error says ``was_stale``.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class FastTransport(httpx.AsyncBaseTransport):
         keepalive_expiry_s: float = 30.0,
         max_age_s: float = 300.0,
         dns_ttl_s: float = 60.0,
+        replay_stale: bool = True,
     ) -> None:
+        self._replay_stale = replay_stale
         self._ssl_context = ssl_context or shared_ssl_context()
         self._limit_per_origin = limit_per_origin
         self._keepalive_expiry_s = keepalive_expiry_s
@@ -92,8 +96,10 @@ class FastTransport(httpx.AsyncBaseTransport):
         try:
             await exchange.receive_head()
         except BaseException as error:
-            if not (exchange.is_stale and isinstance(error, httpx.RequestError)):
+            is_stale = exchange.is_stale and isinstance(error, httpx.RequestError)
+            if not (is_stale and self._replay_stale):
                 mark_sent(error, exchange.is_sent)
+                error.was_stale = is_stale  # type: ignore[attr-defined]
                 exchange.abandon()
                 raise
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from tests.support.valkey import ValkeyServer
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 15.0
+_ORDINARY = re.compile(r'"outcome":"ok"|"status":200')
+_SHOWN = 20
 _DEAF_USER = "deaf on >deaf ~* &* +@all -subscribe"
 
 
@@ -185,12 +188,13 @@ class Cluster:
         self.close()
 
     def logs(self) -> Iterator[tuple[str, str]]:
-        """Name and last lines of every process that has written something and was not closed."""
+        """Name and last lines of every process that was not closed, without the requests that went well."""
         processes = [node.process for node in self._all_nodes()] + self.schedulers
         processes += [server.process for server in (self.valkey, self.nginx) if server and server.process]
         for process in processes:
-            if process.log_path.exists() and (tail := process.tail(10)):
-                yield process.name, tail
+            lines = process.log().splitlines() if process.log_path.exists() else []
+            unusual = [line for line in lines if not _ORDINARY.search(line)]
+            yield process.name, "\n".join(unusual[-_SHOWN:])
 
     # the clients' side
 

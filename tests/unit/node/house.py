@@ -150,6 +150,9 @@ class Ledger:
             self.open.remove(settlement.reservation)
         self.settled.append(settlement)
 
+    async def until_settled(self, within_s: float) -> None:
+        """Nothing is ever on its way here."""
+
     @property
     def outcomes(self) -> list[tuple[str, Outcome]]:
         """Model and outcome of everything that was settled, in order."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import httpx
 import orjson
 
-Part = bytes | BaseException | Callable[[], Awaitable[object]]
+Part = Any  # bytes, an error to raise, or a callable to await
 
 
 class Body(httpx.AsyncByteStream):

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from node import batch as module
 from node.batch import DomainBatcher
 from shared_state.config import PoolConfig
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, Outcome, Settlement, Verdict
-from tests.unit.node.house import Watch
+from tests.unit.node.house import Watch, mesh
 from tests.unit.node.scripted import for_ever, pause
 from tests.unit.node.virtual_time import in_virtual_time, settle_down
 
@@ -25,6 +26,7 @@ class ScriptedLedger:
     """Notes each batch; answers when and how the test says."""
 
     def __init__(self) -> None:
+        self.domain = mesh("a.m").domains["a"]
         self.admissions: list[list[str]] = []
         self.settlements: list[list[str]] = []
         self.flags: list[int] = []
@@ -58,11 +60,14 @@ class Scene:
         self.ledger = ScriptedLedger()
         self.watch = Watch()
         self.replies = 0
+        self.on_reply: Callable[[], object] | None = None
         self.batcher = DomainBatcher(self.ledger, self.watch, on_reply=self._note)  # type: ignore[arg-type]
 
     def _note(self, ledger: object) -> None:
         assert ledger is self.ledger
         self.replies += 1
+        if self.on_reply is not None:
+            self.on_reply()
 
     def ask(self, name: str) -> asyncio.Task[Verdict]:
         """A caller that waits for admission in a task of its own."""
@@ -195,9 +200,9 @@ async def test_an_asker_who_leaves_gives_its_admission_back(scene: Scene) -> Non
 async def test_an_asker_who_leaves_in_the_moment_of_its_admission_gives_it_back(scene: Scene) -> None:
     """Between the verdict and the asker's next step lies one turn of the loop; no reservation falls into it."""
     asker = scene.ask("r1")
-    scene.batcher._on_reply = lambda _: asker.cancel()
+    scene.on_reply = asker.cancel
     await asyncio.wait([asker])
-    scene.batcher._on_reply = scene._note
+    scene.on_reply = None
     await scene.batcher.flush()
 
     assert asker.cancelled()
@@ -315,3 +320,71 @@ async def test_a_flush_can_be_given_up(scene: Scene) -> None:
         async with asyncio.timeout(3):
             await scene.batcher.flush()
     assert scene.batcher.unsettled == 1
+
+
+@in_virtual_time
+async def test_a_settlement_that_cannot_be_applied_does_not_hold_up_the_others(scene: Scene) -> None:
+    """A fault of ours costs its batch, which is counted and logged; what follows arrives."""
+    scene.ledger.errors = [TypeError("Integer exceeds 64-bit range")]
+    with capture_logs() as logs:
+        scene.settle("r1")
+        await scene.batcher.flush()
+    scene.settle("r2")
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"], ["r2"]]
+    assert (scene.batcher.unsettled, scene.batcher.lost_settlements) == (0, 1)
+    assert [entry["event"] for entry in logs] == ["settlements dropped"]
+    assert scene.watch.connected
+
+
+# -- waiting for what was settled
+
+
+@in_virtual_time
+async def test_whoever_waits_is_told_when_its_settlement_has_arrived(scene: Scene) -> None:
+    """Not before, and not for what is handed over later."""
+    scene.ledger.wait = pause(0.02)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    scene.settle("r1")
+    first = asyncio.create_task(scene.batcher.until_settled(1.0))
+    await settle_down()
+    scene.settle("r2")
+    second = asyncio.create_task(scene.batcher.until_settled(1.0))
+
+    await first
+    assert loop.time() - began == pytest.approx(0.02)
+    await second
+    assert loop.time() - began == pytest.approx(0.04)
+
+
+@in_virtual_time
+async def test_nobody_waits_for_nothing(scene: Scene) -> None:
+    """Everything has arrived, or Redis is away: then waiting would help nobody."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await scene.batcher.until_settled(1.0)
+    scene.settle("r1")
+    await scene.batcher.flush()
+    await scene.batcher.until_settled(1.0)
+    scene.watch.connected = False
+    scene.settle("r2")
+    await scene.batcher.until_settled(1.0)
+
+    assert loop.time() == began
+
+
+@in_virtual_time
+async def test_the_wait_for_a_settlement_is_bounded(scene: Scene) -> None:
+    """A slow Redis costs a failing request a moment; the settlement goes on."""
+    scene.ledger.wait = pause(5)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    scene.settle("r1")
+
+    await scene.batcher.until_settled(0.1)
+    assert loop.time() - began == pytest.approx(0.1)
+    await scene.batcher.flush()
+
+    assert scene.batcher.unsettled == 0

@@ -35,7 +35,7 @@ def server() -> Server:
 @in_virtual_time
 async def test_it_connects_by_asking(server: Server) -> None:
     """Before the first answer nothing is there; then callers are told, and nobody is asked again."""
-    watch, returns = StoreWatch(server, on_loss="leased"), []  # type: ignore[arg-type,var-annotated]
+    watch, returns = StoreWatch(server, on_loss="leased"), list[bool]()  # type: ignore[arg-type]
     watch.on_return(lambda: returns.append(watch.connected))
     assert (watch.connected, watch.mode) == (False, "leased")
     task = asyncio.create_task(watch.run())
@@ -52,7 +52,7 @@ async def test_it_connects_by_asking(server: Server) -> None:
 @in_virtual_time
 async def test_a_loss_is_one_log_line_and_one_return(server: Server, on_loss: str) -> None:
     """A thousand failing calls say it once; probes go on ten times a second until one is answered."""
-    watch, returns = StoreWatch(server, on_loss=on_loss), []  # type: ignore[arg-type,var-annotated]
+    watch, returns = StoreWatch(server, on_loss=on_loss), list[int]()  # type: ignore[arg-type]
     watch.on_return(lambda: returns.append(1))
     with capture_logs() as logs:
         task = asyncio.create_task(watch.run())

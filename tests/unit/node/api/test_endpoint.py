@@ -362,7 +362,7 @@ async def test_a_caller_who_leaves_while_sending_is_not_answered() -> None:
         raise AssertionError(f"answered: {message}")
 
     scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
-    await node.app(scope, receive, send)  # type: ignore[arg-type]
+    await node.app(scope, receive, send)
 
     assert node.lines[0]["status"] == 499
 

@@ -48,18 +48,16 @@ async def test_a_whole_answer(heard: Heard, reply: AsgiReply) -> None:
 
 async def test_a_stream(heard: Heard, reply: AsgiReply) -> None:
     """No length, no buffering in between, bytes as they are given."""
-    assert not reply.is_started
     await reply.begin(trail())
-    assert reply.is_started
     await reply.part(b"data: 1\n\n")
     await reply.part(b"data: 2\n\n")
-    assert not heard.is_complete
     await reply.end()
 
     assert heard.body == b"data: 1\n\ndata: 2\n\n"
     assert heard.is_complete
     assert heard.header(b"content-type") == b"text/event-stream; charset=utf-8"
     assert heard.header(b"cache-control") == b"no-cache"
+    assert (reply.is_started, reply.status) == (True, 200)
     assert heard.header(b"x-accel-buffering") == b"no"
     assert heard.header(b"content-length") is None
     assert heard.header(b"x-modelmesh-model") == b"alpha.m"

@@ -72,7 +72,8 @@ async def test_the_callers_fields_go_out_as_they_came() -> None:
 async def test_a_stream_always_asks_for_usage(given: object, sent: object) -> None:
     """Other stream options stay, and the caller's own fields are not touched."""
     connector, model, _ = connect()
-    call = chat(stream=True, **({} if given is None else {"stream_options": given}))
+    options: dict[str, Any] = {} if given is None else {"stream_options": given}
+    call = chat(stream=True, **options)
     before = orjson.dumps(call.fields)
 
     assert body_of(connector.request(call, model))["stream_options"] == sent
@@ -310,6 +311,18 @@ def test_a_transport_that_knows_better_is_believed(sent: bool) -> None:
     error.request_sent = sent  # type: ignore[attr-defined]
 
     assert translate(error, provider="alpha").sent is sent
+
+
+@pytest.mark.parametrize(
+    "kind", [httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.ReadTimeout]
+)
+def test_a_kept_connection_that_was_dead_is_told(kind: type[httpx.TransportError]) -> None:
+    """The transport says so; without its word nobody assumes it."""
+    error = kind("closed")
+    assert not translate(error, provider="alpha").stale
+
+    error.was_stale = True  # type: ignore[attr-defined]
+    assert translate(error, provider="alpha").stale
 
 
 def test_an_error_without_words_is_named() -> None:

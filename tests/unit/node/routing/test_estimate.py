@@ -103,4 +103,4 @@ def test_the_room_is_the_smallest_token_window(
     model: dict[str, int], account: dict[str, int], room: int | None
 ) -> None:
     """Of the model and of its account."""
-    assert token_room(LimitsConfig(**model), LimitsConfig(**account)) == room  # type: ignore[arg-type]
+    assert token_room(LimitsConfig(**model), LimitsConfig(**account)) == room

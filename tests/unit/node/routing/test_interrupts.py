@@ -15,10 +15,14 @@ from tests.unit.node.virtual_time import VirtualLoop, in_virtual_time, settle_do
 
 Work = Callable[[Interrupts], Awaitable[Any]]
 #: Loops of the test: ours without waiting, asyncio's, and the one that carries the traffic.
-LOOPS = {"virtual": VirtualLoop, "asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "virtual": VirtualLoop,
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 
-def on_every_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def on_every_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Any:
     """Runs an async test on each loop; real time passes on two of them."""
 
     @pytest.mark.parametrize("loop", LOOPS)
@@ -27,7 +31,7 @@ def on_every_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[...
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(test())
 
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__  # pytest would look at the test's own arguments
     return run
 
 

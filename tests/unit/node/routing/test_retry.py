@@ -37,10 +37,16 @@ GARBAGE = ProviderProtocolError("m")
 
 
 def judge(
-    error: ProviderError, *, tries: int = 1, left_s: float = 60.0, draw: float = 1.0, **rules: Any
+    error: ProviderError,
+    *,
+    tries: int = 1,
+    left_s: float = 60.0,
+    draw: float = 1.0,
+    has_other: bool = True,
+    **rules: Any,
 ) -> Decision:
     """The decision with a draw that leaves the delay as it is."""
-    return decide(error, RetryConfig(**rules), tries=tries, left_s=left_s, draw=draw)
+    return decide(error, RetryConfig(**rules), tries=tries, left_s=left_s, draw=draw, has_other=has_other)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +66,7 @@ def judge(
         (SERVER, Next.SAME),
         (GARBAGE, Next.SAME),
     ],
-    ids=lambda value: (
-        getattr(value, "message", value) and f"{type(value).__name__} {getattr(value, 'status', value)}"
-    ),
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'status', value)}",
 )
 def test_each_failure_has_its_answer(error: ProviderError, wanted: Next) -> None:
     """A caller's mistake ends it; what may have been billed or cannot help is not repeated here; the rest is."""
@@ -157,3 +161,14 @@ def test_a_pause_is_always_within_bounds(
     if decision.next is Next.SAME:
         assert decision.pause_s < left_s
         assert tries < 3
+
+
+@pytest.mark.parametrize("scope", ["same_model", "same_provider", "any"])
+def test_a_kept_connection_that_was_dead_is_tried_again_only_if_nobody_else_is_left(scope: str) -> None:
+    """It may have been billed, so another model is better; alone, it gets one more chance at once."""
+    stale = ProviderProtocolError("m", stale=True)
+
+    assert judge(stale, scope=scope).next is Next.OTHER
+    assert judge(stale, scope=scope, has_other=False, max_attempts=1) == Decision(Next.SAME)
+    assert judge(stale, tries=2, scope=scope, has_other=False).next is Next.OTHER
+    assert judge(stale, left_s=0, has_other=False).next is Next.STOP
