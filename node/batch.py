@@ -152,9 +152,8 @@ class DomainBatcher:
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
             return False
-        except (
-            Exception
-        ):  # a fault of ours: one batch must not hold up all that follow; its leases charge it in full
+        except Exception:
+            # A fault of ours: one batch must not hold up all that follow; its leases charge it in full.
             log.exception("settlements dropped", domain=self._ledger.domain.id, dropped=len(batch))
             self.lost_settlements += len(batch)
             return True

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from typing import Any, Final
 
 import orjson
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from shared_state.errors import ClientDisconnectedError, PayloadTooLargeError, RequestError
 
 #: Deepest nesting that is accepted. Parsers, ours and the providers', recurse.
 MAX_DEPTH: Final = 128
+#: A slow body holds a connection for at most this long.
+_BODY_S: Final = 60.0
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_INNERMOST = re.compile(rb"\[\]|\{\}")
+_STRING = re.compile(rb'"[^"]*"')
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
@@ -28,6 +36,16 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> byte
         body: bytes = message.get("body", b"")
         _check_size(len(body), limit_bytes)
         return body
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _read_parts(message, receive, limit_bytes)
+    except TimeoutError:
+        raise RequestError(
+            f"the body did not arrive within {_BODY_S:g} seconds", code="request_timeout"
+        ) from None
+
+
+async def _read_parts(message: Message, receive: Receive, limit_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -55,7 +73,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise RequestError("the body must be a JSON object", code="invalid_json")
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(fields, MAX_DEPTH):
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper(body, MAX_DEPTH):
         raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
     return fields
 
@@ -74,16 +92,13 @@ def _check_size(size: int, limit_bytes: int) -> None:
         raise PayloadTooLargeError(f"the body is larger than {limit_bytes} bytes")
 
 
-def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether a JSON value is nested deeper than that; walks level by level, never recursively."""
-    level = [value]
+def _is_deeper(body: bytes, depth: int) -> bool:
+    """Whether valid JSON is nested deeper than that; works on its brackets alone, at the speed of C."""
+    brackets = _STRING.sub(
+        b"", body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+    )
     for _ in range(depth):
-        level = [
-            child
-            for item in level
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
+        if not brackets:
             return False
-    return True
+        brackets = _INNERMOST.sub(b"", brackets)
+    return bool(brackets)

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from node.api.auth import Doorkeeper
 from node.api.body import header, parse_object, read_body
 from node.api.reply import AsgiReply
+from node.call import Call, Surface, Trail
 from node.observe.request_log import RequestLog
-from node.routing.call import Call, Surface, Trail
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
 from node.watch import StoreWatch

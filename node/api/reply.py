@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import Send
 
 from node.api.errors import error_answer, error_body
-from node.routing.call import Trail
+from node.call import Trail
 from shared_state.errors import ModelMeshError
 
 _STREAM_HEADERS: list[tuple[bytes, bytes]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from node.routing.call import Surface
+from node.call import Surface
 from shared_state.errors import RequestError
 
 #: Nodes of the capability tree whose models do not hold a conversation.
@@ -62,6 +62,10 @@ def _no_output(_: dict[str, Any]) -> int | None:
     return 0
 
 
-CHAT: Final = Surface("chat completions", "/chat/completions", True, _chats, _check_chat, _most_chat_output)
-EMBEDDINGS: Final = Surface("embeddings", "/embeddings", False, _embeds, _check_embeddings, _no_output)
+CHAT: Final = Surface(
+    "chat completions", "/chat/completions", "choices", True, _chats, _check_chat, _most_chat_output
+)
+EMBEDDINGS: Final = Surface(
+    "embeddings", "/embeddings", "data", False, _embeds, _check_embeddings, _no_output
+)
 SURFACES: Final = (CHAT, EMBEDDINGS)

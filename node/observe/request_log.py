@@ -9,7 +9,7 @@ from typing import IO, Final
 
 import orjson
 
-from node.routing.call import Trail
+from node.call import Trail
 
 _FLUSH_S: Final = 0.2
 _MOST_LINES: Final = 10_000

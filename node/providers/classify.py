@@ -56,6 +56,8 @@ def classify_response(
         return QuotaExhaustedError(
             message, status=status, retry_after_s=_QUOTA_PAUSE_S if retry_after_s is None else retry_after_s
         )
+    if status == 403 and described["is_moderation"]:
+        return RejectedRequestError(message, status=status, code="content_policy_violation", body=body)
     if status in (401, 403):
         return AuthenticationError(f"{provider} refused the account's credentials ({status})", status=status)
     if status == 429:
@@ -93,19 +95,21 @@ def _describe(body: bytes) -> dict[str, str]:
     except orjson.JSONDecodeError:
         parsed = None
     if not isinstance(parsed, dict):
-        return {"message": "", "type": "", "code": "", "is_json": ""}
+        return {"message": "", "type": "", "code": "", "is_moderation": "", "is_json": ""}
     return {**_describe_error(parsed.get("error", parsed)), "is_json": "yes"}
 
 
 def _describe_error(error: Any) -> dict[str, str]:
     if not isinstance(error, dict):
-        return {"message": _shown(error), "type": "", "code": ""}
-    details = error.get("details")
+        return {"message": _shown(error), "type": "", "code": "", "is_moderation": ""}
+    details, metadata = error.get("details"), error.get("metadata")
     inner_code = details.get("error_code") if isinstance(details, dict) else None
     return {
         "message": _shown(error.get("message")),
         "type": _shown(error.get("type")),
         "code": _shown(error.get("code")) or _shown(inner_code),
+        # OpenRouter's way of saying that the caller's content was flagged.
+        "is_moderation": "yes" if isinstance(metadata, dict) and "flagged_input" in metadata else "",
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import httpx
 import orjson
 
+from node.call import Call
 from node.providers.classify import classify_response
-from node.routing.call import Call
 from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import httpx
 
+from node.call import Call, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
-from node.providers.sse import StreamTap
+from node.providers.sse import MAX_EVENT_BYTES, StreamTap
 from node.providers.usage import Usage, cost_nano, usage_from
-from node.routing.call import Call, Reply, Target, Trail
 from node.routing.comfort import Comfort
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
@@ -95,14 +95,15 @@ class Attempt:
             self._settle(settlement, self._usage)
 
     async def _relay(self) -> None:
+        comfort = Comfort(self._reply, self._trail) if self._call.is_stream else None
         try:
             self._start_clock()
             with self._interrupts:
                 request = self._lane.connector.request(self._call, self._target.model)
                 self._sent = self._loop.time()
                 response = await self._lane.connector.send(request)
-            if self._call.is_stream:
-                await self._relay_stream(response)
+            if comfort is not None:
+                await self._relay_stream(response, comfort)
             else:
                 await self._relay_whole(response)
         except Interrupted as interrupted:
@@ -111,6 +112,9 @@ class Attempt:
             raise ProviderTimeoutError(
                 f"{self._target.model.provider} exceeded its {interrupted.cause} time"
             ) from None
+        finally:
+            if comfort is not None:
+                await comfort.stop()
 
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()
@@ -129,8 +133,8 @@ class Attempt:
         with self._interrupts:
             body = await connector.read(response)
         fields = unary_fields(body, provider=connector.provider.id)
-        if fields.get("error") and "choices" not in fields and "data" not in fields:
-            raise classify_event(fields["error"], provider=connector.provider.id)
+        if self._call.surface.proof not in fields:
+            self._refuse_answer(fields)
         self._usage = usage_from(fields.get("usage"))
         self._trail.first_content = self._first_content = self._loop.time()
         content_type = response.headers.get("content-type", "application/json").encode()
@@ -140,16 +144,20 @@ class Attempt:
 
     # -- streams
 
-    async def _relay_stream(self, response: httpx.Response) -> None:
+    async def _relay_stream(self, response: httpx.Response, comfort: Comfort) -> None:
         provider = self._lane.connector.provider.id
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            await self._refuse_plain_answer(response)
+            with self._interrupts:
+                body = await self._lane.connector.read(response)
+            self._refuse_answer(unary_fields(body, provider=provider))
         options = self._call.fields.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
         tap = StreamTap(provider, hide_usage=not asked)
         parts = aiter(response.stream)  # type: ignore[arg-type]
         try:
-            held = await self._until_content(parts, tap)
+            with self._interrupts:
+                held = await _until_content(parts, tap)
+            await comfort.stop()
             self._first_content = self._trail.first_content = self._loop.time()
             with self._interrupts:
                 await self._pass_on(parts, tap, held)
@@ -160,20 +168,6 @@ class Attempt:
         finally:
             self._note_usage(tap)
             await response.aclose()
-
-    async def _until_content(self, parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
-        """Everything up to and with the first content, held back so that another model could still answer."""
-        held = b""
-        comfort = Comfort(self._reply, self._trail)
-        try:
-            with self._interrupts:
-                async for part in parts:
-                    held += tap.feed(part)
-                    if tap.has_content or tap.is_done:
-                        return held
-                return held + tap.finish()
-        finally:
-            await comfort.stop()
 
     async def _pass_on(self, parts: AsyncIterator[bytes], tap: StreamTap, held: bytes) -> None:
         """Bytes go through as they come; only events count as progress, comments do not."""
@@ -200,14 +194,12 @@ class Attempt:
         """While bytes go out the provider's clocks stand still; a reader who does not take them is as good as gone."""
         self._interrupts.set_clock(due, Cause.GONE)
 
-    async def _refuse_plain_answer(self, response: httpx.Response) -> None:
-        connector = self._lane.connector
-        with self._interrupts:
-            body = await connector.read(response)
-        fields = unary_fields(body, provider=connector.provider.id)
+    def _refuse_answer(self, fields: dict[str, Any]) -> NoReturn:
+        """An answer of 200 without what was asked for: an error object, or nothing that anybody could use."""
+        provider = self._lane.connector.provider.id
         if fields.get("error"):
-            raise classify_event(fields["error"], provider=connector.provider.id)
-        raise ProviderProtocolError(f"{connector.provider.id} did not answer with an event stream")
+            raise classify_event(fields["error"], provider=provider)
+        raise ProviderProtocolError(f"{provider} answered with something else than {self._call.surface.name}")
 
     async def _end_with_error(self, error: ProviderError) -> None:
         """After content nothing is spliced or repeated: the stream ends with an error event and without its end marker."""
@@ -253,6 +245,22 @@ class Attempt:
         if not self._is_reserved:
             settlement.flags |= LEASED
         self._lane.batcher.settle(settlement)
+
+
+async def _until_content(parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
+    """Everything up to and with the first content, held back so that another model could still answer."""
+    held = b""
+    async for part in parts:
+        held += tap.feed(part)
+        if tap.has_content:
+            return held
+        if tap.is_done:
+            break
+        if len(held) > MAX_EVENT_BYTES:
+            raise ProviderProtocolError(f"{tap.provider} sent {len(held)} bytes without any content")
+    else:
+        tap.finish()
+    raise ProviderProtocolError(f"{tap.provider} ended its stream without any content")
 
 
 async def _drain(parts: AsyncIterator[bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from node.routing.call import Reply, Trail
+from node.call import Reply, Trail
 
 #: How long our own head waits for the provider's first content, so that an early failure keeps a true status.
 HOLD_HEAD_S: Final = 3.0
@@ -37,8 +37,9 @@ class Comfort:
     async def stop(self) -> None:
         """Ends the comments; returns when none is being sent any more."""
         self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                self._task.result()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()

@@ -12,6 +12,7 @@ from shared_state.store import STORE_ERRORS, Store
 
 _SMALLEST: Final = 1
 _LARGEST: Final = 64
+_REFILLS: Final = 16
 
 
 class Turns:
@@ -40,7 +41,11 @@ class Turns:
         return turn
 
     async def _refill(self) -> None:
-        if self._watch.connected:
+        for _ in range(
+            _REFILLS
+        ):  # a crowd may use up a block before its last member wakes up; blocks double meanwhile
+            if self._next < self._end or not self._watch.connected:
+                break
             self._start_taking()
             if self._taking is not None:
                 await asyncio.shield(self._taking)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from node.call import Call
 from node.providers.usage import Usage, cost_nano
-from node.routing.call import Call
 from shared_state.config import LimitsConfig
 from shared_state.topology import ModelSpec
 

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.routing.call import Call, Target
+from node.call import Call, Target
 from node.routing.cursors import Cursors
 from node.routing.strategies import STRATEGIES, Hints
 from node.snapshot import Snapshot

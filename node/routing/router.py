@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from node.call import Call, Reply, Target, Trail
 from node.routing.attempt import Attempt
-from node.routing.call import Call, Reply, Target, Trail
 from node.routing.estimate import Estimate, estimate
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane

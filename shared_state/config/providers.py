@@ -7,6 +7,19 @@ from pydantic import Field, field_validator
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.values import DurationS, Secret, Section
 
+_OURS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+        "x-request-id",
+    }
+)
+
 
 class TimeoutsConfig(Section):
     """The four clocks of an upstream call, in seconds."""
@@ -44,6 +57,8 @@ class ProviderConfig(Section):
     def _clean_headers(cls, value: dict[str, Secret]) -> dict[str, Secret]:
         for name, secret in value.items():
             text = name + secret.get_secret_value()
+            if name.lower() in _OURS:
+                raise ValueError(f"header {name!r} is set by the router and cannot be configured")
             if not name or not text.isascii() or not text.isprintable():
                 raise ValueError(f"header {name!r} holds characters that HTTP does not allow")
         return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -95,3 +97,26 @@ async def test_nodes_are_replaced_under_load_without_a_failed_request(cluster: C
     assert codes == [0, 0, 0]
     assert load.streamed > 100
     await cluster.settled_books()
+
+
+async def test_who_came_before_the_door_closed_is_served(cluster: Cluster):
+    """A connection that was opened while a node still listened may ask after it has stopped to."""
+    node = cluster.nodes[0]
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    node.process.send(signal.SIGTERM)
+    await wait_until(lambda: not _accepts(node.port), what="the node to stop listening")
+    writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    code = await node.process.wait()
+    await node.restart()
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+    assert code == 0
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0

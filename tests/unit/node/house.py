@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from node.api.surfaces import CHAT
+from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
-from node.routing.call import Call, Surface, Trail
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline

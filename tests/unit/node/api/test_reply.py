@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from node.api.reply import AsgiReply, trail_headers
-from node.routing.call import Target, Trail
+from node.call import Target, Trail
 from shared_state.errors import LimitReachedError, ModelMeshError
 from shared_state.specs import ModelSpec, PoolSpec
 from tests.unit.node.api.asgi import Heard

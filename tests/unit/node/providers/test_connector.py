@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from node.api.surfaces import EMBEDDINGS
+from node.call import Call
 from node.providers import connector as module
 from node.providers.connector import Connector, translate, unary_fields
-from node.routing.call import Call
 from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,

@@ -200,7 +200,6 @@ async def test_a_comforted_stream_that_fails_everywhere_raises() -> None:
     place.assert_clean()
 
 
-@pytest.mark.xfail(strict=True, reason="comfort begins with the provider's head, not with the wait for it")
 @in_virtual_time
 async def test_a_caller_is_comforted_while_the_providers_head_is_awaited() -> None:
     """Many providers send their head together with the first token."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from node.routing.call import Trail
+from node.call import Trail
 from node.routing.comfort import HEARTBEAT_S, HOLD_HEAD_S, Comfort
 from tests.unit.node.house import Reader
 from tests.unit.node.scripted import for_ever

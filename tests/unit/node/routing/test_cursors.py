@@ -122,14 +122,14 @@ async def test_the_next_block_is_there_before_the_last_turn_is_used(
 
 
 @in_virtual_time
-async def test_those_who_wait_share_one_round_trip(cursors: Cursors, counters: Counters) -> None:
-    """A burst after a pause asks Redis once, and nobody is left waiting."""
+async def test_those_who_wait_share_round_trips(cursors: Cursors, counters: Counters) -> None:
+    """A burst after a pause asks Redis a few times for doubling blocks; nobody waits alone, no turn is invented."""
     counters.wait = lambda: asyncio.sleep(0.01)
 
     turns = await asyncio.gather(*(cursors.turn("chat") for _ in range(50)))
 
     assert sorted(turns) == list(range(50))
-    assert counters.blocks == [1]
+    assert counters.blocks == [1, 2, 4, 8, 16, 32]
 
 
 @in_virtual_time
@@ -145,7 +145,7 @@ async def test_a_waiter_who_gives_up_does_not_end_the_round_trip(
     first.cancel()
 
     assert await second == 0
-    assert counters.blocks == [1]
+    assert counters.blocks == [1, 2, 4, 8, 16, 32]
 
 
 @in_virtual_time

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.api.surfaces import EMBEDDINGS
-from node.routing.call import Call
+from node.call import Call
 from node.routing.estimate import Estimate, estimate, token_room
 from shared_state.config import LimitsConfig
 from tests.unit.node.house import chat, mesh

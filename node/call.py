@@ -16,6 +16,7 @@ class Surface:
 
     Attributes:
         path: upstream path behind the provider's base URL.
+        proof: the field without which a complete answer is none.
         streams: whether the API has a streaming form.
         serves: whether a model with these capabilities can answer here.
         check: raises RequestError for a body that no provider could serve.
@@ -24,6 +25,7 @@ class Surface:
 
     name: str
     path: str
+    proof: str
     streams: bool
     serves: Callable[[frozenset[str]], bool]
     check: Callable[[dict[str, Any]], None]
