@@ -82,11 +82,13 @@ def test_cpu_and_memory_of_a_tree_include_its_children(tmp_path: Path) -> None:
 
 
 def test_cpu_clocks_agree_with_our_own() -> None:
-    """The clock of a process read from outside is the one that it reads itself."""
+    """The clock of a process read from outside is the one that it reads itself; children, if any, come on top."""
     before = time.process_time()
     found = cpu_s(os.getpid())
+    after = time.process_time()
 
-    assert before <= found <= time.process_time()
+    assert before <= found
+    assert len(tree(os.getpid())) > 1 or found <= after
 
 
 def test_a_redis_reading_leaves_out_the_meter() -> None:
