@@ -15,7 +15,15 @@ from shared_state.catalogue import (
     connector_profile,
     selection_strategy,
 )
-from shared_state.config.checks import check_api_key, check_base_url, check_names, domain_of, merge_limits
+from shared_state.config.checks import (
+    check_api_key,
+    check_base_url,
+    check_names,
+    domain_of,
+    merge_limits,
+    spends_money,
+    with_budget,
+)
 from shared_state.config.faults import FaultLog, suggest
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
@@ -47,6 +55,7 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
+    _check_prices(parts, log)
     return parts
 
 
@@ -164,6 +173,7 @@ def _build_model(
 ) -> ModelSpec:
     upstream = model.upstream or model_id.removeprefix(f"{model.provider}.")
     inherited = inherit(model, profile.model(upstream) if profile else None)
+    inherited = inherited.model_copy(update={"limits": with_budget(inherited.limits, inherited.budget)})
     return ModelSpec(
         id=model_id,
         provider=model.provider,
@@ -298,6 +308,19 @@ def _strategy(pool_id: str, pool: PoolConfig, log: FaultLog) -> str:
     except CatalogueError as error:
         log.add(("pools", pool_id, "strategy"), str(error))
         return pool.strategy
+
+
+def _check_prices(parts: Parts, log: FaultLog) -> None:
+    """Money can be limited only where prices are known; a free model says so with prices of 0."""
+    for model in parts.models.values():
+        provider = parts.providers.get(model.provider)
+        is_limited = spends_money(model.config.limits) or (
+            provider is not None and spends_money(provider.config.limits)
+        )
+        if is_limited and "pricing" not in model.config.model_fields_set:
+            log.add_absence(
+                ("models", model.id, "pricing"), "is needed: money is limited here or on its provider"
+            )
 
 
 # -- quota domains

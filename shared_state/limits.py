@@ -19,7 +19,9 @@ BUCKETS: Final = 120
 #: The way from admission to the provider's own clock, covered by keeping a bucket this much longer.
 GUARD_MS: Final = 250
 
-Window = tuple[int, str, int, int, int, int, int]
+Window = tuple[int, str, int, int, int, int, int, int]
+
+_NANO_PER_USD: Final = 10**9
 
 
 class Algorithm(IntEnum):
@@ -30,6 +32,7 @@ class Algorithm(IntEnum):
     SPACING = 3
     CONCURRENCY = 4
     TOKEN_BUCKET = 5
+    CAP = 6
 
 
 class Dimension(IntEnum):
@@ -123,13 +126,30 @@ def _window(limits: LimitsConfig, name: str, limit: int, now_ms: int) -> Window:
     algorithm = limits.algorithms.get(name) or _default_algorithm(period)
     length_ms = _LENGTHS_MS[period]
     if algorithm == "sliding":
-        return (Algorithm.SLIDING, name, dimension, limit, length_ms, length_ms // BUCKETS, GUARD_MS)
+        return (Algorithm.SLIDING, name, dimension, limit, length_ms, length_ms // BUCKETS, GUARD_MS, 0)
     if algorithm == "token_bucket":
-        return (Algorithm.TOKEN_BUCKET, name, dimension, limit, length_ms, 0, 0)
+        return (Algorithm.TOKEN_BUCKET, name, dimension, limit, length_ms, 0, 0, 0)
     periods = calendar_periods(
         period, limits.timezone, now_ms, reset_hour=limits.reset_hour, reset_day=limits.reset_day
     )
-    return (Algorithm.CALENDAR, name, dimension, limit, *periods)
+    return (Algorithm.CALENDAR, name, dimension, limit, *periods, 0)
+
+
+def _money(limits: LimitsConfig, now_ms: int) -> list[Window]:
+    windows: list[Window] = []
+    if limits.usd_per_request is not None:
+        most = round(limits.usd_per_request * _NANO_PER_USD)
+        windows.append((Algorithm.CAP, "usd_per_request", Dimension.COST, most, 0, 0, 0, 0))
+    for name, period in (("usd_per_day", "d"), ("usd_per_month", "M")):
+        usd: float | None = getattr(limits, name)
+        if usd is not None:
+            most = round(usd * _NANO_PER_USD)
+            periods = calendar_periods(
+                period, limits.timezone, now_ms, reset_hour=limits.reset_hour, reset_day=limits.reset_day
+            )
+            alert = round(most * limits.alert_threshold)
+            windows.append((Algorithm.CALENDAR, name, Dimension.COST, most, *periods, alert))
+    return windows
 
 
 def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
@@ -139,13 +159,14 @@ def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
         for name in COUNTING
         if (limit := getattr(limits, name)) is not None
     ]
+    windows += _money(limits, now_ms)
     if limits.concurrency is not None:
         windows.append(
-            (Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0)
+            (Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0, 0)
         )
     if limits.min_delta:
         spacing_ms = max(1, round(limits.min_delta * 1000))
-        windows.append((Algorithm.SPACING, "min_delta", Dimension.REQUESTS, 1, spacing_ms, 0, 0))
+        windows.append((Algorithm.SPACING, "min_delta", Dimension.REQUESTS, 1, spacing_ms, 0, 0, 0))
     return windows
 
 

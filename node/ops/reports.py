@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
 
 import orjson
 import ormsgpack
@@ -29,7 +28,7 @@ from shared_state.books import DomainBooks, read_books
 from shared_state.domains import read_domain
 from shared_state.events import decode_event
 from shared_state.leadership import read_lead
-from shared_state.limits import windows_of
+from shared_state.limits import Algorithm, Dimension, Window, windows_of
 from shared_state.registry import Registry
 from shared_state.state import EntityState, Status
 from shared_state.statistics import minutes_of, read_minute
@@ -255,12 +254,22 @@ class Reports:
         )
 
 
-def _window_views(windows: list[Any], flat: list[int], *, prefix: str = "") -> list[WindowView]:
+def _window_views(windows: list[Window], flat: list[int], *, prefix: str = "") -> list[WindowView]:
     return [
-        WindowView(name=prefix + window[1], used=max(0, used), limit=window[3], resets=_seconds(resets_ms))
+        WindowView(
+            name=prefix + window[1],
+            used=max(0, used) / _unit(window),
+            limit=window[3] / _unit(window),
+            resets=_seconds(resets_ms),
+        )
         for window, used, resets_ms in zip(windows, flat[::2], flat[1::2], strict=True)
-        if window[1] != "min_delta"
+        if window[0] not in (Algorithm.SPACING, Algorithm.CAP)
     ]
+
+
+def _unit(window: Window) -> int:
+    """What one of a window's numbers is worth: money is kept in 1e-9 USD."""
+    return 10**9 if window[2] == Dimension.COST else 1
 
 
 def _reason(state: EntityState) -> str:

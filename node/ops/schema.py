@@ -69,11 +69,11 @@ class PoolView(_Row):
 
 
 class WindowView(_Row):
-    """How full a window is."""
+    """How full a window is; money in USD."""
 
     name: str
-    used: int
-    limit: int
+    used: float
+    limit: float
     resets: float | None
 
 

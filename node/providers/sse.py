@@ -87,10 +87,18 @@ class StreamTap:
         splitter = self.splitter
         if splitter is None:
             splitter = self.splitter = EventSplitter()
-        if self.has_content and not splitter.rest and data.endswith(b"\n\n") and not _NOTEWORTHY.search(data):
-            self.pieces += data.count(b"data:")
-            return data
-        return b"".join([event for event in splitter.feed(data) if self._passes(event)])
+        quick = b""
+        if self.has_content and not splitter.rest:
+            # Whole events before the first noteworthy one go through untouched; a stream in CRLF has no such part.
+            note = _NOTEWORTHY.search(data)
+            end = data.rfind(b"\n\n", 0, note.start() if note else len(data)) + 2
+            if end > 1:
+                quick, data = data[:end], data[end:]
+                comments = quick.count(b"\n\n:") + quick.startswith(b":")
+                self.pieces += quick.count(b"\n\n") - comments
+                if not data:
+                    return quick
+        return quick + b"".join([event for event in splitter.feed(data) if self._passes(event)])
 
     def finish(self) -> bytes:
         """Called at the end of the body: the last event may lack its blank line. The bytes to pass on.

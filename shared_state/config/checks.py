@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared_state.config.faults import FaultLog, Path
-from shared_state.config.limits import LimitsConfig
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 
@@ -67,6 +67,17 @@ def domain_of(provider_id: str, provider: ProviderConfig) -> str:
     return provider.quota_domain or provider_id
 
 
+def with_budget(limits: LimitsConfig, budget: BudgetConfig) -> LimitsConfig:
+    """Limits together with a budget; where both speak of the same money, the budget's word holds."""
+    money = budget.as_limits()
+    return limits.model_copy(update=money) if money else limits
+
+
+def spends_money(limits: LimitsConfig) -> bool:
+    """Whether money is limited."""
+    return any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
+
+
 def merge_limits(config: MeshConfig, log: FaultLog) -> dict[str, LimitsConfig]:
     """Limits of each quota domain: what its enabled providers say together, which must not differ."""
     merged: dict[str, dict[str, object]] = {}
@@ -76,8 +87,9 @@ def merge_limits(config: MeshConfig, log: FaultLog) -> dict[str, LimitsConfig]:
             continue
         domain = domain_of(provider_id, provider)
         limits = merged.setdefault(domain, {})
-        for key in sorted(provider.limits.model_fields_set):
-            value = getattr(provider.limits, key)
+        own = with_budget(provider.limits, provider.budget)
+        for key in sorted(own.model_fields_set):
+            value = getattr(own, key)
             first = said_by.setdefault((domain, key), provider_id)
             if limits.setdefault(key, value) != value:
                 log.add(

@@ -20,8 +20,10 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
     "vault_id token version_stage override instance config",
     "secrets.config": "cache_ttl cache_enabled",
-    "providers.*": "budget quota pricing discovery catalogue batch files fine_tuning infrastructure connection_pool "
+    "providers.*": "quota pricing discovery catalogue batch files fine_tuning infrastructure connection_pool "
     "instance config auth execution error",
+    "providers.*.budget": "enforce",
+    "models.*.budget": "enforce",
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
     "models.*.features": "grounding fine_tunable",

@@ -39,6 +39,12 @@ class LimitsConfig(Section):
     otpm: int | None = Field(None, ge=1, description="output tokens per minute")
     otph: int | None = Field(None, ge=1, description="output tokens per hour")
     otpd: int | None = Field(None, ge=1, description="output tokens per day")
+    usd_per_request: float | None = Field(None, gt=0, description="most that one request may cost")
+    usd_per_day: float | None = Field(None, gt=0, description="money per day")
+    usd_per_month: float | None = Field(None, gt=0, description="money per month")
+    alert_threshold: float = Field(
+        0.8, gt=0, le=1, description="share of a money limit at which an event is published"
+    )
     concurrency: int | None = Field(None, ge=1, description="calls in flight at once")
     min_delta: DurationS | None = Field(None, description="least time between two calls")
     timezone: str = Field("UTC", description="calendar of the day, week and month windows")
@@ -69,6 +75,32 @@ class LimitsConfig(Section):
                 f"algorithms names {', '.join(idle)}, which {'is' if len(idle) == 1 else 'are'} not limited here"
             )
         return self
+
+
+class BudgetConfig(Section):
+    """Money, in the spelling of ModelMesh Lite; the same limits as ``usd_...`` under ``limits``."""
+
+    daily_limit: float | None = Field(None, gt=0, description="USD per day")
+    monthly_limit: float | None = Field(None, gt=0, description="USD per month")
+    per_request_limit: float | None = Field(None, gt=0, description="USD for one request")
+    alert_threshold: float = Field(
+        0.8, gt=0, le=1, description="share of a limit at which an event is published"
+    )
+
+    def as_limits(self) -> dict[str, float]:
+        """What is set, under the names that ``LimitsConfig`` uses."""
+        names = {
+            "daily_limit": "usd_per_day",
+            "monthly_limit": "usd_per_month",
+            "per_request_limit": "usd_per_request",
+            "alert_threshold": "alert_threshold",
+        }
+        said = self.model_fields_set
+        return {
+            names[name]: value
+            for name in names
+            if name in said and (value := getattr(self, name)) is not None
+        }
 
 
 #: All counting windows, in the order in which they are checked.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from shared_state.config.limits import LimitsConfig
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.values import Section
 
 
@@ -58,3 +58,4 @@ class ModelConfig(Section):
     constraints: ConstraintsConfig = ConstraintsConfig()
     pricing: PricingConfig = PricingConfig()
     limits: LimitsConfig = LimitsConfig()
+    budget: BudgetConfig = BudgetConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from shared_state.config.limits import LimitsConfig
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.values import DurationS, Secret, Section
 
 _OURS = frozenset(
@@ -43,6 +43,7 @@ class ProviderConfig(Section):
         None, description="entries with the same name share limits; default: own name"
     )
     limits: LimitsConfig = LimitsConfig()
+    budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @field_validator("base_url")

@@ -31,7 +31,7 @@ local function fitting(scope, one, wanted)
   for _, w in ipairs(scope.windows) do
     if w.alg == SPACING then return 0 end -- a distance between calls cannot be paid in advance
     if w.limit > 0 and one[w.dim] > 0 then
-      local room = math.floor((w.limit - w.sum - scope.held[w.dim]) / share)
+      local room = w.alg == CAP and w.limit * wanted or math.floor((w.limit - w.sum - scope.held[w.dim]) / share)
       wanted = math.min(wanted, math.floor(room / one[w.dim]))
     end
   end

@@ -12,7 +12,7 @@
 -- ARGV[3]  node
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
 -- Returns  {now ms, epoch, then the indexes of those that changed nothing}; {now ms, -1}: the calendar in ARGV[1] is out of date
--- Publishes model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
+-- Publishes budget_alert, model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
 --#include now
 --#include windows
 --#include entities
@@ -53,8 +53,8 @@ local function error_window(model, policy)
   if not model.errors[length] then
     local bucket = math.max(1, math.floor(length / 12))
     model.errors[length] = load_scope(KEYS[1] .. ':win:m:' .. model.entity.id, {
-      { 1, 'ok' .. int(length), 1, 0, length, bucket, 0 },
-      { 1, 'bad' .. int(length), 1, 0, length, bucket, 0 },
+      { 1, 'ok' .. int(length), 1, 0, length, bucket, 0, 0 },
+      { 1, 'bad' .. int(length), 1, 0, length, bucket, 0, 0 },
     }, now)
   end
   return model.errors[length]
@@ -246,9 +246,24 @@ for _, model in pairs(models) do
   end
 end
 
+-- Says once a period that money has reached its alert threshold.
+local function alert_budgets(scope, kind, id)
+  for _, w in ipairs(scope.windows) do
+    if w.alert > 0 and w.sum >= w.alert then
+      local told = w.name .. ':alerted'
+      if redis.call('HGET', scope.key, told) ~= int(w.mark) then
+        redis.call('HSET', scope.key, told, int(w.mark))
+        tell('budget_alert', kind, id, w.name, w.ends, tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0), now)
+      end
+    end
+  end
+end
+
 save_scope(account)
+alert_budgets(account, 'account', home.domain)
 for _, model in pairs(models) do
   save_scope(model.scope)
+  alert_budgets(model.scope, 'model', model.entity.id)
   for _, scope in pairs(model.errors) do save_scope(scope) end
   save_entity(model.entity)
 end

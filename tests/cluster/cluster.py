@@ -140,15 +140,13 @@ class Cluster:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-cluster-")))
         path = self._write_config(directory)
         self._spawn_nodes(path)
-        self._spawn_schedulers(path)
+        self._start_schedulers(path)
         self.nginx = NginxServer([("127.0.0.1", node.port) for node in self.nodes])
         self._stack.callback(self.nginx.close)
         self.nginx.start()
         if self._starts_valkey:
             for node in self._all_nodes():
                 node.await_ready()
-            for scheduler in self.schedulers:
-                scheduler.wait_line_blocking("scheduler starts", _START_S)
 
     def _write_config(self, directory: Path) -> Path:
         urls = {name: mock.base_url for name, mock in self.mocks.items()}
@@ -166,11 +164,13 @@ class Cluster:
             self._stack.callback(node.close)
             node.spawn()
 
-    def _spawn_schedulers(self, path: Path) -> None:
+    def _start_schedulers(self, path: Path) -> None:
+        """One after the other, for they share the file of statistics and each would create it."""
         for number in range(1, self._counts[2] + 1):
             command = [sys.executable, "-m", "scheduler", "-c", path, "--redis", self.valkey.url]
             process = ChildProcess(command, name=f"scheduler{number}", cwd=_ROOT)
             self.schedulers.append(self._stack.enter_context(closing(process)))
+            process.wait_line_blocking("scheduler starts", _START_S)
 
     def close(self) -> None:
         """End everything, nodes without a drain. May be called twice."""

@@ -81,7 +81,12 @@ def make_domain(
             }
         },
         "models": {
-            model: {"provider": PROVIDER, "capabilities": ["chat-completion"], "limits": limits or {}}
+            model: {
+                "provider": PROVIDER,
+                "capabilities": ["chat-completion"],
+                "pricing": {"input": 0},
+                "limits": limits or {},
+            }
             for model, limits in ((SMALL, small), (BIG, big))
         },
     }

@@ -45,7 +45,7 @@ class Meter:
 
     def leaves_ms(self, place: int) -> int:
         """When a bucket or period does not count any more."""
-        _, _, _, _, length_ms, bucket_ms, guard_ms = self.window
+        _, _, _, _, length_ms, bucket_ms, guard_ms, _ = self.window
         if self.is_sliding:
             return (place + 1) * bucket_ms + length_ms + guard_ms
         return calendar_periods(self.name[-1], self.zone, place)[1]
@@ -56,7 +56,7 @@ class Meter:
 
     def room_at(self, amount: int, now_ms: int) -> int:
         """The first moment from now on at which the amount fits; -1 never."""
-        algorithm, _, _, limit, a, _, _ = self.window
+        algorithm, _, _, limit, a, *_ = self.window
         if algorithm == Algorithm.SPACING:
             return now_ms if self.last_ms is None else max(now_ms, self.last_ms + a)
         if amount > limit:

@@ -47,15 +47,19 @@ local function save_entity(entity)
   end
 end
 
+local function tell(event, kind, id, reason, until_ms, epoch, now)
+  local news = cjson.encode({ type = event, time = now, epoch = epoch, domain = home.domain, kind = kind, id = id,
+    reason = reason, ['until'] = until_ms, node = home.node })
+  redis.call('LPUSH', KEYS[1] .. ':news', news)
+  redis.call('LTRIM', KEYS[1] .. ':news', 0, 99)
+  redis.call('PUBLISH', home.channel, news)
+end
+
 -- Raises the epoch and tells everybody. Called after the entity was changed, in the same script: a hint can be lost, never early.
 local function announce(entity, event, now)
   save_entity(entity)
   local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-  local news = cjson.encode({ type = entity.kind .. '_' .. event, time = now, epoch = epoch, domain = home.domain, kind = entity.kind,
-    id = entity.id, reason = entity.reason, ['until'] = entity['until'], node = home.node })
-  redis.call('LPUSH', KEYS[1] .. ':news', news)
-  redis.call('LTRIM', KEYS[1] .. ':news', 0, 99)
-  redis.call('PUBLISH', home.channel, news)
+  tell(entity.kind .. '_' .. event, entity.kind, entity.id, entity.reason, entity['until'], epoch, now)
 end
 
 local function due_name(entity)

@@ -1,11 +1,12 @@
 -- Windows of one scope (a model or an account), held in one hash.
 --
--- A window is described by {algorithm, name, dimension, limit, a, b, c}:
+-- A window is described by {algorithm, name, dimension, limit, a, b, c, alert}:
 --   1 sliding      a = length ms, b = bucket ms, c = guard ms  fields name:sum, name:old, name:<bucket>
 --   2 calendar     a <= now < b is the period, b..c the next   fields name:at, name:sum
 --   3 spacing      a = least distance ms                       field  name:at
 --   4 concurrency  counted from the set of reservations        no field
 --   5 bucket       a = ms in which a full bucket drains        fields name:at, name:sum (its level)
+--   6 cap          what a single request may take at most      no field
 -- Dimensions: 1 requests, 2 tokens, 3 tokens in, 4 tokens out, 5 cost. A limit of 0 only counts.
 --
 -- What nodes hold as pre-paid leases counts against every window, but belongs to no bucket: fields held:<dimension>.
@@ -15,7 +16,7 @@
 -- from here to the provider. A bucket that drains is smooth and needs two fields, but an interval that begins with
 -- an empty one may hold up to twice the limit. All windows are read once a batch and written once a batch.
 
-local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET = 1, 2, 3, 4, 5
+local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
 -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
 local function expire_buckets(key, w, now)
@@ -60,9 +61,9 @@ local function load_scope(key, specs, now, in_flight)
   if #specs == 0 then return scope end
   local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5' }
   for i, s in ipairs(specs) do
-    local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], add = {} }
+    local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {} }
     scope.windows[i] = w
-    if w.alg ~= CONCURRENCY then
+    if w.alg ~= CONCURRENCY and w.alg ~= CAP then
       w.at = #fields + 1
       fields[w.at] = w.name .. ':sum'
       fields[w.at + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
@@ -73,6 +74,8 @@ local function load_scope(key, specs, now, in_flight)
   for _, w in ipairs(scope.windows) do
     if w.alg == CONCURRENCY then
       w.sum = in_flight()
+    elseif w.alg == CAP then
+      w.sum = 0
     else
       w.sum = tonumber(values[w.at] or 0) or 0
       w.mark = tonumber(values[w.at + 1] or nil)
@@ -121,6 +124,7 @@ local function no_room_until(scope, w, amount, now)
     if w.mark and now < w.mark + w.a then return w.mark + w.a end
     return nil
   end
+  if w.alg == CAP then return amount > w.limit and -1 or nil end
   local taken = w.sum + scope.held[w.dim]
   if taken + amount <= w.limit then return nil end
   if amount > w.limit then return -1 end
@@ -153,6 +157,8 @@ local function take(scope, amounts, now)
     if w.alg == SLIDING then
       w.add[w.current] = (w.add[w.current] or 0) + amount
       w.sum, w.dirty = w.sum + amount, true
+    elseif w.alg == CAP then
+      -- it counts nothing
     elseif w.alg == SPACING then
       w.mark, w.dirty = now, true
     else
@@ -206,7 +212,7 @@ local function save_scope(scope)
     end
   end
   for _, w in ipairs(scope.windows) do
-    if w.dirty and w.alg ~= CONCURRENCY then
+    if w.dirty and w.alg ~= CONCURRENCY and w.alg ~= CAP then
       fields[#fields + 1] = w.name .. ':sum'
       fields[#fields + 1] = w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
       fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')

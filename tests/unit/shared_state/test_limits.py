@@ -138,10 +138,10 @@ def test_a_minute_and_an_hour_slide():
     windows = windows_of(LimitsConfig(rpm=60, tph=5000), 0)
 
     assert windows == [
-        (Algorithm.SLIDING, "rpm", Dimension.REQUESTS, 60, MINUTE_MS, MINUTE_MS // BUCKETS, GUARD_MS),
-        (Algorithm.SLIDING, "tph", Dimension.TOKENS, 5000, HOUR_MS, HOUR_MS // BUCKETS, GUARD_MS),
+        (Algorithm.SLIDING, "rpm", Dimension.REQUESTS, 60, MINUTE_MS, MINUTE_MS // BUCKETS, GUARD_MS, 0),
+        (Algorithm.SLIDING, "tph", Dimension.TOKENS, 5000, HOUR_MS, HOUR_MS // BUCKETS, GUARD_MS, 0),
     ]
-    assert all(length % bucket == 0 for _, _, _, _, length, bucket, _ in windows)
+    assert all(length % bucket == 0 for _, _, _, _, length, bucket, *_ in windows)
 
 
 def test_every_limit_becomes_one_window():
@@ -152,10 +152,10 @@ def test_every_limit_becomes_one_window():
     windows = {name: rest for _, name, *rest in windows_of(limits, now_ms)}
 
     assert set(windows) == {*units, "concurrency", "min_delta"}
-    assert windows["tpd"] == [Dimension.TOKENS, 7, *calendar_periods("d", "UTC", now_ms)]
-    assert windows["rpM"] == [Dimension.REQUESTS, 7, *calendar_periods("M", "UTC", now_ms)]
-    assert windows["concurrency"] == [Dimension.REQUESTS, 2, 0, 0, 0]
-    assert windows["min_delta"] == [Dimension.REQUESTS, 1, 500, 0, 0]
+    assert windows["tpd"] == [Dimension.TOKENS, 7, *calendar_periods("d", "UTC", now_ms), 0]
+    assert windows["rpM"] == [Dimension.REQUESTS, 7, *calendar_periods("M", "UTC", now_ms), 0]
+    assert windows["concurrency"] == [Dimension.REQUESTS, 2, 0, 0, 0, 0]
+    assert windows["min_delta"] == [Dimension.REQUESTS, 1, 500, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("min_delta", "spacing_ms"), [(0.0001, 1), (1, 1000), ("2s", 2000)])

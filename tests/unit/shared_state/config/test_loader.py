@@ -79,7 +79,6 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
     assert sorted(faults_of(CONTRACT)) == sorted(
         f"{path}: {NOT_OBEYED}"
         for path in (
-            "providers.alpha.budget",
             "pools.chat.weights",
             "pools.chat.model_priority",
             "pools.chat.recovery.probe_on_start",
@@ -241,7 +240,7 @@ def test_bad_name_is_told_beside_faults_of_the_same_entry():
         "providers: {al pha: {connector: openai-compatible.v1, base_url: 'http://x/v1', zzz: 1}}"
     ) == [
         "providers.al pha.zzz: unknown key; known: enabled, connector, base_url, api_key, organization, headers,"
-        " quota_domain, limits, timeouts",
+        " quota_domain, limits, budget, timeouts",
         "providers.al pha: a name must not hold spaces",
     ]
 
