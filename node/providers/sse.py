@@ -21,6 +21,7 @@ MAX_EVENT_BYTES: Final = 1 << 20
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _BOUNDARY_BYTES: Final = 4
 _NOTEWORTHY = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|\[DONE\]')
+_EVENT_START = re.compile(rb"(?:\A|\n\n)(?=[^:\n])")
 _DATA_LINE = re.compile(rb"(?:^|\r\n|\n|\r)data:[ ]?([^\r\n]*)")
 
 
@@ -94,8 +95,7 @@ class StreamTap:
             end = data.rfind(b"\n\n", 0, note.start() if note else len(data)) + 2
             if end > 1:
                 quick, data = data[:end], data[end:]
-                comments = quick.count(b"\n\n:") + quick.startswith(b":")
-                self.pieces += quick.count(b"\n\n") - comments
+                self.pieces += len(_EVENT_START.findall(quick))
                 if not data:
                     return quick
         return quick + b"".join([event for event in splitter.feed(data) if self._passes(event)])
