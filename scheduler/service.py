@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from scheduler.contact import Contact, describe
+from scheduler.jobs.audit import Audit
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
+AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -65,6 +67,7 @@ class SchedulerService:
                 is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
         ]
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)

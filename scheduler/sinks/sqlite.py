@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from scheduler.sinks.base import Sink, SinkError
 from shared_state.config.root import StorageConfig
@@ -91,7 +92,11 @@ class SqliteSink(Sink):
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            MINUTES.metadata.create_all(self._engine)
+            with self._engine.begin() as connection:
+                # Two schedulers may start on a new file at once: only the database itself can tell who was first.
+                connection.execute(CreateTable(MINUTES, if_not_exists=True))
+                for index in MINUTES.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
         except (OSError, SQLAlchemyError) as error:
             raise self._fault("opened", error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -132,3 +133,16 @@ def test_the_file_is_where_the_configuration_or_the_state_folder_says(
 
     assert isinstance(sink, SqliteSink)
     assert Path(expected) == sink.path
+
+
+async def test_two_schedulers_may_open_a_new_file_at_once(tmp_path):
+    """Whoever comes second finds the table there."""
+    path = tmp_path / "statistics.db"
+    sinks = [SqliteSink(path) for _ in range(8)]
+    try:
+        await asyncio.gather(*(sink.open() for sink in sinks))
+    finally:
+        for sink in sinks:
+            await sink.aclose()
+
+    assert path.stat().st_size > 0

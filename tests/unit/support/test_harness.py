@@ -226,7 +226,7 @@ def test_upstreams_are_rendered_from_the_template():
     """Every node gets the parameters of the template's one server line."""
     text = render_upstreams((COMPOSE / "upstreams.conf").read_text(), [("127.0.0.1", 1), ("127.0.0.2", 2)])
 
-    assert "    server 127.0.0.1:1 max_fails=2 fail_timeout=2s;\n    server 127.0.0.2:2 max_fails=2" in text
+    assert "    server 127.0.0.1:1 max_fails=2 fail_timeout=1s;\n    server 127.0.0.2:2 max_fails=2" in text
 
 
 async def test_nginx_passes_on_what_it_should_and_nothing_else(mock_provider):
