@@ -129,7 +129,11 @@ class Verdict:
 
 @dataclass(slots=True)
 class Settlement:
-    """End of an attempt. Token counts and cost of -1 are unknown: the reservation is charged in full."""
+    """End of an attempt. Token counts and cost of -1 are unknown: the reservation is charged in full.
+
+    Attributes:
+        learned: (window, remaining, reset ms) by the provider's own count, which wins when it is stricter.
+    """
 
     reservation: str
     model: str
@@ -144,6 +148,7 @@ class Settlement:
     flags: int = 0
     dispatch_delay_ms: int = 0
     pool_id: str = ""
+    learned: Sequence[tuple[str, int, int]] = ()
 
 
 class DomainLedger:
@@ -229,6 +234,7 @@ class DomainLedger:
                 s.flags,
                 s.dispatch_delay_ms,
                 s.pool_id,
+                s.learned,
             )
             for s in settlements
         ]

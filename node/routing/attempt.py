@@ -12,6 +12,7 @@ import httpx
 from node.call import Call, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
+from node.providers.learned import Learned, fresh, learn
 from node.providers.sse import MAX_EVENT_BYTES, StreamTap
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.routing.comfort import Comfort
@@ -60,6 +61,8 @@ class Attempt:
         self._sent = self._admitted
         self._first_content = 0.0
         self._usage: Usage | None = None
+        self._learned: list[Learned] = []
+        self._learned_at = self._admitted
         self._is_reserved = is_reserved
 
     async def run(self) -> None:
@@ -102,6 +105,8 @@ class Attempt:
                 request = self._lane.connector.request(self._call, self._target.model)
                 self._sent = self._loop.time()
                 response = await self._lane.connector.send(request)
+            self._learned = learn(response.headers, dialect=self._lane.connector.provider.connector.dialect)
+            self._learned_at = self._loop.time()
             if comfort is not None:
                 await self._relay_stream(response, comfort)
             else:
@@ -242,6 +247,7 @@ class Attempt:
             self._trail.tokens_in, self._trail.tokens_out = usage.tokens_in, usage.tokens_out
         if usage is None or usage.is_estimated:
             settlement.flags |= ESTIMATED
+        settlement.learned = fresh(self._learned, age_s=now - self._learned_at)
         if not self._is_reserved:
             settlement.flags |= LEASED
         self._lane.batcher.settle(settlement)

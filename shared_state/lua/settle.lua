@@ -4,7 +4,8 @@
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
 -- ARGV[2]  msgpack {{reservation, index of the model, index of the policy, outcome, tokens in, tokens out, cost nano-USD,
---                    latency ms, first token ms, retry after ms, flags, dispatch delay ms, pool}, ...}
+--                    latency ms, first token ms, retry after ms, flags, dispatch delay ms, pool,
+--                    {{window, remaining by the provider's own count, ms until it resets}, ...}}, ...}
 --          outcome 1 success, 2 failure, 3 nobody's fault, 4 rate limited until retry after, 5 credentials refused,
 --                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
 --          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
@@ -138,6 +139,17 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   end
 end
 
+-- The provider's own count wins when it is stricter: others may use the account, or it may count differently. What it takes away
+-- is charged like a use of now. Where nothing is configured, an empty window means a pause until it resets.
+local function learn(model, learned)
+  for _, l in ipairs(learned) do
+    local name, remaining, reset = l[1], l[2], l[3]
+    if not (tighten(model.scope, name, remaining) or tighten(account, name, remaining)) and remaining == 0 and reset > 0 then
+      deactivate(model.entity, 'rate_limited', now + reset, 'time', now)
+    end
+  end
+end
+
 local function judge(model, policy, s)
   local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
   if outcome == SUCCESS then
@@ -206,6 +218,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
+  learn(model, s[14])
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
 end

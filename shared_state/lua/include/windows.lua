@@ -192,6 +192,24 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
   end
 end
 
+-- Leaves at most `remaining` of a window free. False if the scope has no such window.
+local function tighten(scope, name, remaining)
+  for _, w in ipairs(scope.windows) do
+    if w.name == name and w.limit > 0 then
+      local excess = w.limit - w.sum - scope.held[w.dim] - remaining
+      if excess > 0 then
+        if w.alg == SLIDING then
+          bucket_add(w, w.current, excess)
+        else
+          w.sum, w.dirty = w.sum + excess, true
+        end
+      end
+      return true
+    end
+  end
+  return false
+end
+
 -- Moves what leases hold in a scope; sign is 1 or -1.
 local function hold(scope, amounts, sign)
   if #scope.windows == 0 then return end
