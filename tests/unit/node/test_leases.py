@@ -1,0 +1,165 @@
+"""Allowances: what may be spent without Redis is never more than what Redis holds for this node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from node.leases import LIFE_S, Allowance, LeaseKeeper
+from shared_state.config import MeshConfig
+from shared_state.ledger import Amounts, Ask, LeaseWish
+from shared_state.topology import build_topology
+
+ONE = Amounts(1, 30, 10, 20, 5)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def an_ask() -> Ask:
+    return Ask("n.1", "a.m", "chat", 10, 20, 5, 1000)
+
+
+def times(count: int) -> Amounts:
+    return Amounts(*(count * amount for amount in ONE))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def allowance(clock: Clock) -> Allowance:
+    """An allowance of three requests, taken now."""
+    allowance = Allowance("a.m", now=clock)
+    for _ in range(10):
+        allowance.note(an_ask())
+    allowance.renewed(allowance.wish(), times(3), asked_at=clock.now)
+    return allowance
+
+
+def test_a_quiet_model_wants_nothing(clock: Clock) -> None:
+    """Nothing was asked, nothing is held: there is nothing to say."""
+    allowance = Allowance("a.m", now=clock)
+
+    assert allowance.is_idle()
+    assert not allowance.spend(an_ask())
+
+
+def test_a_wish_follows_recent_traffic(allowance: Allowance) -> None:
+    """A busy model wants more than it holds; one that falls silent gives everything up in the end."""
+    for _ in range(20):
+        allowance.note(an_ask())
+    busy = allowance.wish()
+    for _ in range(30):
+        quiet = allowance.wish()
+
+    assert busy.requests > 3
+    assert busy.one == ONE
+    assert quiet == LeaseWish("a.m", Amounts(), Amounts(), 0, ONE)
+    assert allowance.is_idle()
+
+
+def test_an_allowance_is_spent_once(allowance: Allowance) -> None:
+    """Three requests, not a fourth; what was spent is reported."""
+    assert [allowance.spend(an_ask()) for _ in range(4)] == [True, True, True, False]
+    assert allowance.wish().used == times(3)
+
+
+def test_an_old_allowance_is_worth_nothing(allowance: Allowance, clock: Clock) -> None:
+    """Before Redis stops holding it for us we stop spending it."""
+    clock.now += LIFE_S - 2
+
+    assert not allowance.spend(an_ask())
+
+
+def test_what_is_spent_while_a_report_is_on_its_way_is_not_lost(allowance: Allowance, clock: Clock) -> None:
+    """The answer speaks of what was held when the report was made."""
+    wish = allowance.wish()
+    assert allowance.spend(an_ask())
+    allowance.renewed(wish, times(3), asked_at=clock.now)
+
+    assert allowance.left == times(2)
+    assert allowance.used == times(1)
+
+
+def test_what_gave_way_meanwhile_is_given_up(allowance: Allowance, clock: Clock) -> None:
+    """Whether the answer knows of it cannot be told, so it is not counted on."""
+    wish = allowance.wish()
+    allowance.shrink(an_ask())
+    allowance.renewed(wish, times(3), asked_at=clock.now)
+
+    assert allowance.left == times(2)
+
+
+class Ledger:
+    """Answers renewals as it is told, and remembers them."""
+
+    def __init__(self) -> None:
+        config = {
+            "providers": {"a": {"connector": "openai-compatible.v1", "base_url": "http://127.0.0.1:9/v1"}},
+            "models": {"a.m": {"provider": "a", "capabilities": ["chat-completion"], "limits": {"rpm": 60}}},
+        }
+        self.domain = build_topology(MeshConfig.model_validate(config)).domains["a"]
+        self.calls: list[tuple[int, list[LeaseWish], int]] = []
+        self.is_away = False
+
+    async def renew_leases(
+        self, wishes: list[LeaseWish], *, sequence: int, life_ms: int, share: int
+    ) -> list[Amounts]:
+        self.calls.append((sequence, wishes, share))
+        if self.is_away:
+            raise TimeoutError
+        return [times(2) for _ in wishes]
+
+
+class Watch:
+    connected = True
+    failures = 0
+
+    def on_return(self, callback: object) -> None:
+        """Nothing ever returns here."""
+
+    def report_failure(self, error: BaseException) -> None:
+        self.failures += 1
+
+
+async def test_a_report_that_may_have_been_applied_is_sent_again_as_it_was() -> None:
+    """The same sequence and the same words, until an answer comes; then the next."""
+    ledger, watch = Ledger(), Watch()
+    keeper = LeaseKeeper(ledger, watch, nodes=lambda: 3)  # type: ignore[arg-type]
+    allowance = keeper.allowances["a.m"]
+    allowance.note(an_ask())
+    ledger.is_away = True
+    await keeper._renew()
+    allowance.note(an_ask())
+    await keeper._renew()
+    ledger.is_away = False
+    await keeper._renew()
+    await keeper._renew()
+
+    first, second, third, fourth = ledger.calls
+    assert first == second == third
+    assert (third[0], fourth[0]) == (1, 2)
+    assert first[2] == 6
+    assert watch.failures == 2
+    assert allowance.left == times(2)
+
+
+async def test_the_keeper_runs_until_it_is_cancelled() -> None:
+    """A domain without traffic says nothing."""
+    ledger = Ledger()
+    keeper = LeaseKeeper(ledger, Watch(), nodes=lambda: 1)  # type: ignore[arg-type]
+    task = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ledger.calls == []
