@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
+from shared_state.deadline import Deadline
 from shared_state.store import Store
 
 
@@ -19,7 +19,7 @@ async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
     pipe = store.client.pipeline(transaction=False)
     for pool in pools:
         pipe.get(store.keys.current(pool))
-    async with asyncio.timeout(store.timeout_s):
+    async with Deadline(store.timeout_s):
         replies: list[bytes | None] = await pipe.execute()
     return {pool: raw.decode() if raw else "" for pool, raw in zip(pools, replies, strict=True)}
 

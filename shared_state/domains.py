@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import ormsgpack
 
+from shared_state.deadline import Deadline
 from shared_state.errors import FencedOffError
 from shared_state.state import DomainState, decode_entity
 from shared_state.store import Store
@@ -48,7 +48,7 @@ async def read_epochs(store: Store, domains: Sequence[str]) -> dict[str, int]:
     pipe = store.client.pipeline(transaction=False)
     for domain in domains:
         pipe.hget(store.keys.domain(domain), "epoch")
-    async with asyncio.timeout(store.timeout_s):
+    async with Deadline(store.timeout_s):
         epochs = await pipe.execute()
     return {domain: int(epoch or 0) for domain, epoch in zip(domains, epochs, strict=True)}
 

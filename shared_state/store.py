@@ -5,8 +5,8 @@ A timeout means "maybe applied": every script that changes something is idempote
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from shared_state import lua
 from shared_state.cancellation import obey_cancellation
+from shared_state.deadline import Deadline
 from shared_state.errors import ConfigurationError
 from shared_state.keys import Keys
 
@@ -28,14 +29,15 @@ STORE_ERRORS = (RedisError, OSError, TimeoutError)
 Argument = str | bytes | int
 _SCHEMES = ("redis", "rediss", "unix")
 _CONNECTIONS = 16
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*")
 
 
 def mask_url(url: str) -> str:
     """The URL without its password, for people."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    if parts.password is not None:
+        url = url.replace(f":{parts.password}@", ":***@", 1)
+    return _QUERY_PASSWORD.sub(r"\1***", url)
 
 
 class Script:
@@ -86,7 +88,7 @@ class Store:
         known = self._scripts.get(script)
         if known is None:
             known = self._scripts[script] = Script(script)
-        async with asyncio.timeout(self.timeout_s):
+        async with Deadline(self.timeout_s):
             try:
                 reply = await self._execute("EVALSHA", known.digest, len(keys), *keys, *args)
             except NoScriptError:
@@ -100,14 +102,14 @@ class Store:
         Raises:
             RedisError, OSError, TimeoutError: the store is away or slow; the command may have been applied.
         """
-        async with asyncio.timeout(self.timeout_s):
+        async with Deadline(self.timeout_s):
             reply = await self._execute(*words)
         obey_cancellation()
         return reply
 
     async def ping(self) -> None:
         """Raises when the store does not answer within the deadline."""
-        async with asyncio.timeout(self.timeout_s):
+        async with Deadline(self.timeout_s):
             await self._execute("PING")
         obey_cancellation()
 
@@ -121,9 +123,10 @@ def _pool(url: str, timeout_s: float, name: str) -> BlockingConnectionPool:
     return BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        # Our own deadline rules, for it can tell a slow server from a busy loop; these are the last resort behind it.
+        timeout=2 * timeout_s,
+        socket_timeout=2 * timeout_s,
+        socket_connect_timeout=2 * timeout_s,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
         protocol=2,

@@ -59,6 +59,7 @@ def test_every_key_begins_with_namespace_and_schema() -> None:
         ("redis://host:host@host", "redis://host:***@host"),
         ("redis://user:p:w@host", "redis://user:***@host"),
         ("unix:///run/s?db=0", "unix:///run/s?db=0"),
+        ("unix:///run/v.sock?db=1&password=s3cret", "unix:///run/v.sock?db=1&password=***"),
     ],
 )
 def test_a_password_is_never_shown(url: str, masked: str) -> None:
