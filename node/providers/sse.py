@@ -88,16 +88,32 @@ class StreamTap:
         splitter = self.splitter
         if splitter is None:
             splitter = self.splitter = EventSplitter()
+        return self._pass_on(splitter, data) if self.has_content else self._look_for_content(splitter, data)
+
+    def _look_for_content(self, splitter: EventSplitter, data: bytes) -> bytes:
+        """Understands each event until the first content; what follows it in the same piece is only passed on."""
+        out = []
+        events = splitter.feed(data)
+        for place, event in enumerate(events, 1):
+            if self._passes(event):
+                out.append(event)
+            if self.has_content:
+                later, splitter.rest = b"".join(events[place:]) + splitter.rest, b""
+                out.append(self._pass_on(splitter, later))
+                break
+        return b"".join(out)
+
+    def _pass_on(self, splitter: EventSplitter, data: bytes) -> bytes:
+        """Whole events before the first noteworthy one go through untouched; a stream in CRLF has no such part."""
         quick = b""
-        if self.has_content and not splitter.rest:
-            # Whole events before the first noteworthy one go through untouched; a stream in CRLF has no such part.
+        if not splitter.rest:
             note = _NOTEWORTHY.search(data)
             end = data.rfind(b"\n\n", 0, note.start() if note else len(data)) + 2
             if end > 1:
                 quick, data = data[:end], data[end:]
                 self.pieces += len(_EVENT_START.findall(quick))
-                if not data:
-                    return quick
+        if not data:
+            return quick
         return quick + b"".join([event for event in splitter.feed(data) if self._passes(event)])
 
     def finish(self) -> bytes:
