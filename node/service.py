@@ -14,13 +14,14 @@ from importlib.metadata import version
 import httpx
 import structlog
 
-from node.api.application import Application, build_application, health_routes, model_routes
+from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
 from node.api.auth import Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
+from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
@@ -89,6 +90,9 @@ class NodeService:
             on_loss=config.redis.on_loss,
         )
         self.request_log = RequestLog(self.id)
+        self.metrics = Metrics(
+            self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
+        )
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -132,7 +136,7 @@ class NodeService:
     def _build_application(self, ops: Doorkeeper) -> Application:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
-        edge = Edge(self.router, self.watch, doorkeeper, self.request_log, proxy.max_body)
+        edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
         parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
         models = ModelList(self.topology)
         return build_application(
@@ -140,6 +144,7 @@ class NodeService:
             routes=[
                 *model_routes(models, doorkeeper),
                 *health_routes(self.readiness),
+                metrics_route(self.metrics, ops),
                 *ops_routes(parts, ops),
             ],
         )

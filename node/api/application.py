@@ -16,6 +16,7 @@ from node.api.auth import Doorkeeper
 from node.api.endpoint import request_id_of
 from node.api.errors import error_answer
 from node.api.models import ModelList
+from node.observe.metrics import CONTENT_TYPE, Metrics
 from shared_state.errors import (
     AuthenticationRequiredError,
     MethodNotAllowedError,
@@ -111,6 +112,16 @@ class _OnlyPost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise HTTPException(405, headers={"allow": "POST"})
+
+
+def metrics_route(metrics: Metrics, doorkeeper: Doorkeeper) -> BaseRoute:
+    """``/metrics``, for those who may operate the node."""
+
+    async def scrape(request: Request) -> Response:
+        doorkeeper.check(request.scope)
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    return Route("/metrics", scrape)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from node.api.auth import Doorkeeper
 from node.api.body import header, parse_object, read_body
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
+from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
@@ -35,6 +36,7 @@ class Edge:
     watch: StoreWatch
     doorkeeper: Doorkeeper
     request_log: RequestLog
+    metrics: Metrics
     max_body_bytes: int
 
 
@@ -67,12 +69,16 @@ class Endpoint:
             log.exception("request failed", request_id=request_id)
             trail.outcome = "internal_error"
             await reply.fail(ModelMeshError("internal error"), trail)
+        outcome = trail.outcome or "ok"
+        self._edge.metrics.observe(
+            trail, outcome=outcome, started=started, ended=asyncio.get_running_loop().time()
+        )
         self._edge.request_log.write(
             request_id,
             path=scope["path"],
             name=name,
             status=reply.status,
-            outcome=trail.outcome or "ok",
+            outcome=outcome,
             started=started,
             trail=trail,
         )

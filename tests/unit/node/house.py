@@ -80,6 +80,7 @@ class Watch:
     def __init__(self) -> None:
         self.connected = True
         self.failures: list[BaseException] = []
+        self.losses = 0
 
     @property
     def mode(self) -> str:

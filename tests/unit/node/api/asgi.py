@@ -12,11 +12,12 @@ import orjson
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message
 
-from node.api.application import Application, build_application, health_routes, model_routes
+from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
 from node.api.auth import Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
+from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
@@ -111,11 +112,19 @@ class Front:
         self.log = io.BytesIO()
         self.request_log = RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
+        self.metrics = Metrics(
+            self.place.view,  # type: ignore[arg-type]
+            self.place.watch,  # type: ignore[arg-type]
+            {},
+            {},
+            lambda: self.place.router.in_flight,
+        )
         edge = Edge(
             self.place.router,
             self.place.watch,  # type: ignore[arg-type]
             doorkeeper,
             self.request_log,
+            self.metrics,
             max_body_bytes,
         )
         self.is_ready = True
@@ -124,6 +133,7 @@ class Front:
             routes=[
                 *model_routes(ModelList(self.place.topology), doorkeeper),
                 *health_routes(lambda: (self.is_ready, {"mode": "exact"})),
+                metrics_route(self.metrics, doorkeeper),
             ],
         )
 

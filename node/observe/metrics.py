@@ -1,0 +1,150 @@
+"""Metrics for Prometheus: requests are counted as they are logged, everything else is read when somebody scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from node.batch import DomainBatcher
+from node.call import Trail
+from node.leases import LeaseKeeper
+from node.snapshot import Snapshot
+from node.watch import StoreWatch
+from shared_state.state import Status
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_MODES: Final = ("exact", "leased", "open", "closed")
+
+
+class _NodeCollector(Collector):
+    """What a node holds right now. Labels come from the configuration alone, never from callers."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        watch: StoreWatch,
+        batchers: Mapping[str, DomainBatcher],
+        leases: Mapping[str, LeaseKeeper],
+        in_flight: Callable[[], int],
+    ) -> None:
+        self._snapshot = snapshot
+        self._watch = watch
+        self._batchers = batchers
+        self._leases = leases
+        self._in_flight = in_flight
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        mode = GaugeMetricFamily(
+            "modelmesh_mode", "How limits are kept: 1 for the mode in force.", labels=["mode"]
+        )
+        for name in _MODES:
+            mode.add_metric([name], float(self._watch.mode == name))
+        yield mode
+        yield GaugeMetricFamily(
+            "modelmesh_store_connected",
+            "Whether Redis answers this node.",
+            value=float(self._watch.connected),
+        )
+        yield GaugeMetricFamily(
+            "modelmesh_store_losses", "How often Redis was lost since the start.", value=self._watch.losses
+        )
+        yield GaugeMetricFamily(
+            "modelmesh_in_flight", "Requests under way on this node.", value=self._in_flight()
+        )
+        yield self._of_domains("modelmesh_unsettled", "Settlements on their way to Redis.", "unsettled")
+        yield self._of_domains("modelmesh_lost_settlements", "Settlements given up.", "lost_settlements")
+        yield self._lease_requests()
+        yield self._models()
+
+    def _of_domains(self, name: str, help_: str, attribute: str) -> Metric:
+        family = GaugeMetricFamily(name, help_, labels=["domain"])
+        for domain, batcher in self._batchers.items():
+            family.add_metric([domain], getattr(batcher, attribute))
+        return family
+
+    def _lease_requests(self) -> Metric:
+        family = GaugeMetricFamily(
+            "modelmesh_lease_requests",
+            "Requests that this node may still admit without Redis.",
+            labels=["model"],
+        )
+        for keeper in self._leases.values():
+            for model, allowance in keeper.allowances.items():
+                family.add_metric([model], allowance.left.requests)
+        return family
+
+    def _models(self) -> Metric:
+        family = GaugeMetricFamily(
+            "modelmesh_models",
+            "Members of a pool by status, as this node sees them.",
+            labels=["pool", "status"],
+        )
+        for pool in self._snapshot.topology.pools.values():
+            states = [(self._snapshot.model(m), self._snapshot.provider(m)) for m in pool.models]
+            active = sum(all(state.status == Status.ACTIVE for state in pair) for pair in states)
+            family.add_metric([pool.id, Status.ACTIVE], active)
+            family.add_metric([pool.id, Status.STANDBY], len(states) - active)
+        return family
+
+
+class Metrics:
+    """A node's registry."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        watch: StoreWatch,
+        batchers: Mapping[str, DomainBatcher],
+        leases: Mapping[str, LeaseKeeper],
+        in_flight: Callable[[], int],
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, in_flight))
+        self._requests = Counter(
+            "modelmesh_requests",
+            "Finished requests; pool, model and provider are empty where nobody was asked.",
+            ["pool", "model", "provider", "outcome"],
+            registry=self._registry,
+        )
+        self._attempts = Counter("modelmesh_attempts", "Attempts on providers.", registry=self._registry)
+        self._tokens = Counter(
+            "modelmesh_tokens", "Tokens of finished requests.", ["direction"], registry=self._registry
+        )
+        self._duration = Histogram(
+            "modelmesh_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._first_content = Histogram(
+            "modelmesh_first_content_seconds",
+            "From the first byte of a request to the first content.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+
+    def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
+        """Counts a finished request; ``started`` and ``ended`` are loop time."""
+        target = trail.target
+        if target is None:
+            self._requests.labels("", "", "", outcome).inc()
+        else:
+            self._requests.labels(target.pool.id, target.model.id, target.model.provider, outcome).inc()
+        if trail.attempts:
+            self._attempts.inc(trail.attempts)
+        if trail.tokens_in or trail.tokens_out:
+            self._tokens.labels("input").inc(trail.tokens_in)
+            self._tokens.labels("output").inc(trail.tokens_out)
+        self._duration.observe(ended - started)
+        if trail.first_content:
+            self._first_content.observe(trail.first_content - started)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)

@@ -1,0 +1,54 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.unit.node.api.asgi import Front, ask, post
+
+
+async def scrape(front: Front, **more: object) -> dict[tuple[str, ...], float]:
+    """Every sample: name and label values -> value."""
+    heard = await ask(front.app, "GET", "/metrics", **more)  # type: ignore[arg-type]
+    assert heard.status == 200
+    families = text_string_to_metric_families(heard.body.decode())
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+async def test_a_request_is_counted_where_it_went() -> None:
+    """Pool, model, provider and outcome; its tokens, its attempt, its time."""
+    front = Front()
+    await post(front.app)
+    seen = await scrape(front)
+
+    assert seen["modelmesh_requests_total", "chat", "alpha.m", "alpha", "ok"] == 1
+    assert seen[("modelmesh_attempts_total",)] == 1
+    assert seen[("modelmesh_request_duration_seconds_count",)] == 1
+    assert seen[("modelmesh_first_content_seconds_count",)] == 1
+    assert seen[("modelmesh_in_flight",)] == 0
+
+
+async def test_callers_cannot_invent_labels() -> None:
+    """A name that means nothing is counted, but not by its name."""
+    front = Front()
+    await post(front.app, {"model": "nonsense-4711", "messages": [{"role": "user", "content": "x"}]})
+    seen = await scrape(front)
+
+    assert seen["modelmesh_requests_total", "", "", "", "model_not_found"] == 1
+    assert not any("nonsense-4711" in part for key in seen for part in key)
+
+
+async def test_the_mode_and_the_members_are_told() -> None:
+    """One mode is in force; members are counted by status."""
+    seen = await scrape(Front())
+
+    assert seen["modelmesh_mode", "exact"] == 1
+    assert sum(value for key, value in seen.items() if key[0] == "modelmesh_mode") == 1
+    assert seen["modelmesh_models", "chat", "active"] == 1
+
+
+async def test_metrics_are_for_operators() -> None:
+    """Without the token nobody learns anything."""
+    heard = await ask(Front(tokens=["t"]).app, "GET", "/metrics")
+
+    assert heard.status == 401
