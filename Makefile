@@ -6,10 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
-SUITE  := not containers$(if $(NGINX),, and not cluster)
+SUITE  := not containers and not topologies$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ready cluster compose-test bench
+.PHONY: topologies help run test check ready cluster compose-test bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -31,6 +31,9 @@ ready: check test ## what must be green before a change is handed over
 
 cluster: $(STAMP) ## several nodes behind nginx
 	$(BIN)/pytest tests/cluster $(ARGS)
+
+topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
+	$(BIN)/pytest -m topologies $(ARGS)
 
 bench: $(STAMP) ## what a node costs beside nginx, into benchmarks/results (ARGS='--scenario unary32')
 	$(BIN)/python -m benchmarks run $(ARGS)

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
+from shared_state.connections import close_client
 from shared_state.events import Event, decode_event
 from shared_state.store import STORE_ERRORS, Store
 
@@ -50,14 +47,7 @@ class Bus:
                 await asyncio.sleep(_RECONNECT_S)
 
     async def _listen(self) -> None:
-        client = Redis.from_url(
-            self._store.url,
-            socket_connect_timeout=1.0,
-            socket_timeout=_PING_EVERY_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
+        client = self._store.subscriber(timeout_s=_PING_EVERY_S)
         pubsub = client.pubsub()
         try:
             await pubsub.subscribe(self._store.keys.channel)
@@ -65,7 +55,7 @@ class Bus:
         finally:
             self.connected = False
             await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await client.aclose()
+            await close_client(client)
 
     async def _receive(self, pubsub: object) -> None:
         """Reads for ever; a connection that answers neither messages nor pings within a few seconds counts as lost."""

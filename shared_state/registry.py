@@ -67,17 +67,11 @@ class Registry:
 
     async def nodes(self) -> list[RegisteredNode]:
         """All registered nodes, dead ones included until they were reaped."""
-        pipe = self._store.client.pipeline(transaction=False)
-        pipe.hgetall(self._keys[0])
-        pipe.zrange(self._keys[1], 0, -1, withscores=True)
-        pipe.time()
-        described, seen, (seconds, micros) = await pipe.execute()
-        now_s = seconds + micros / 1e6
-        rows = []
-        for node, heard_ms in seen:
-            if node in described:
-                rows.append(RegisteredNode(_decode(described[node]), max(0.0, now_s - heard_ms / 1000)))
-        return rows
+        now_ms, *rows = await self._store.run("read_nodes", self._keys)
+        return [
+            RegisteredNode(_decode(described), max(0.0, (now_ms - heard_ms) / 1000))
+            for heard_ms, described in zip(rows[1::3], rows[2::3], strict=True)
+        ]
 
 
 def _decode(raw: bytes) -> NodeInfo:

@@ -67,7 +67,4 @@ async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]
 
 async def forget_minute(store: Store, domain: str, minute: int) -> None:
     """Deletes a closed minute that was stored durably."""
-    pipe = store.client.pipeline(transaction=True)
-    pipe.delete(store.keys.statistics(domain, minute))
-    pipe.zrem(store.keys.minutes(domain), str(minute))
-    await pipe.execute()
+    await store.run("forget_minute", [store.keys.domain(domain)], [minute])

@@ -6,38 +6,22 @@ A timeout means "maybe applied": every script that changes something is idempote
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from shared_state import lua
+from shared_state.addresses import mask_url, parse_address
 from shared_state.cancellation import obey_cancellation
+from shared_state.connections import STORE_ERRORS, close_client, open_client, open_subscriber
 from shared_state.deadline import Deadline
-from shared_state.errors import ConfigurationError
 from shared_state.keys import Keys
 
-#: What redis-py and the event loop raise when the store is away, slow or not able to serve.
-STORE_ERRORS = (RedisError, OSError, TimeoutError)
+__all__ = ["STORE_ERRORS", "Argument", "Script", "Store", "mask_url"]
 
 Argument = str | bytes | int
-_SCHEMES = ("redis", "rediss", "unix")
-_CONNECTIONS = 16
-_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*")
-
-
-def mask_url(url: str) -> str:
-    """The URL without its password, for people."""
-    parts = urlsplit(url)
-    if parts.password is not None:
-        url = url.replace(f":{parts.password}@", ":***@", 1)
-    return _QUERY_PASSWORD.sub(r"\1***", url)
 
 
 class Script:
@@ -55,7 +39,7 @@ class Store:
     """One process's access to the shared state.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or ``redis+cluster://``.
         namespace: first part of every key.
         timeout_s: deadline of one call, the wait for a connection included.
     """
@@ -63,15 +47,12 @@ class Store:
     def __init__(
         self, url: str, *, namespace: str = "mm", timeout_s: float = 0.25, name: str = "modelmesh"
     ) -> None:
-        if urlsplit(url).scheme not in _SCHEMES:
-            raise ConfigurationError(
-                [f"redis.url: {mask_url(url)!r} must begin with redis://, rediss:// or unix://"]
-            )
+        self._address = parse_address(url)
         self.url = url
         self.keys = Keys(namespace)
         self.timeout_s = timeout_s
         self._scripts: dict[str, Script] = {}
-        self.client: Redis = Redis(connection_pool=_pool(url, timeout_s, name))
+        self.client = open_client(self._address, timeout_s=timeout_s, name=name, home=self.keys.leader)
         self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
     @property
@@ -113,25 +94,10 @@ class Store:
             await self._execute("PING")
         obey_cancellation()
 
+    def subscriber(self, *, timeout_s: float) -> Redis:
+        """A client of its own for one subscription; who asked for it closes it with ``close_client``."""
+        return open_subscriber(self._address, self.client, timeout_s=timeout_s)
+
     async def aclose(self) -> None:
         """Closes all connections."""
-        await self.client.aclose()
-        await self.client.connection_pool.aclose()
-
-
-def _pool(url: str, timeout_s: float, name: str) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        # Our own deadline rules, for it can tell a slow server from a busy loop; these are the last resort behind it.
-        timeout=2 * timeout_s,
-        socket_timeout=2 * timeout_s,
-        socket_connect_timeout=2 * timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        protocol=2,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        decode_responses=False,
-        health_check_interval=0,
-        client_name=name,
-    )
+        await close_client(self.client)

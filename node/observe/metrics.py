@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from node.batch import DomainBatcher
@@ -14,10 +14,22 @@ from node.call import Trail
 from node.leases import LeaseKeeper
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.errors import ModelMeshError
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+def _codes(error: type[ModelMeshError]) -> Iterator[str]:
+    if error.default_code:
+        yield error.default_code
+    for kind in error.__subclasses__():
+        yield from _codes(kind)
+
+
+#: Outcomes that become labels; a code that a provider made up counts as ``other``.
+_OUTCOMES: Final = frozenset({"ok", *_codes(ModelMeshError)})
 _MODES: Final = ("exact", "leased", "open", "closed")
 
 
@@ -51,7 +63,7 @@ class _NodeCollector(Collector):
             "Whether Redis answers this node.",
             value=float(self._watch.connected),
         )
-        yield GaugeMetricFamily(
+        yield CounterMetricFamily(
             "modelmesh_store_losses", "How often Redis was lost since the start.", value=self._watch.losses
         )
         yield GaugeMetricFamily(
@@ -132,6 +144,8 @@ class Metrics:
     def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
         """Counts a finished request; ``started`` and ``ended`` are loop time."""
         target = trail.target
+        if outcome not in _OUTCOMES:
+            outcome = "other"
         if target is None:
             self._requests.labels("", "", "", outcome).inc()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.call import Trail
 from tests.unit.node.api.asgi import Front, ask, post
 
 
@@ -56,3 +57,12 @@ async def test_metrics_are_for_operators() -> None:
     heard = await ask(Front(tokens=["t"]).app, "GET", "/metrics")
 
     assert heard.status == 401
+
+
+async def test_a_providers_codes_do_not_become_labels() -> None:
+    """What a provider calls its errors is logged, and counted as something else."""
+    front = Front()
+    front.metrics.observe(Trail(), outcome="made-up-4711", started=0.0, ended=1.0)
+    seen = await scrape(front)
+
+    assert seen["modelmesh_requests_total", "", "other", "", ""] == 1
