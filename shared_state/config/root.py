@@ -16,7 +16,8 @@ class RedisConfig(Section):
     """Where the shared state lives, and what happens when it is away."""
 
     url: Secret | None = Field(
-        None, description="redis://, rediss:// or unix://; none: the embedded server of `serve`"
+        None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; none: the embedded server of `serve`",
     )
     namespace: str = Field("mm", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key")
     on_loss: Literal["leased", "open", "closed"] = "leased"
