@@ -128,6 +128,7 @@ class Totals(TypedDict):
 
 class BookRow(Totals):
     domain: str
+    kind: str
     model: str
     provider: str
     pool: str

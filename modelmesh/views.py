@@ -129,7 +129,8 @@ def books_view(books: Books) -> RenderableType:
     off = rows_off(books)
     table = _table("Books", "model", "provider", "pool", *(f"#{name.replace('_', ' ')}" for name in _COUNTS))
     for row in books["rows"]:
-        names = (_text(row[name]) for name in ("model", "provider", "pool"))
+        what = row["model"] if row["kind"] == "account" else row["domain"]
+        names = (_text(name) for name in (what, row["provider"], row["pool"]))
         table.add_row(*names, *_counts(row), style=_BAD if row in off else "")
     table.add_section()
     table.add_row("all", "", "", *_counts(books["totals"]))

@@ -26,6 +26,8 @@ from node.observe.request_log import RequestLog
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
+from node.routing.gatehouse import Gatehouse
+from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
@@ -80,15 +82,8 @@ class NodeService:
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
             for domain, ledger in self._ledgers.items()
         }
-        cursors = Cursors(store, self.watch, self.snapshot.current)
-        self.router = Router(
-            Pipeline(self.snapshot, cursors),
-            self._build_lanes(),
-            self.watch,
-            clock=self.clock,
-            reservations=_reservation_ids(self.id),
-            on_loss=config.redis.on_loss,
-        )
+        self._gatehouse = self._build_gatehouse()
+        self.router = self._build_router()
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
             self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
@@ -133,6 +128,37 @@ class NodeService:
             for model in self.topology.models.values()
         }
 
+    def _build_gatehouse(self) -> Gatehouse:
+        return Gatehouse(
+            self.store,
+            self.watch,
+            clock=self.clock,
+            node=self.id,
+            nodes=lambda: self.nodes_seen,
+            on_loss=self.topology.config.redis.on_loss,
+            on_failure=self._on_task_end,
+        )
+
+    def _build_router(self) -> Router:
+        lanes, reservations = self._build_lanes(), _reservation_ids(self.id)
+        on_loss = self.topology.config.redis.on_loss
+        gates = Gates(
+            {domain.id: self._gatehouse.build(domain) for domain in self.topology.gates.values()},
+            lanes,
+            reservations=reservations,
+            now_ms=self.clock.now_ms,
+            on_loss=on_loss,
+        )
+        return Router(
+            Pipeline(self.snapshot, Cursors(self.store, self.watch, self.snapshot.current)),
+            lanes,
+            self.watch,
+            clock=self.clock,
+            reservations=reservations,
+            on_loss=on_loss,
+            gates=gates,
+        )
+
     def _build_application(self, ops: Doorkeeper) -> Application:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
@@ -173,6 +199,7 @@ class NodeService:
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
+        self._gatehouse.start()
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -204,10 +231,12 @@ class NodeService:
         """Hands in what is unsettled, leaves the registry, closes connections."""
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
-                await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
+                await asyncio.gather(
+                    self._gatehouse.flush(), *(batcher.flush() for batcher in self._batchers.values())
+                )
                 await self.registry.leave(self.id)
         except STORE_ERRORS as error:
-            left = sum(batcher.unsettled for batcher in self._batchers.values())
+            left = sum(batcher.unsettled for batcher in self._batchers.values()) + self._gatehouse.unsettled
             log.warning(
                 "left without goodbye; reservations are charged by their lease",
                 unsettled=left,
@@ -215,7 +244,7 @@ class NodeService:
             )
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._gatehouse.stop(), return_exceptions=True)
         self.request_log.flush()
         await self._transport.aclose()
         await self.store.aclose()

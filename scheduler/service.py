@@ -51,17 +51,19 @@ class SchedulerService:
     """
 
     def __init__(self, store: Store, topology: Topology, sink: Sink, *, owner: str) -> None:
-        config, domains = topology.config.scheduler, tuple(topology.domains)
+        config, accounts = topology.config.scheduler, tuple(topology.domains)
+        specs = {**topology.domains, **topology.gates}
+        domains = tuple(specs)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
             Job(
-                "recovery", Recovery(store, domains).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
+                "recovery", Recovery(store, accounts).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
             ),
             Job(
                 "leases",
-                LeaseEnder(store, topology.domains).run,
+                LeaseEnder(store, specs).run,
                 LEASES_EVERY_S,
                 _REAP_TIMEOUT_S,
                 is_loop=True,

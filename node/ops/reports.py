@@ -27,6 +27,7 @@ from node.watch import StoreWatch
 from shared_state.books import DomainBooks, read_books
 from shared_state.domains import read_domain
 from shared_state.events import decode_event
+from shared_state.gates import DomainKind, kind_of
 from shared_state.leadership import read_lead
 from shared_state.limits import Algorithm, Dimension, Window, windows_of
 from shared_state.registry import Registry
@@ -204,7 +205,7 @@ class Reports:
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
         found = []
-        for domain in self._topology.domains:
+        for domain in (*self._topology.domains, *self._topology.gates):
             raw = await self._store.command("LRANGE", self._store.keys.news(domain), 0, _EVENTS_SHOWN - 1)
             found += [event for event in map(decode_event, raw) if event is not None]
         found.sort(key=lambda event: (event.time_ms, event.epoch), reverse=True)
@@ -224,18 +225,20 @@ class Reports:
 
     async def books(self) -> BooksView:
         """The books of all domains."""
-        domains = [await read_books(self._store, domain) for domain in self._topology.domains]
+        names = (*self._topology.domains, *self._topology.gates)
+        domains = [await read_books(self._store, domain) for domain in names]
         rows = [
             self._book_row(row.domain, books, index)
             for books in domains
             for index, row in enumerate(books.rows)
         ]
-        names = ("admitted", "settled", "abandoned", "in_flight", "difference")
+        counts = ("admitted", "settled", "abandoned", "in_flight", "difference")
+        accounts = [row for row in rows if row.kind == DomainKind.ACCOUNT]
         return BooksView(
             balanced=all(books.is_balanced for books in domains),
             time=time.time(),
             rows=rows,
-            totals={name: sum(getattr(row, name) for row in rows) for name in names},
+            totals={name: sum(getattr(row, name) for row in accounts) for name in counts},
         )
 
     def _book_row(self, domain: str, books: DomainBooks, index: int) -> BookView:
@@ -243,6 +246,7 @@ class Reports:
         known = self._topology.models.get(row.model)
         return BookView(
             domain=domain,
+            kind=kind_of(domain),
             model=row.model,
             provider=known.provider if known else "",
             pool=row.pool,

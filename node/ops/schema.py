@@ -135,9 +135,14 @@ class StatusView(_Row):
 
 
 class BookView(_Row):
-    """One account of the books; ``difference`` is 0 when it balances."""
+    """One account of the books; ``difference`` is 0 when it balances.
+
+    ``kind`` is ``account`` for traffic to models. Gates (``mesh``, ``pool``, ``key``) count the same calls once more, so they are not
+    in the totals.
+    """
 
     domain: str
+    kind: str
     model: str
     provider: str
     pool: str

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
 
 from node.call import Call, Reply, Target, Trail
+from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
+from node.routing.gates import Gates, Walk, check_money
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
@@ -28,8 +29,6 @@ from shared_state.errors import (
 )
 from shared_state.ledger import Ask, Code, Verdict
 
-#: Admitted while Redis is away: out of a lease, or because nothing is limited.
-_WITHOUT_STORE: Final = Verdict(Code.ADMITTED)
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
 
@@ -40,6 +39,7 @@ class Router:
     Args:
         lanes: model id -> the way to it.
         reservations: source of reservation ids of this node.
+        gates: what calls pass before their candidates; None if there is nothing.
         draw: uniform numbers in [0, 1) for jitter.
     """
 
@@ -52,6 +52,7 @@ class Router:
         clock: ServerClock,
         reservations: Iterator[str],
         on_loss: str,
+        gates: Gates | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._pipeline = pipeline
@@ -60,6 +61,7 @@ class Router:
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
+        self._gates = gates
         self._draw = draw
         self.in_flight = 0
 
@@ -78,25 +80,32 @@ class Router:
         if not self.is_ready:
             raise StateUnavailableError("the node has not seen the shared state yet", retry_after_s=1.0)
         self.in_flight += 1
+        walk: Walk | None = None
         try:
             plan = await self._pipeline.plan(call)
             trail.skipped = dict(plan.skipped)
-            await self._try_targets(plan, reply, interrupts, trail)
+            if self._gates is not None:
+                walk = self._gates.walk(plan)
+            await self._try_targets(plan, reply, interrupts, trail, walk)
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
                 raise ClientDisconnectedError("the client has left") from None
             raise DeadlineExceededError(f"no answer within the deadline of {call.name!r}") from None
         finally:
+            if walk is not None:
+                walk.end()
             interrupts.close()
             self.in_flight -= 1
 
-    async def _try_targets(self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
+    async def _try_targets(
+        self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
+    ) -> None:
         refusals = Refusals()
         waiting = list(plan.targets)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
             follow_up = await self._try_target(
-                plan, target, reply, interrupts, trail, refusals, has_other=bool(waiting)
+                plan, target, reply, interrupts, trail, refusals, walk, has_other=bool(waiting)
             )
             if follow_up is None:
                 return
@@ -114,6 +123,7 @@ class Router:
         interrupts: Interrupts,
         trail: Trail,
         refusals: Refusals,
+        walk: Walk | None,
         *,
         has_other: bool,
     ) -> Next | None:
@@ -125,9 +135,15 @@ class Router:
         need = estimate(call, target.model, lane.token_room)
         tries = 0
         while True:
+            closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
+            if closed is not None:
+                refusals.verdicts.append(closed)
+                trail.skipped[target.model.id] = f"pool:{closed.name or closed.code.name.lower()}"
+                return Next.OTHER
             reservation = next(self._reservations)
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
+                check_money(verdict, target, self._clock.now_ms())
                 refusals.verdicts.append(verdict)
                 trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
                 return Next.OTHER
@@ -135,7 +151,7 @@ class Router:
             trail.attempts += 1
             trail.target = target
             trail.mode = self._watch.mode
-            is_reserved = verdict is not _WITHOUT_STORE
+            is_reserved = verdict is not WITHOUT_STORE
             attempt = Attempt(
                 call,
                 target,
@@ -163,6 +179,9 @@ class Router:
                     await asyncio.sleep(decision.pause_s)
             else:
                 return None
+            finally:
+                if walk is not None and attempt.settlement is not None:
+                    walk.charge(target, attempt.settlement)
 
     async def _admit(
         self,
@@ -184,20 +203,4 @@ class Router:
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
-            verdict = await lane.batcher.admit(ask, target.pool.config)
-        if verdict.code is Code.ADMITTED:
-            lane.allowance.note(ask)
-            if verdict.from_lease:
-                lane.allowance.shrink(ask)
-        elif verdict.code is Code.STORE_AWAY:
-            if verdict.in_doubt:
-                lane.allowance.shrink(ask)
-            if self._may_go_without(lane, ask):
-                return _WITHOUT_STORE
-        return verdict
-
-    def _may_go_without(self, lane: Lane, ask: Ask) -> bool:
-        """Whether a call may go out while Redis is away: nothing to exceed, paid in advance, or the deployment prefers availability."""
-        if self._on_loss == "leased":
-            return not lane.is_limited or lane.allowance.spend(ask)
-        return self._on_loss == "open"
+            return await ask_for_admission(lane, ask, target.pool.config, on_loss=self._on_loss)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.values import DurationS, Section
 
 
@@ -64,6 +65,13 @@ class PoolConfig(Section):
     providers: list[str] = Field(default_factory=list)
     excluded_providers: list[str] = Field(default_factory=list)
     strategy: str = "modelmesh.stick-until-failure.v1"
+    limits: LimitsConfig = LimitsConfig()
+    budget: BudgetConfig = BudgetConfig()
+    on_budget_exceeded: Literal["rotate", "error"] | None = Field(
+        None,
+        description="when money is spent: rotate tries the next model or pool, error answers at once; "
+        "default: rotate for money of models and accounts, error for the pool's own",
+    )
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()

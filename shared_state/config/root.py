@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
@@ -104,6 +105,7 @@ class MeshConfig(Section):
     providers: dict[str, ProviderConfig] = Field(default_factory=dict)
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     pools: dict[str, PoolConfig] = Field(default_factory=dict)
+    budget: BudgetConfig = BudgetConfig()
     keys: KeysConfig = KeysConfig()
     proxy: ProxyConfig = ProxyConfig()
     server: ServerConfig = ServerConfig()

@@ -65,7 +65,13 @@ def books(*, difference: int = 0, balanced: bool | None = None) -> dict[str, Any
         "in_flight": 2,
         "difference": difference,
     }
-    names = {"domain": "alpha", "model": "alpha.small", "provider": "alpha", "pool": "chat"}
+    names = {
+        "domain": "alpha",
+        "kind": "account",
+        "model": "alpha.small",
+        "provider": "alpha",
+        "pool": "chat",
+    }
     is_balanced = difference == 0 if balanced is None else balanced
     return {"balanced": is_balanced, "time": NOW, "rows": [{**names, **counts}], "totals": counts}
 

@@ -13,15 +13,18 @@ from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
+from node.routing.estimate import token_room
+from node.routing.gates import Gate, Gates
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
-from shared_state.config import MeshConfig, PoolConfig
+from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
+from shared_state.gates import ANY_MODEL
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
-from shared_state.topology import ModelSpec, Topology, build_topology
+from shared_state.topology import DomainSpec, ModelSpec, Topology, build_topology
 from tests.unit.node.scripted import ScriptedTransport
 
 NOW_MS = 1_700_000_000_000
@@ -222,15 +225,24 @@ class House:
         self.ledger = Ledger()
         now = asyncio.get_running_loop().time
         self.allowances = {model: Allowance(model, now=now) for model in topology.models}
+        self.gates = {domain.id: self._gate(domain) for domain in topology.gates.values()}
         draws = itertools.cycle(draw)
         self.pipeline = Pipeline(self.view, self.cursors, draw=lambda: next(draws))  # type: ignore[arg-type]
+        lanes, reservations = self._lanes(), (f"r{number}" for number in itertools.count(1))
         self.router = Router(
             self.pipeline,
-            self._lanes(),
+            lanes,
             self.watch,  # type: ignore[arg-type]
             clock=self.view.clock,  # type: ignore[arg-type]
-            reservations=(f"r{number}" for number in itertools.count(1)),
+            reservations=reservations,
             on_loss=on_loss,
+            gates=Gates(
+                self.gates,
+                lanes,
+                reservations=(f"g{number}" for number in itertools.count(1)),
+                now_ms=self.view.clock.now_ms,
+                on_loss=on_loss,
+            ),
             draw=lambda: next(draws),
         )
         self.reader = Reader()
@@ -251,6 +263,22 @@ class House:
             for model in self.topology.models.values()
         }
 
+    def _gate(self, domain: DomainSpec) -> Gate:
+        """A gate with books of its own: ``gates[...].batcher`` is a `Ledger`."""
+        now = asyncio.get_running_loop().time
+        return Gate(
+            domain.id,
+            domain.limits,
+            Ledger(),  # type: ignore[arg-type]
+            Allowance(ANY_MODEL, now=now),
+            token_room(domain.limits, LimitsConfig()),
+            is_limited=True,
+        )
+
+    def at_gate(self, domain: str) -> Ledger:
+        """What a gate was asked and told."""
+        return self.gates[domain].batcher  # type: ignore[return-value]
+
     async def serve(self, call: Call | None = None, **fields: Any) -> None:
         """Serves a call in the current task."""
         task = asyncio.current_task()
@@ -265,6 +293,7 @@ class House:
     def assert_clean(self) -> None:
         """Nothing is left behind: every admission settled, every answer closed, no timer running."""
         assert self.ledger.open == set()
+        assert [self.at_gate(gate).open for gate in self.gates] == [set()] * len(self.gates)
         assert [answer.body.closed for answer in self.transport.answers] == [1] * len(self.transport.answers)
         assert self.router.in_flight == 0
         assert self.interrupts is not None

@@ -173,7 +173,7 @@ def test_values_from_the_environment_become_numbers():
         ("secrets: {store: aws.secrets-manager.v1}", f"secrets.store: aws.secrets-manager.v1 {NOT_OBEYED}"),
         ("storage: {connector: aws.s3.v1}", f"storage.connector: aws.s3.v1 {NOT_OBEYED}"),
         ("storage: {connector: s4}", "storage.connector: must be 'modelmesh.sqlite.v1', not 's4'"),
-        ("budget: {daily_limit: 5}", f"budget: {NOT_OBEYED}"),
+        ("budget: {enforce: false}", f"budget.enforce: {NOT_OBEYED}"),
         ("connectors: {packages: []}", f"connectors: {NOT_OBEYED}"),
         (
             "proxy: {port: abc}",
