@@ -150,6 +150,24 @@ class Switched(TypedDict):
     until: float | None
 
 
+class Key(TypedDict):
+    id: str
+    name: str
+    status: str
+    created: float
+    expires: float | None
+    revoked: float | None
+    models: list[str]
+    limits: dict[str, Any]
+    note: str
+
+
+class NewKey(Key):
+    """With the text that is shown once."""
+
+    key: str
+
+
 class OpsClient:
     """Talks to one node; close it, or use it as a context manager."""
 
@@ -180,6 +198,18 @@ class OpsClient:
         """Take a model or provider out, or bring it back."""
         path = f"/ops/{kind}/{quote(name, safe='')}/{verb}"
         return cast(Switched, self._call("POST", path, body=dict(body or {})))
+
+    def keys(self) -> list[Key]:
+        """All client keys."""
+        return cast(list[Key], self._call("GET", "/ops/keys")["keys"])
+
+    def create_key(self, body: Mapping[str, Any]) -> NewKey:
+        """Make a client key."""
+        return cast(NewKey, self._call("POST", "/ops/keys", body=dict(body)))
+
+    def revoke_key(self, key: str) -> Key:
+        """Make a client key void for good."""
+        return cast(Key, self._call("DELETE", f"/ops/keys/{quote(key, safe='')}"))
 
     def _call(self, method: str, path: str, *, body: dict[str, Any] | None = None) -> Any:
         try:

@@ -10,7 +10,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh.ops_client import BookRow, Books, Event, Model, Node, Pool, Provider, Status, Totals, Window
+from modelmesh.ops_client import (
+    BookRow,
+    Books,
+    Event,
+    Key,
+    Model,
+    NewKey,
+    Node,
+    Pool,
+    Provider,
+    Status,
+    Totals,
+    Window,
+)
 
 if TYPE_CHECKING:
     from shared_state.topology import Topology
@@ -24,6 +37,8 @@ _STYLES = {
     "draining": _FAIR,
     "leased": _FAIR,
     "standby": _BAD,
+    "expired": _FAIR,
+    "revoked": _QUIET,
     "dead": _BAD,
     "open": _BAD,
 }
@@ -147,6 +162,32 @@ def rows_off(books: Books) -> list[BookRow]:
 def is_balanced(books: Books) -> bool:
     """The verdict, worked out again here: an audit does not take the audited one's word."""
     return books["balanced"] and not rows_off(books) and not _is_off(books["totals"])
+
+
+def keys_view(keys: Iterable[Key], *, now: float) -> Table:
+    table = _table("Client keys", "id", "name", "status", "models", "limits", "made", "expires", "note")
+    for key in keys:
+        table.add_row(
+            _text(key["id"]),
+            _text(key["name"]),
+            _state(key["status"]),
+            _text(" ".join(key["models"]) or "all"),
+            _text(_limits(key)),
+            f"{span(now - key['created'])} ago",
+            until(key["expires"], now=now),
+            _text(key["note"]),
+        )
+    return table
+
+
+def new_key_view(key: NewKey) -> RenderableType:
+    """The text on a line of its own, to be copied; and who it belongs to."""
+    facts = f"Key {key['id']} ({key['name']}): models {' '.join(key['models']) or 'all'}, limits {_limits(key) or 'none'}."
+    return Group(Text(key["key"], style="bold"), _text(facts), Text("Keep it: it is not shown again."))
+
+
+def _limits(key: Key) -> str:
+    return " ".join(f"{name}={value}" for name, value in key["limits"].items())
 
 
 def topology_view(topology: Topology) -> RenderableType:

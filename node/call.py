@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shared_state.client_keys import ClientKey
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, PoolSpec
 
@@ -42,6 +43,7 @@ class Call:
         started: monotonic seconds of the loop.
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
+        key: the client key that it came with.
     """
 
     surface: Surface
@@ -51,6 +53,7 @@ class Call:
     started: float
     deadline_s: float | None = None
     provider: str | None = None
+    key: ClientKey | None = None
 
     @property
     def name(self) -> str:
@@ -78,6 +81,7 @@ class Trail:
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
+        key: id of the caller's key, for the log.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -88,6 +92,7 @@ class Trail:
     tokens_in: int = 0
     tokens_out: int = 0
     first_content: float = 0.0
+    key: str = ""
 
 
 class Reply(Protocol):

@@ -15,8 +15,9 @@ import httpx
 import structlog
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
+from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
@@ -35,7 +36,9 @@ from node.snapshot import Snapshot
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
+from shared_state.client_keys import ClientKeys
 from shared_state.clock import ServerClock
+from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
 from shared_state.store import STORE_ERRORS, Store
@@ -68,7 +71,8 @@ class NodeService:
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
         self.registry = Registry(store)
-        self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
+        self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
+        self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
             config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
         )
@@ -105,6 +109,14 @@ class NodeService:
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _on_event(self, event: Event) -> None:
+        self.snapshot.observe_event(event)
+        self._keyring.observe_event(event)
+
+    def _on_gap(self) -> None:
+        self.snapshot.refresh_all()
+        self._keyring.doubt()
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
@@ -145,6 +157,7 @@ class NodeService:
         gates = Gates(
             {domain.id: self._gatehouse.build(domain) for domain in self.topology.gates.values()},
             lanes,
+            of_key=self._gatehouse.of_key,
             reservations=reservations,
             now_ms=self.clock.now_ms,
             on_loss=on_loss,
@@ -160,15 +173,20 @@ class NodeService:
         )
 
     def _build_application(self, ops: Doorkeeper) -> Application:
-        proxy = self.topology.config.proxy
-        doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
-        edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
+        config = self.topology.config
+        door = ClientDoor(
+            Doorkeeper(config.proxy.auth.tokens, is_open=True),
+            self._keyring,
+            is_required=config.keys.required,
+            now_ms=self.clock.now_ms,
+        )
+        edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
         parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
-                *model_routes(models, doorkeeper),
+                *model_routes(models, door),
                 *health_routes(self.readiness),
                 metrics_route(self.metrics, ops),
                 *ops_routes(parts, ops),
@@ -193,7 +211,13 @@ class NodeService:
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        loops = [
+            self.watch.run(),
+            self.snapshot.run(),
+            self._bus.run(),
+            self._keyring.run(),
+            self._beat(),
+        ]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

@@ -26,6 +26,7 @@ from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
 from shared_state.config.loader import load_config
+from shared_state.directory import DomainDirectory
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology, build_topology
@@ -52,8 +53,7 @@ class SchedulerService:
 
     def __init__(self, store: Store, topology: Topology, sink: Sink, *, owner: str) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
-        specs = {**topology.domains, **topology.gates}
-        domains = tuple(specs)
+        domains = DomainDirectory(store, topology)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         reaper = Reaper(store, domains, contact=self._contact)
@@ -63,7 +63,7 @@ class SchedulerService:
             ),
             Job(
                 "leases",
-                LeaseEnder(store, specs).run,
+                LeaseEnder(store, domains).run,
                 LEASES_EVERY_S,
                 _REAP_TIMEOUT_S,
                 is_loop=True,

@@ -8,6 +8,7 @@ ModelMeshError
 │   ├── ModelNotFoundError
 │   ├── PayloadTooLargeError
 │   ├── AuthenticationRequiredError
+│   ├── ModelNotAllowedError
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
@@ -140,6 +141,14 @@ class AuthenticationRequiredError(RequestError):
     http_status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
+
+
+class ModelNotAllowedError(RequestError):
+    """The client key may not use what was asked for."""
+
+    http_status = 403
+    type = "permission_error"
+    default_code = "model_not_allowed"
 
 
 class ClientDisconnectedError(RequestError):

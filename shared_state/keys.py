@@ -94,7 +94,16 @@ class Keys:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
 
-    # -- a pool: cursors only
+    @property
+    def client_keys(self) -> str:
+        """Hash id -> JSON record of a client key, written and revoked by operators, never changed.
+
+        Behind it ``:digests`` (hash keyed digest of the text -> id), ``:revoked`` (hash id -> unix ms) and ``:version``
+        (counter of changes); read by nodes.
+        """
+        return f"{self._prefix}{{cluster}}:clients"
+
+    # -- a pool: cursors, beside the quota domain ``pool:<id>`` if it has limits
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""

@@ -43,11 +43,13 @@ class Resolution:
     Attributes:
         pools: pools to choose from, in order of preference.
         models: the only models that fit the name; None if every model of the pools does.
+        is_exact: the name is that of a model.
     """
 
     name: str
     pools: tuple[PoolSpec, ...]
     models: tuple[ModelSpec, ...] | None = None
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +87,7 @@ class Topology:
             return Resolution(name, (self.pools[name],))
         model = self.models.get(name) or self._by_upstream(name)
         if model is not None:
-            return Resolution(name, (self._pool_with(model),), (model,))
+            return Resolution(name, (self._pool_with(model),), (model,), is_exact=True)
         node = self.tree.resolve_name(name)
         if node is None:
             raise ModelNotFoundError(f"unknown model {_shown(name)}{self._near(name)}", param="model")

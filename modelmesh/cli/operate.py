@@ -70,7 +70,7 @@ def audit(*, as_json: JsonOption = False) -> None:
     """The books: every balance; exit code 1 if one is off."""
     from modelmesh.views import books_view, is_balanced
 
-    with refusals(), _client() as client:
+    with refusals(), ops_client() as client:
         books = client.books()
     show_json(books) if as_json else show(books_view(books))
     if not is_balanced(books):
@@ -85,7 +85,7 @@ def deactivate(
     as_json: JsonOption = False,
 ) -> None:
     """Take a model or a provider out, until it is activated or the time is over."""
-    body = {"reason": reason, "for_s": _seconds(duration)}
+    body = {"reason": reason, "for_s": seconds(duration, hint="--for")}
     _switch(target, "deactivate", body=body, as_json=as_json)
 
 
@@ -94,7 +94,8 @@ def activate(target: TargetArgument, *, as_json: JsonOption = False) -> None:
     _switch(target, "activate", body={}, as_json=as_json)
 
 
-def _client() -> OpsClient:
+def ops_client() -> OpsClient:
+    """A client of the node that the environment names."""
     from modelmesh.ops_client import DEFAULT_URL, OpsClient
 
     return OpsClient(
@@ -105,7 +106,7 @@ def _client() -> OpsClient:
 def _show_part(
     choose: Callable[[Status], Any], view: Callable[..., RenderableType], *, as_json: bool
 ) -> None:
-    with refusals(), _client() as client:
+    with refusals(), ops_client() as client:
         part = choose(client.status())
     show_json(part) if as_json else show(view(part, now=time.time()))
 
@@ -115,7 +116,7 @@ def _switch(target: str, verb: Verb, *, body: dict[str, Any], as_json: bool) -> 
 
     from modelmesh.views import until
 
-    with refusals(), _client() as client:
+    with refusals(), ops_client() as client:
         switched = _switch_either(client, target, verb, body=body)
     if as_json:
         show_json(switched)
@@ -151,7 +152,8 @@ def _describe_unknown(client: OpsClient, target: str) -> str:
     return f"no model or provider is named {target!r}{hint}"
 
 
-def _seconds(duration: str | None) -> float | None:
+def seconds(duration: str | None, *, hint: str) -> float | None:
+    """A duration given as an option; ``hint`` is the option's name."""
     from shared_state.config.values import parse_duration
 
     if duration is None:
@@ -159,4 +161,4 @@ def _seconds(duration: str | None) -> float | None:
     try:
         return parse_duration(duration)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from error
+        raise typer.BadParameter(str(error), param_hint=hint) from error

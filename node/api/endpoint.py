@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
@@ -19,6 +19,7 @@ from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKey
 from shared_state.config.values import parse_duration
 from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
 
@@ -34,7 +35,7 @@ class Edge:
 
     router: Router
     watch: StoreWatch
-    doorkeeper: Doorkeeper
+    door: ClientDoor
     request_log: RequestLog
     metrics: Metrics
     max_body_bytes: int
@@ -55,8 +56,10 @@ class Endpoint:
         trail = Trail(mode=self._edge.watch.mode)
         name = ""
         try:
-            self._edge.doorkeeper.check(scope)
-            call = await self._read(scope, receive, request_id, started)
+            key = await self._edge.door.admit(scope)
+            if key is not None:
+                trail.key = key.id
+            call = await self._read(scope, receive, request_id, started, key)
             name = call.name
             await self._serve(call, receive, reply, trail)
         except ClientDisconnectedError as error:
@@ -83,7 +86,9 @@ class Endpoint:
             trail=trail,
         )
 
-    async def _read(self, scope: Scope, receive: Receive, request_id: str, started: float) -> Call:
+    async def _read(
+        self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
+    ) -> Call:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
         name = fields.get("model")
@@ -101,6 +106,7 @@ class Endpoint:
             started=started,
             deadline_s=_deadline(scope),
             provider=preferred.decode("latin-1") if preferred else None,
+            key=key,
         )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:

@@ -25,7 +25,8 @@ from node.ops.schema import (
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.books import DomainBooks, read_books
-from shared_state.domains import read_domain
+from shared_state.directory import DomainDirectory
+from shared_state.domains import read_domain, read_news
 from shared_state.events import decode_event
 from shared_state.gates import DomainKind, kind_of
 from shared_state.leadership import read_lead
@@ -48,6 +49,7 @@ class Reports:
         self._snapshot = snapshot
         self._watch = watch
         self._registry = Registry(store)
+        self._directory = DomainDirectory(store, topology)
 
     async def status(self) -> StatusView:
         """Everything at once."""
@@ -204,10 +206,8 @@ class Reports:
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
-        found = []
-        for domain in (*self._topology.domains, *self._topology.gates):
-            raw = await self._store.command("LRANGE", self._store.keys.news(domain), 0, _EVENTS_SHOWN - 1)
-            found += [event for event in map(decode_event, raw) if event is not None]
+        raw = await read_news(self._store, list(await self._directory.limited()), most=_EVENTS_SHOWN)
+        found = [event for event in map(decode_event, raw) if event is not None]
         found.sort(key=lambda event: (event.time_ms, event.epoch), reverse=True)
         return [
             EventView(
@@ -225,8 +225,7 @@ class Reports:
 
     async def books(self) -> BooksView:
         """The books of all domains."""
-        names = (*self._topology.domains, *self._topology.gates)
-        domains = [await read_books(self._store, domain) for domain in names]
+        domains = [await read_books(self._store, domain) for domain in await self._directory.ids()]
         rows = [
             self._book_row(row.domain, books, index)
             for books in domains

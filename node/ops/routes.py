@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -12,10 +12,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.ops.keys import KeyOrders
 from node.ops.reports import Reports
-from node.ops.schema import OrderBody, OrderView
+from node.ops.schema import KeyBody, OrderBody, OrderView
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKeys
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, RequestError, StateUnavailableError
 from shared_state.store import STORE_ERRORS, Store
@@ -23,6 +25,7 @@ from shared_state.topology import Topology
 
 _Handler = Callable[[Request], Awaitable[Response]]
 _MOST_BODY_BYTES = 10_000
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class _View(Response):
@@ -50,6 +53,12 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch)
+        self._keys = KeyOrders(
+            ClientKeys(parts.store, parts.topology.config.keys.pepper),
+            parts.topology,
+            node=parts.node,
+            now_ms=parts.snapshot.clock.now_ms,
+        )
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
@@ -80,6 +89,25 @@ class Ops:
                 for kind in ("model", "provider")
                 for action in ("deactivate", "activate")
             ),
+            *self._key_routes(),
+        ]
+
+    def _key_routes(self) -> list[BaseRoute]:
+        keys = self._keys
+
+        async def listing(request: Request) -> Response:
+            return _View(await keys.all())
+
+        async def create(request: Request) -> Response:
+            return _View(await keys.create(await _body(request, KeyBody)))
+
+        async def revoke(request: Request) -> Response:
+            return _View(await keys.revoke(request.path_params["key"]))
+
+        return [
+            Route("/ops/keys", self._guarded(listing), methods=["GET"]),
+            Route("/ops/keys", self._guarded(create), methods=["POST"]),
+            Route("/ops/keys/{key}", self._guarded(revoke), methods=["DELETE"]),
         ]
 
     def _guarded(self, handler: _Handler) -> _Handler:
@@ -107,7 +135,7 @@ class Ops:
         known = topology.models.get(name) if kind == "model" else topology.providers.get(name)
         if known is None:
             raise ModelNotFoundError(f"no {kind} is called {name!r}")
-        body = await _order_body(request)
+        body = await _body(request, OrderBody)
         done = await order(
             self._parts.store,
             known.domain,
@@ -127,14 +155,14 @@ def ops_routes(parts: OpsParts, doorkeeper: Doorkeeper) -> list[BaseRoute]:
     return Ops(parts, doorkeeper).routes()
 
 
-async def _order_body(request: Request) -> OrderBody:
+async def _body(request: Request, form: type[Form]) -> Form:
     raw = b""
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > _MOST_BODY_BYTES:
             raise RequestError("the body of an order is small")
     try:
-        return OrderBody.model_validate_json(raw or b"{}")
+        return form.model_validate_json(raw or b"{}")
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
         raise RequestError(f"the order was not understood: {faults}") from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.values import DurationS
 
 
@@ -160,6 +163,51 @@ class BooksView(_Row):
     time: float
     rows: list[BookView]
     totals: dict[str, int]
+
+
+class KeyView(_Row):
+    """A client key; ``limits`` holds what is limited."""
+
+    id: str
+    name: str
+    status: str
+    created: float
+    expires: float | None
+    revoked: float | None
+    models: list[str]
+    limits: dict[str, Any]
+    note: str
+
+
+class KeysView(_Row):
+    """All client keys."""
+
+    keys: list[KeyView]
+
+
+class NewKeyView(KeyView):
+    """A client key that was made just now; ``key`` is its text, which nobody will show again."""
+
+    key: str
+
+
+class KeyBody(BaseModel):
+    """What a new client key may do; everything but its name may be left out.
+
+    Attributes:
+        models: pools, models and capabilities; ``*`` stands for any part of a name; empty: all.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    models: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list, max_length=200
+    )
+    limits: LimitsConfig = LimitsConfig()
+    budget: BudgetConfig = BudgetConfig()
+    expires_s: DurationS | None = Field(None, gt=0)
+    note: str = Field("", max_length=500)
 
 
 class OrderView(_Row):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
 
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
 from node.routing.estimate import token_room
 from node.routing.gates import Gate
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKey
 from shared_state.clock import ServerClock
 from shared_state.config import LimitsConfig
-from shared_state.gates import ANY_MODEL
+from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import DomainLedger
 from shared_state.limits import has_limits
 from shared_state.specs import DomainSpec
 from shared_state.store import Store
 
-_NOTHING = LimitsConfig()
+_NOTHING: Final = LimitsConfig()
+#: Gates of keys that are kept at hand; beyond that, those that are idle make room.
+_MOST_KEYS: Final = 10_000
 
 
 class Gatehouse:
@@ -50,8 +55,9 @@ class Gatehouse:
         self._holds_leases = on_loss == "leased"
         self._on_failure = on_failure
         self._batchers: dict[str, DomainBatcher] = {}
-        self._waiting: list[LeaseKeeper] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._waiting: dict[str, LeaseKeeper] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._of_keys: OrderedDict[str, Gate] = OrderedDict()
         self._is_started = False
 
     def build(self, domain: DomainSpec) -> Gate:
@@ -68,18 +74,38 @@ class Gatehouse:
             has_limits(domain.limits),
         )
         if gate.is_limited and self._holds_leases:
-            self._waiting.append(keeper)
+            self._waiting[domain.id] = keeper
             if self._is_started:
                 self.start()
         return gate
 
+    def of_key(self, key: ClientKey) -> Gate:
+        """The gate of a client key, built when it is first used."""
+        gate = self._of_keys.get(key.id)
+        if gate is None:
+            gate = self._of_keys[key.id] = self.build(build_gate(key_gate(key.id), key.limits))
+            if len(self._of_keys) > _MOST_KEYS:
+                self._make_room()
+        self._of_keys.move_to_end(key.id)
+        return gate
+
+    def _make_room(self) -> None:
+        """Gives up the gate that was used least recently, unless it still has something to hand in."""
+        key, gate = next(iter(self._of_keys.items()))
+        if gate.batcher.unsettled or not gate.allowance.is_idle():
+            self._of_keys.move_to_end(key)
+            return
+        del self._of_keys[key], self._batchers[gate.id]
+        task = self._tasks.pop(gate.id, None)
+        if task is not None:
+            task.cancel()
+
     def start(self) -> None:
         """Begins to hold leases."""
         self._is_started = True
-        for keeper in self._waiting:
-            task = asyncio.get_running_loop().create_task(keeper.run())
+        for domain, keeper in self._waiting.items():
+            task = self._tasks[domain] = asyncio.get_running_loop().create_task(keeper.run())
             task.add_done_callback(self._on_failure)
-            self._tasks.append(task)
         self._waiting.clear()
 
     @property
@@ -94,9 +120,9 @@ class Gatehouse:
 
     async def stop(self) -> None:
         """Lets the leases go; what they hold ends by itself."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
 def _ignore(_: DomainLedger) -> None:

@@ -18,7 +18,9 @@ from node.routing.estimate import Estimate, estimate
 from node.routing.interrupts import Cause, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Plan
+from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig, PoolConfig
+from shared_state.config.checks import spends_money
 from shared_state.errors import (
     BudgetExceededError,
     LimitReachedError,
@@ -258,6 +260,7 @@ class Gates:
 
     Args:
         configured: gates of the mesh and of pools, by the id of their domain.
+        of_key: the gate of a client key.
     """
 
     def __init__(
@@ -265,25 +268,32 @@ class Gates:
         configured: Mapping[str, Gate],
         lanes: Mapping[str, Lane],
         *,
+        of_key: Callable[[ClientKey], Gate],
         reservations: Iterator[str],
         now_ms: Callable[[], int],
         on_loss: str,
     ) -> None:
         self._configured = configured
         self._lanes = lanes
+        self._of_key = of_key
         self._reservations = reservations
         self._now_ms = now_ms
         self._on_loss = on_loss
 
     def walk(self, plan: Plan) -> Walk | None:
-        """The way of a call; None if it has no gate to pass.
+        """The way of a call; None if it has no gate to pass. Drops candidates whose cost the caller's money cannot be charged with.
 
         Raises:
-            BudgetExceededError: money is limited for the caller, and no candidate has a price.
+            BudgetExceededError: no candidate is left.
         """
-        if not self._configured:
+        key = plan.call.key
+        if key is None and not self._configured:
             return None
-        everywhere = [gate for gate in (self._configured.get(MESH_GATE),) if gate is not None]
+        everywhere = [self._configured[MESH_GATE]] if MESH_GATE in self._configured else []
+        if key is not None:
+            everywhere.append(self._of_key(key))
+            if spends_money(key.limits):
+                _drop_unpriced(plan)
         pools = {target.pool.id for target in plan.targets}
         of_pools = {pool: gate for pool in pools if (gate := self._configured.get(pool_gate(pool)))}
         if not (everywhere or of_pools):
@@ -307,6 +317,20 @@ class Gates:
         longest_s = max(target.pool.config.retry.deadline for target in targets)
         lease_ms = max(self._lanes[model].lease_ms for model in needs) + round(longest_s * 1000)
         return Stay(gate, needs, lease_ms=lease_ms, reservations=self._reservations)
+
+
+def _drop_unpriced(plan: Plan) -> None:
+    """Configured money has its prices checked; a key's money meets whatever is configured now."""
+    unpriced = [target.model.id for target in plan.targets if not target.model.is_priced]
+    if not unpriced:
+        return
+    plan.skipped.update(dict.fromkeys(unpriced, "unpriced"))
+    plan.targets = [target for target in plan.targets if target.model.is_priced]
+    if not plan.targets:
+        raise BudgetExceededError(
+            f"the client key's money is limited, and no model of {plan.call.name!r} has a price",
+            window="usd_per_request",
+        )
 
 
 def _wait_s(verdict: Verdict, now_ms: int) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from node.call import Call, Target
+from node.routing.access import resolve_for
 from node.routing.cursors import Cursors
 from node.routing.strategies import STRATEGIES, Hints
 from node.snapshot import Snapshot
@@ -77,9 +78,14 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
+            ModelNotAllowedError: it means nothing that the client key may use.
             RequestError: no model can deliver in the asked mode.
         """
-        plan = Plan(call, self._snapshot.topology.resolve(call.name))
+        topology = self._snapshot.topology
+        plan = Plan(
+            call,
+            topology.resolve(call.name) if call.key is None else resolve_for(call.key, topology, call.name),
+        )
         for _, stage in self.stages:
             stage(plan)
         await self._rank(plan)

@@ -83,9 +83,9 @@ class Router:
         walk: Walk | None = None
         try:
             plan = await self._pipeline.plan(call)
-            trail.skipped = dict(plan.skipped)
             if self._gates is not None:
                 walk = self._gates.walk(plan)
+            trail.skipped = dict(plan.skipped)
             await self._try_targets(plan, reply, interrupts, trail, walk)
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 
 from shared_state.books import read_books
+from shared_state.directory import Directory
 from shared_state.errors import ModelMeshError
 from shared_state.store import Store
 
@@ -22,7 +21,7 @@ class BooksOffError(ModelMeshError):
 class Audit:
     """The auditor: reads, compares, and changes nothing."""
 
-    def __init__(self, store: Store, domains: Sequence[str]) -> None:
+    def __init__(self, store: Store, domains: Directory) -> None:
         self._store = store
         self._domains = domains
 
@@ -34,7 +33,7 @@ class Audit:
             RedisError, OSError, TimeoutError: the store is away.
         """
         faults = []
-        for domain in self._domains:
+        for domain in await self._domains.ids():
             books = await read_books(self._store, domain)
             faults += [
                 f"{row.model} in {row.pool}: {row.difference:+d}" for row in books.rows if row.difference

@@ -89,7 +89,6 @@ _TODAY: Final[dict[str, str]] = {
 }
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
-    "keys.required": frozenset({True, "true", "True"}),
     "secrets.store": frozenset(
         {
             "modelmesh.json-secrets.v1",

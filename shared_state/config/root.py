@@ -51,7 +51,10 @@ class CapabilitiesConfig(Section):
 class KeysConfig(Section):
     """Client keys."""
 
-    required: Literal[False] = False
+    required: bool = Field(False, description="every request needs a client key or one of proxy.auth.tokens")
+    pepper: Secret | None = Field(
+        None, description="secret mixed into the digests of keys; changing it voids all keys"
+    )
 
 
 class AuthConfig(Section):

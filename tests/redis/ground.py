@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -218,6 +218,19 @@ class Bench(Caller):
         """The due list: name -> time."""
         rows = await self.store.client.zrange(self.store.keys.due(DOMAIN), 0, -1, withscores=True)
         return {name.decode(): int(at) for name, at in rows}
+
+
+class Only:
+    """A directory of these quota domains and no others."""
+
+    def __init__(self, *domains: str) -> None:
+        self._domains = domains
+
+    async def ids(self) -> Sequence[str]:
+        return self._domains
+
+    async def limited(self) -> Mapping[str, DomainSpec]:
+        raise NotImplementedError
 
 
 def admitted(verdicts: Iterable[Verdict]) -> int:

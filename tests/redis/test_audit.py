@@ -6,7 +6,7 @@ import pytest
 
 from scheduler.jobs.audit import Audit, BooksOffError
 from shared_state.ledger import Outcome
-from tests.redis.ground import DOMAIN, SMALL
+from tests.redis.ground import DOMAIN, SMALL, Only
 
 
 async def test_books_that_balance_are_silent(bench):
@@ -15,7 +15,7 @@ async def test_books_that_balance_are_silent(bench):
     await node.attempt(Outcome.SUCCESS)
     await node.admit()
 
-    await Audit(node.store, [DOMAIN]).run(0)
+    await Audit(node.store, Only(DOMAIN)).run(0)
 
 
 async def test_a_lost_settlement_is_found(bench):
@@ -25,4 +25,4 @@ async def test_a_lost_settlement_is_found(bench):
     await node.store.client.hdel(node.store.keys.reservations(DOMAIN, SMALL), reservation)
 
     with pytest.raises(BooksOffError, match=rf"{SMALL} in chat: \+1.*\+1 expiries"):
-        await Audit(node.store, [DOMAIN]).run(0)
+        await Audit(node.store, Only(DOMAIN)).run(0)

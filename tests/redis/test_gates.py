@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,14 @@ from node.routing.interrupts import Interrupts
 from node.watch import StoreWatch
 from scheduler.jobs.audit import Audit
 from shared_state.books import BookRow, read_books
+from shared_state.client_keys import ClientKey
 from shared_state.clock import ServerClock
 from shared_state.errors import BudgetExceededError, LimitReachedError
+from shared_state.gates import key_gate
 from shared_state.ledger import Code, Verdict
+from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store
-from tests.redis.ground import Caller
+from tests.redis.ground import Caller, Only
 from tests.unit.node.house import NOW_MS, House, Reader, chat, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -44,6 +48,7 @@ class Site:
         self.house.router._gates = Gates(
             {domain.id: self.gatehouse.build(domain) for domain in topology.gates.values()},
             self.house.router._lanes,
+            of_key=self.gatehouse.of_key,
             reservations=(f"{name}.{number}" for number in range(1, 10_000)),
             now_ms=clock.now_ms,
             on_loss="leased",
@@ -118,6 +123,45 @@ async def test_two_nodes_never_exceed_the_limit_of_a_pool(
     assert (await both[0].books()).settled == served
 
 
+@pytest.mark.parametrize("limits", [{"rpm": 23}, {"tpm": 230}, {"usd_per_day": 23 * 13e-6}])
+async def test_two_nodes_never_exceed_the_limit_of_a_key(
+    sites: Callable[..., list[Site]], limits: dict[str, Any]
+) -> None:
+    """Several keys race at once; each has its own limit, and its own books."""
+    both = sites({})
+    keys = [
+        ClientKey.model_validate({"id": f"k{number}", "name": "k", "created": 0.0, "limits": limits})
+        for number in range(3)
+    ]
+    served = dict.fromkeys((key.id for key in keys), 0)
+    for _ in range(10):
+        for key, count in zip(
+            keys, await asyncio.gather(*(race(both, 8, key=key, max_tokens=3) for key in keys)), strict=True
+        ):
+            served[key.id] += count
+        await asyncio.gather(*(site.gatehouse.flush() for site in both))
+
+    assert all(19 <= count <= 23 for count in served.values())
+    for key in keys:
+        row = await both[0].books(key_gate(key.id))
+        assert (row.admitted, row.settled, row.in_flight) == (served[key.id],) * 2 + (0,)
+
+
+async def test_a_key_without_limits_has_books_too(sites: Callable[..., list[Site]]) -> None:
+    """Who used how much is known of every key."""
+    both = sites({})
+    key = ClientKey(id="free", name="free", created=0.0)
+
+    assert await race(both, 10, key=key) == 10
+    await both[1].gatehouse.flush()
+    assert (await both[0].books("key:free")).settled == 10
+    sums: Counter[str] = Counter()
+    for minute in await minutes_of(both[0].store, "key:free"):
+        for row in await read_minute(both[0].store, "key:free", minute):
+            sums.update(row.metrics)
+    assert (sums["attempts"], sums["tokens_in"], sums["tokens_out"], sums["cost"]) == (10, 70, 30, 130_000)
+
+
 async def test_a_call_that_no_model_admits_is_given_back(sites: Callable[..., list[Site]]) -> None:
     """Refused calls consume nothing of their pool."""
     site, _ = sites({"limits": {"rpm": 5, "tpm": 10_000, "concurrency": 2}})
@@ -152,10 +196,18 @@ async def test_more_than_was_reserved_is_charged_too(sites: Callable[..., list[S
 async def test_parallel_calls_are_limited_and_places_come_back(sites: Callable[..., list[Site]]) -> None:
     """Over both nodes together."""
     both = sites({"limits": {"concurrency": 3}})
-
-    assert await race(both, 20) == 3
-    await asyncio.gather(*(site.gatehouse.flush() for site in both))
-    assert await race(both, 20) == 3
+    for _ in range(2):
+        may_answer, slow = asyncio.Event(), whole()
+        slow.wait = may_answer.wait
+        for site in both:
+            site.transport._scripts["alpha"] = [slow]
+        calls = [asyncio.create_task(both[i % 2].serve()) for i in range(20)]
+        while sum(call.done() for call in calls) < 17:
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=0.01)
+        assert sum(call.done() for call in calls) == 17
+        may_answer.set()
+        assert sum(await asyncio.gather(*calls)) == 3
+        await asyncio.gather(*(site.gatehouse.flush() for site in both))
 
 
 async def test_the_alert_of_a_pools_money_is_told(sites: Callable[..., list[Site]]) -> None:
@@ -177,5 +229,5 @@ async def test_the_auditor_reads_the_books_of_gates(sites: Callable[..., list[Si
     await race(both, 30)
     await asyncio.gather(*(site.gatehouse.flush() for site in both))
 
-    await Audit(both[0].store, list(both[0].topology.gates)).run(0)
+    await Audit(both[0].store, Only(*both[0].topology.gates)).run(0)
     assert (await both[0].books("mesh:budget")).admitted == 30

@@ -20,6 +20,7 @@ from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.statistics import minutes_of
 from shared_state.store import Store
 from shared_state.topology import Topology
+from tests.redis.ground import Only
 from tests.redis.scheduler_ground import (
     DOMAIN,
     MODEL,
@@ -108,7 +109,7 @@ class TestReaper:
 
     @pytest.fixture
     def reaper(self, store: Store, contact: Contact) -> Reaper:
-        return Reaper(store, [DOMAIN], contact=contact)
+        return Reaper(store, Only(DOMAIN), contact=contact)
 
     async def test_a_dead_node_is_buried_and_its_books_balance(
         self, store: Store, topology: Topology, reaper: Reaper, watch: Watch
@@ -197,7 +198,7 @@ class TestFlush:
         await put_minute(store, current - 2, attempts=3, ok=3, latency_le_2=3)
         await put_minute(store, current - 1000, attempts=1, failed=1)
 
-        await Flush(store, [DOMAIN], sink).run(TOKEN)
+        await Flush(store, Only(DOMAIN), sink).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 4
@@ -215,11 +216,11 @@ class TestFlush:
         await put_minute(store, CLOSED_MINUTE, attempts=5, ok=5)
         setattr(flaky, where, True)
         with pytest.raises(SinkError):
-            await Flush(store, [DOMAIN], flaky).run(TOKEN)
+            await Flush(store, Only(DOMAIN), flaky).run(TOKEN)
         assert await minutes_of(store, DOMAIN) == [CLOSED_MINUTE]
 
         setattr(flaky, where, False)
-        await Flush(store, [DOMAIN], flaky).run(TOKEN)
+        await Flush(store, Only(DOMAIN), flaky).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 5
@@ -231,7 +232,7 @@ class TestFlush:
             await put_minute(store, CLOSED_MINUTE - ago, attempts=1)
         counting = FlakySink(sink)
 
-        await Flush(store, [DOMAIN], counting).run(TOKEN)
+        await Flush(store, Only(DOMAIN), counting).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 120
@@ -246,10 +247,10 @@ class TestFlush:
 
         class Overtaken(FlakySink):
             async def write(self, rows: object) -> None:
-                await Flush(store, [DOMAIN], sink).run(TOKEN + 1)
+                await Flush(store, Only(DOMAIN), sink).run(TOKEN + 1)
                 await sink.write(rows)  # type: ignore[arg-type]
 
-        await Flush(store, [DOMAIN], Overtaken(sink)).run(TOKEN)
+        await Flush(store, Only(DOMAIN), Overtaken(sink)).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 2

@@ -19,9 +19,10 @@ from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
+from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
-from shared_state.gates import ANY_MODEL
+from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
 from shared_state.topology import DomainSpec, ModelSpec, Topology, build_topology
@@ -84,10 +85,14 @@ class Watch:
         self.connected = True
         self.failures: list[BaseException] = []
         self.losses = 0
+        self.returns: list[Callable[[], None]] = []
 
     @property
     def mode(self) -> str:
         return "exact" if self.connected else "leased"
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        self.returns.append(callback)
 
     def report_failure(self, error: BaseException) -> None:
         self.failures.append(error)
@@ -239,6 +244,7 @@ class House:
             gates=Gates(
                 self.gates,
                 lanes,
+                of_key=self._key_gate,
                 reservations=(f"g{number}" for number in itertools.count(1)),
                 now_ms=self.view.clock.now_ms,
                 on_loss=on_loss,
@@ -275,6 +281,10 @@ class House:
             is_limited=True,
         )
 
+    def _key_gate(self, key: ClientKey) -> Gate:
+        domain = build_gate(key_gate(key.id), key.limits)
+        return self.gates.setdefault(domain.id, self._gate(domain))
+
     def at_gate(self, domain: str) -> Ledger:
         """What a gate was asked and told."""
         return self.gates[domain].batcher  # type: ignore[return-value]
@@ -301,7 +311,12 @@ class House:
 
 
 def chat(
-    *, deadline_s: float | None = None, provider: str | None = None, surface: Surface = CHAT, **fields: Any
+    *,
+    deadline_s: float | None = None,
+    provider: str | None = None,
+    key: ClientKey | None = None,
+    surface: Surface = CHAT,
+    **fields: Any,
 ) -> Call:
     """A chat call to the pool ``chat``, or as the fields say."""
     body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **fields}
@@ -313,4 +328,5 @@ def chat(
         started=asyncio.get_running_loop().time(),
         deadline_s=deadline_s,
         provider=provider,
+        key=key,
     )

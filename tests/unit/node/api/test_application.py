@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
 from shared_state.keys import Keys
 from tests.unit.node.api.asgi import Front, ask
-from tests.unit.node.house import Watch, mesh
+from tests.unit.node.house import View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
 
@@ -145,7 +146,15 @@ OPS = [
     ("POST", "/ops/models/alpha.m/activate"),
     ("POST", "/ops/providers/alpha/deactivate"),
     ("POST", "/ops/providers/alpha/activate"),
+    ("GET", "/ops/keys"),
+    ("POST", "/ops/keys"),
+    ("DELETE", "/ops/keys/abc"),
 ]
+
+
+def order_of(path: str) -> bytes:
+    """A body that the route understands."""
+    return b'{"name": "billing"}' if path == "/ops/keys" else b"{}"
 
 
 class Office:
@@ -154,17 +163,17 @@ class Office:
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, None, self.watch)  # type: ignore[arg-type]
+        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch)  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
-def test_every_operators_route_is_tested() -> None:
+async def test_every_operators_route_is_tested() -> None:
     """A new one cannot be forgotten here."""
-    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch())  # type: ignore[arg-type]
+    topology = mesh("alpha.m")
+    parts = OpsParts("n", AwayStore(), topology, View(topology), Watch())  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
-    known = {
-        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/") for _, path in OPS
-    }
+    names = (("/alpha.m/", "/{name:path}/"), ("/alpha/", "/{name:path}/"), ("/abc", "/{key}"))
+    known = {functools.reduce(lambda path, name: path.replace(*name), names, path) for _, path in OPS}
 
     assert {route.path for route in routes} == known  # type: ignore[attr-defined]
 
@@ -175,7 +184,7 @@ async def test_operators_need_their_token(method: str, path: str, authorization:
     """Without it nothing is read and nothing is done."""
     for office in (Office("admin"), Office()):
         headers = [] if authorization is None else [(b"authorization", authorization)]
-        heard = await ask(office.app, method, path, b"{}", headers=headers)
+        heard = await ask(office.app, method, path, order_of(path), headers=headers)
 
         assert heard.status == 401
         assert heard.error["code"] == "invalid_api_key"
@@ -186,7 +195,7 @@ async def test_operators_need_their_token(method: str, path: str, authorization:
 async def test_without_redis_operators_are_told_so(method: str, path: str) -> None:
     """503, and the node knows at once."""
     office = Office("admin")
-    heard = await ask(office.app, method, path, b"{}", headers=[(b"authorization", b"Bearer admin")])
+    heard = await ask(office.app, method, path, order_of(path), headers=[(b"authorization", b"Bearer admin")])
 
     assert heard.status == 503
     assert heard.error["code"] == "state_unavailable"

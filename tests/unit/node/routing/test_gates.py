@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared_state.client_keys import ClientKey
 from shared_state.errors import (
     AllProvidersExhaustedError,
     BudgetExceededError,
@@ -272,6 +273,79 @@ async def test_the_budget_of_the_mesh_stands_before_every_pool() -> None:
     assert charged(place.at_gate(MESH).settled[0]) == (7, 3, 13_000)
     assert len(place.at_gate(POOL).asks) == 1
     place.assert_clean()
+
+
+# -- client keys
+
+
+def key(**fields: Any) -> ClientKey:
+    return ClientKey.model_validate({"id": "k1", "name": "billing", "created": 0.0, **fields})
+
+
+@in_virtual_time
+async def test_a_key_is_admitted_for_all_candidates_of_all_pools() -> None:
+    """One reservation that reaches for whoever answers; one settlement."""
+    place = two_pools()
+    place.ledger.verdicts["alpha.m"] = [Verdict(Code.AT_LIMIT, NOW_MS + 1, "rpm")]
+    place.ledger.verdicts["alpha.n"] = [Verdict(Code.AT_LIMIT, NOW_MS + 1, "rpm")]
+    await place.serve(chat(model="chat-completion", key=key(limits={"rpm": 5})))
+    at_key, at_pool = place.at_gate("key:k1"), place.at_gate("pool:first")
+
+    assert [charged(settled) for settled in at_key.settled] == [(7, 3, 13_000)]
+    assert [settled.flags for settled in at_pool.settled] == [NOT_SENT]
+    place.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("window", "error", "code"),
+    [
+        ("rpm", LimitReachedError, "rate_limit_exceeded"),
+        ("tpd", LimitReachedError, "rate_limit_exceeded"),
+        ("usd_per_month", BudgetExceededError, "insufficient_quota"),
+    ],
+)
+@in_virtual_time
+async def test_a_key_at_its_limit_is_the_answer(window: str, error: type[ModelMeshError], code: str) -> None:
+    """No pool and no model is asked; the time is the key's own."""
+    place = gated(alpha=whole())
+    call = chat(key=key(limits={"rpm": 5}))
+    place._key_gate(call.key)  # type: ignore[arg-type]
+    place.at_gate("key:k1").verdicts["*"] = [Verdict(Code.AT_LIMIT, NOW_MS + 30_000, window)]
+
+    with pytest.raises(error) as caught:
+        await place.serve(call)
+    assert (caught.value.code, caught.value.retry_after_s) == (code, 30.0)
+    assert "client key k1" in caught.value.message
+    assert place.at_gate(POOL).asks == place.ledger.asks == []
+    place.assert_clean()
+
+
+@in_virtual_time
+async def test_a_key_with_money_uses_no_model_without_a_price() -> None:
+    """What costs nobody knows how much cannot be charged."""
+    topology = mesh("alpha.m", "beta.m", differing={"beta.m": CHEAP})
+    place = House(topology, ScriptedTransport(alpha=whole(), beta=whole()))
+    await place.serve(chat(key=key(limits={"usd_per_day": 5})))
+
+    assert place.transport.hosts == ["beta"]
+    assert place.trail.skipped == {"alpha.m": "unpriced"}
+    with pytest.raises(BudgetExceededError, match="no model of 'alpha.m' has a price"):
+        await place.serve(chat(model="alpha.m", key=key(limits={"usd_per_day": 5})))
+    place.assert_clean()
+
+
+@in_virtual_time
+async def test_a_small_token_window_cuts_an_unstated_bound() -> None:
+    """Else a key with a small window would never be let in; a stated bound stands."""
+    place = House(mesh("alpha.m", model=CHEAP), ScriptedTransport(alpha=whole()))
+    small = key(limits={"tpm": 1000})
+    await place.serve(chat(key=small))
+    await place.serve(chat(key=small, max_tokens=5000))
+    cut, stated = place.at_gate("key:k1").asks
+
+    assert cut.tokens_in + cut.tokens_out == 1000
+    assert stated.tokens_out == 5000
+    assert place.ledger.asks[0].tokens_out == 4096
 
 
 # -- without Redis
