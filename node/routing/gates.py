@@ -28,10 +28,11 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.gates import ANY_MODEL, MESH_GATE, DomainKind, kind_of, pool_gate
-from shared_state.ledger import LEASED, NOT_SENT, UNKNOWN, Ask, Code, Outcome, Settlement, Verdict
+from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, UNKNOWN, Ask, Code, Outcome, Settlement, Verdict
 
 #: A gate has no health: nothing that happens behind it is held against it.
 _RULES: Final = PoolConfig()
+_NOTHING: Final = Estimate(0, 0, 0)
 _SETTLE_WAIT_S: Final = 0.1
 _DEFAULT_WAIT_S: Final = 1.0
 
@@ -87,7 +88,7 @@ def is_about_money(verdict: Verdict) -> bool:
 
 
 class Stay:
-    """A call at one gate: what it holds there and what it has used so far.
+    """A call at one gate: what it holds there, what its attempts have used and what those under way may use.
 
     Args:
         needs: model -> what an attempt on it may use.
@@ -106,66 +107,76 @@ class Stay:
             max(need.tokens_out for need in needs.values()),
             max(need.cost_nano for need in needs.values()),
         )
-        self._held = ""
-        self._is_leased = self._was_sent = False
-        self._tokens_in = self._tokens_out = self._cost_nano = 0
+        self._held: list[tuple[str, int]] = []
+        self._used = _NOTHING
+        self._under_way: list[str] = []
+        self._was_sent = False
+        self._flags = 0
 
     def covers(self, model: str) -> bool:
-        """Whether what is held reaches for an attempt on the model, after all that was used."""
-        need, most = self._needs[model], self._most
-        return bool(self._held) and (
-            self._tokens_in + need.tokens_in <= most.tokens_in
-            and self._tokens_out + need.tokens_out <= most.tokens_out
-            and self._cost_nano + need.cost_nano <= most.cost_nano
+        """Whether what is held reaches for one more attempt, on this model."""
+        wanted = self._used
+        for name in (*self._under_way, model):
+            wanted = _plus(wanted, self._needs[name])
+        most, times = self._most, len(self._held)
+        return times > 0 and (
+            wanted.tokens_in <= times * most.tokens_in
+            and wanted.tokens_out <= times * most.tokens_out
+            and wanted.cost_nano <= times * most.cost_nano
         )
 
     async def admit(self, on_loss: str) -> Verdict:
-        """Asks for admission. What an earlier attempt used up is settled first: it counts as a call of its own."""
-        if self._held:
+        """Asks for admission. What earlier attempts have used up is settled first, unless one is still under way."""
+        if self._held and not self._under_way:
             self.settle()
             await self.gate.batcher.until_settled(_SETTLE_WAIT_S)
         most, reservation = self._most, next(self._reservations)
         ask = Ask(reservation, ANY_MODEL, "", most.tokens_in, most.tokens_out, most.cost_nano, self._lease_ms)
         verdict = await ask_for_admission(self.gate, ask, _RULES, on_loss=on_loss)
-        if verdict.code is Code.ADMITTED:
-            self._is_leased = verdict is WITHOUT_STORE
-            self._held = next(self._reservations) if self._is_leased else reservation
+        if verdict is WITHOUT_STORE:
+            self._held.append((next(self._reservations), LEASED))
+        elif verdict.code is Code.ADMITTED:
+            self._held.append((reservation, 0))
         return verdict
 
-    def charge(self, attempt: Settlement) -> None:
-        """Adds what an attempt has used; what is unknown counts in full."""
-        if attempt.flags & NOT_SENT:
+    def begin(self, model: str) -> None:
+        """An attempt goes out."""
+        self._under_way.append(model)
+
+    def finish(self, model: str, attempt: Settlement | None) -> None:
+        """It has ended; what it used and nobody knows counts in full. None: it never went out."""
+        self._under_way.remove(model)
+        if attempt is None or attempt.flags & NOT_SENT:
             return
         self._was_sent = True
-        if attempt.cost_nano != UNKNOWN:
-            self._tokens_in += attempt.tokens_in
-            self._tokens_out += attempt.tokens_out
-            self._cost_nano += attempt.cost_nano
+        self._flags |= attempt.flags & ESTIMATED
+        if attempt.cost_nano == UNKNOWN:
+            self._used = _plus(self._used, self._needs[model])
         else:
-            need = self._needs[attempt.model]
-            self._tokens_in += need.tokens_in
-            self._tokens_out += need.tokens_out
-            self._cost_nano += need.cost_nano
+            own = Estimate(attempt.tokens_in, attempt.tokens_out, attempt.cost_nano)
+            self._used = _plus(self._used, own)
 
     def settle(self) -> None:
         """Hands in the sum, or gives back what was never used."""
-        if not self._held or (self._is_leased and not self._was_sent):
-            return  # what was paid in advance was never booked as admitted
-        flags = (LEASED if self._is_leased else 0) | (0 if self._was_sent else NOT_SENT)
-        self.gate.batcher.settle(
-            Settlement(
-                self._held,
-                ANY_MODEL,
-                _RULES,
-                Outcome.NEUTRAL,
-                self._tokens_in,
-                self._tokens_out,
-                self._cost_nano,
-                flags=flags,
-            )
-        )
-        self._held, self._was_sent = "", False
-        self._tokens_in = self._tokens_out = self._cost_nano = 0
+        used = self._used
+        for reservation, leased in self._held:
+            if self._was_sent or not leased:  # what was paid in advance was never booked as admitted
+                flags = self._flags | leased if self._was_sent else NOT_SENT
+                self.gate.batcher.settle(
+                    Settlement(
+                        reservation,
+                        ANY_MODEL,
+                        _RULES,
+                        Outcome.NEUTRAL,
+                        used.tokens_in,
+                        used.tokens_out,
+                        used.cost_nano,
+                        flags=flags,
+                    )
+                )
+                used = _NOTHING
+        self._held, self._used = [], _NOTHING
+        self._was_sent, self._flags = False, 0
 
 
 class Walk:
@@ -219,12 +230,14 @@ class Walk:
                 raise stay.gate.error(verdict, self._now_ms())
             self._closed[pool] = verdict
             return verdict
+        for stay in self._stays(target):
+            stay.begin(target.model.id)
         return None
 
-    def charge(self, target: Target, attempt: Settlement) -> None:
-        """Notes what an attempt on the target has used."""
+    def leave(self, target: Target, attempt: Settlement | None) -> None:
+        """After each `admit` without a verdict: the attempt is over, or its model did not admit it."""
         for stay in self._stays(target):
-            stay.charge(attempt)
+            stay.finish(target.model.id, attempt)
 
     def end(self) -> None:
         """Settles at every gate, once."""
@@ -335,6 +348,14 @@ def _drop_unpriced(plan: Plan) -> None:
 
 def _wait_s(verdict: Verdict, now_ms: int) -> float:
     return max(0.001, (verdict.at_ms - now_ms) / 1000) if verdict.at_ms > 0 else _DEFAULT_WAIT_S
+
+
+def _plus(one: Estimate, other: Estimate) -> Estimate:
+    return Estimate(
+        one.tokens_in + other.tokens_in,
+        one.tokens_out + other.tokens_out,
+        one.cost_nano + other.cost_nano,
+    )
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:

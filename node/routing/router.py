@@ -143,6 +143,8 @@ class Router:
             reservation = next(self._reservations)
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
+                if walk is not None:
+                    walk.leave(target, None)
                 check_money(verdict, target, self._clock.now_ms())
                 refusals.verdicts.append(verdict)
                 trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
@@ -180,8 +182,8 @@ class Router:
             else:
                 return None
             finally:
-                if walk is not None and attempt.settlement is not None:
-                    walk.charge(target, attempt.settlement)
+                if walk is not None:
+                    walk.leave(target, attempt.settlement)
 
     async def _admit(
         self,

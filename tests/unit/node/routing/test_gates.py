@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from node.routing.interrupts import Interrupts
 from shared_state.client_keys import ClientKey
 from shared_state.errors import (
     AllProvidersExhaustedError,
@@ -16,7 +17,17 @@ from shared_state.errors import (
     ModelMeshError,
     StateUnavailableError,
 )
-from shared_state.ledger import LEASED, NOT_SENT, Amounts, Code, LeaseWish, Outcome, Settlement, Verdict
+from shared_state.ledger import (
+    ESTIMATED,
+    LEASED,
+    NOT_SENT,
+    Amounts,
+    Code,
+    LeaseWish,
+    Outcome,
+    Settlement,
+    Verdict,
+)
 from tests.unit.node.house import NOW_MS, House, chat, mesh
 from tests.unit.node.scripted import DONE, FINISH, USAGE, ScriptedTransport, chunk, refused, stream, whole
 from tests.unit.node.virtual_time import in_virtual_time
@@ -162,6 +173,33 @@ async def test_a_caller_who_leaves_is_charged() -> None:
     (settled,) = place.at_gate(POOL).settled
     assert settled.tokens_out == 50
     place.assert_clean()
+
+
+@in_virtual_time
+async def test_attempts_side_by_side_each_have_their_part() -> None:
+    """A second one while the first is under way needs a reservation of its own; the sum is settled once."""
+    place = gated(alpha=whole())
+    call = chat(max_tokens=100)
+    plan = await place.pipeline.plan(call)
+    task = asyncio.current_task()
+    assert task is not None
+    interrupts, (target,) = Interrupts(task), plan.targets
+    walk = place.router._gates.walk(plan)  # type: ignore[union-attr]
+    assert walk is not None
+    for _ in range(2):
+        assert await walk.admit(target, interrupts, call.started + 60) is None
+    used = Settlement("r1", "alpha.m", target.pool.config, Outcome.SUCCESS, 7, 3, 13_000, flags=ESTIMATED)
+    walk.leave(target, used)
+    walk.leave(target, None)
+    assert place.at_gate(POOL).settled == []
+    walk.end()
+    interrupts.close()
+    gate = place.at_gate(POOL)
+
+    assert [ask.reservation for ask in gate.asks] == [settled.reservation for settled in gate.settled]
+    assert [charged(settled) for settled in gate.settled] == [(7, 3, 13_000), (0, 0, 0)]
+    assert [settled.flags for settled in gate.settled] == [ESTIMATED, ESTIMATED]
+    assert gate.open == set()
 
 
 # -- refusals
