@@ -32,6 +32,13 @@ class Node(TypedDict):
     in_flight: int
 
 
+class Window(TypedDict):
+    name: str
+    used: float
+    limit: float
+    resets: float | None
+
+
 class Pool(TypedDict):
     id: str
     capability: str | None
@@ -40,13 +47,7 @@ class Pool(TypedDict):
     standby: int
     models: list[str]
     current: str | None
-
-
-class Window(TypedDict):
-    name: str
-    used: float
-    limit: float
-    resets: float | None
+    windows: list[Window]
 
 
 class Model(TypedDict):
@@ -159,6 +160,7 @@ class Key(TypedDict):
     revoked: float | None
     models: list[str]
     limits: dict[str, Any]
+    windows: list[Window]
     note: str
 
 

@@ -78,7 +78,9 @@ def nodes_view(nodes: Iterable[Node], *, now: float) -> Table:
 
 
 def pools_view(pools: Iterable[Pool]) -> Table:
-    table = _table("Pools", "pool", "capability", "strategy", "#active", "#standby", "current", "models")
+    table = _table(
+        "Pools", "pool", "capability", "strategy", "#active", "#standby", "current", "models", "windows"
+    )
     for pool in pools:
         table.add_row(
             _text(pool["id"]),
@@ -88,6 +90,7 @@ def pools_view(pools: Iterable[Pool]) -> Table:
             Text(str(pool["standby"]), style=_FAIR if pool["standby"] else _QUIET),
             _text(pool["current"]),
             _text(" ".join(pool["models"])),
+            _windows(pool["windows"]),
         )
     return table
 
@@ -165,14 +168,14 @@ def is_balanced(books: Books) -> bool:
 
 
 def keys_view(keys: Iterable[Key], *, now: float) -> Table:
-    table = _table("Client keys", "id", "name", "status", "models", "limits", "made", "expires", "note")
+    table = _table("Client keys", "id", "name", "status", "models", "windows", "made", "expires", "note")
     for key in keys:
         table.add_row(
             _text(key["id"]),
             _text(key["name"]),
             _state(key["status"]),
             _text(" ".join(key["models"]) or "all"),
-            _text(_limits(key)),
+            _windows(key["windows"]),
             f"{span(now - key['created'])} ago",
             until(key["expires"], now=now),
             _text(key["note"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from node.ops.schema import KeyBody, KeysView, KeyView, NewKeyView
+from node.ops.schema import KeyBody, KeysView, KeyView, NewKeyView, WindowView
 from shared_state.client_keys import ClientKey, ClientKeys, new_key_id, new_key_text
 from shared_state.config.checks import spends_money, with_budget
 from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.gates import build_gate, key_gate
+from shared_state.specs import DomainSpec
 from shared_state.topology import Topology
 
 
@@ -15,11 +17,21 @@ class KeyOrders:
     """What operators do with client keys.
 
     Args:
+        windows: how full those of a key's gate are.
         node: signs the orders.
         now_ms: server time.
     """
 
-    def __init__(self, keys: ClientKeys, topology: Topology, *, node: str, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        keys: ClientKeys,
+        topology: Topology,
+        *,
+        windows: Callable[[DomainSpec], Awaitable[list[WindowView]]],
+        node: str,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._windows = windows
         self._keys = keys
         self._topology = topology
         self._node = node
@@ -27,7 +39,12 @@ class KeyOrders:
 
     async def all(self) -> KeysView:
         """All keys, oldest first."""
-        return KeysView(keys=[self._view(key) for key in await self._keys.all()])
+        keys = await self._keys.all()
+        return KeysView(
+            keys=[
+                self._view(key, await self._windows(build_gate(key_gate(key.id), key.limits))) for key in keys
+            ]
+        )
 
     async def create(self, body: KeyBody) -> NewKeyView:
         """Makes a key.
@@ -74,7 +91,7 @@ class KeyOrders:
         except ModelNotFoundError as error:
             raise RequestError(error.message, param="models") from None
 
-    def _view(self, key: ClientKey) -> KeyView:
+    def _view(self, key: ClientKey, windows: Sequence[WindowView] = ()) -> KeyView:
         return KeyView(
             id=key.id,
             name=key.name,
@@ -84,5 +101,6 @@ class KeyOrders:
             revoked=key.revoked,
             models=list(key.models),
             limits=key.limits.model_dump(mode="json", exclude_unset=True),
+            windows=list(windows),
             note=key.note,
         )

@@ -28,7 +28,7 @@ from shared_state.books import DomainBooks, read_books
 from shared_state.directory import DomainDirectory
 from shared_state.domains import read_domain, read_news
 from shared_state.events import decode_event
-from shared_state.gates import DomainKind, kind_of
+from shared_state.gates import DomainKind, kind_of, pool_gate
 from shared_state.leadership import read_lead
 from shared_state.limits import Algorithm, Dimension, Window, windows_of
 from shared_state.registry import Registry
@@ -66,7 +66,7 @@ class Reports:
             ),
             scheduler=await self.scheduler(),
             nodes=await self.nodes(),
-            pools=self.pools(),
+            pools=await self.pools(),
             models=await self.models(),
             providers=self.providers(),
             events=await self.events(),
@@ -107,8 +107,8 @@ class Reports:
             )
         return rows
 
-    def pools(self) -> list[PoolView]:
-        """All pools, from this node's snapshot."""
+    async def pools(self) -> list[PoolView]:
+        """All pools, from this node's snapshot; what their own limits have let through, from Redis."""
         rows = []
         for pool in self._topology.pools.values():
             active = sum(self._is_active(model) for model in pool.models)
@@ -121,6 +121,7 @@ class Reports:
                     standby=len(pool.models) - active,
                     models=[model.id for model in pool.models],
                     current=self._snapshot.current.get(pool.id) or None,
+                    windows=await self.gate_windows(self._topology.gates.get(pool_gate(pool.id))),
                 )
             )
         return rows
@@ -187,6 +188,15 @@ class Reports:
             for row in await read_minute(self._store, domain, minute):
                 failed[row.model] += row.metrics.get("failed", 0)
         return failed
+
+    async def gate_windows(self, gate: DomainSpec | None) -> list[WindowView]:
+        """How full the windows of a gate are; none where there is no gate."""
+        windows = windows_of(gate.limits, self._snapshot.clock.now_ms()) if gate is not None else []
+        if gate is None or not windows:
+            return []
+        scope = ormsgpack.packb([("", windows)])
+        _, row = await self._store.run("read_windows", [self._store.keys.domain(gate.id)], [scope])
+        return _window_views(windows, row)
 
     async def _windows(self, domain: DomainSpec) -> dict[str, list[WindowView]]:
         now_ms = self._snapshot.clock.now_ms()

@@ -56,6 +56,7 @@ class Ops:
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),
             parts.topology,
+            windows=self._reports.gate_windows,
             node=parts.node,
             now_ms=parts.snapshot.clock.now_ms,
         )

@@ -59,8 +59,17 @@ class NodeView(_Row):
     in_flight: int
 
 
+class WindowView(_Row):
+    """How full a window is; money in USD."""
+
+    name: str
+    used: float
+    limit: float
+    resets: float | None
+
+
 class PoolView(_Row):
-    """A pool and the state of its members."""
+    """A pool, the state of its members, and its own windows."""
 
     id: str
     capability: str | None
@@ -69,15 +78,7 @@ class PoolView(_Row):
     standby: int
     models: list[str]
     current: str | None
-
-
-class WindowView(_Row):
-    """How full a window is; money in USD."""
-
-    name: str
-    used: float
-    limit: float
-    resets: float | None
+    windows: list[WindowView]
 
 
 class ModelView(_Row):
@@ -166,7 +167,7 @@ class BooksView(_Row):
 
 
 class KeyView(_Row):
-    """A client key; ``limits`` holds what is limited."""
+    """A client key; ``limits`` holds what is limited, ``windows`` in the list how much of it is used."""
 
     id: str
     name: str
@@ -176,6 +177,7 @@ class KeyView(_Row):
     revoked: float | None
     models: list[str]
     limits: dict[str, Any]
+    windows: list[WindowView]
     note: str
 
 

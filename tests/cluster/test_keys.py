@@ -183,12 +183,14 @@ async def test_a_keys_limit_holds_over_all_nodes_though_one_is_killed(cluster: C
 
         await wait_until(abandoned, 15, interval=0.1, what="20 abandoned places")
         await victim.restart()
+    (row,) = [row for row in (await cluster.ops("keys"))["keys"] if row["id"] == key["id"]]
     served = sum(isinstance(result, Answer) for result in rest)
     refused = [result for result in rest if isinstance(result, RateLimitError)]
 
     assert len(cluster.seen("slow.beta")) == served + 20
     assert _LIMIT - 10 <= served + 20 <= _LIMIT  # the dead node may have held some places in advance
     assert served + len(refused) == 200
+    assert [(window["name"], window["used"]) for window in row["windows"]] == [("rpm", served + 20)]
     assert {error.code for error in refused} == {"rate_limit_exceeded"}
     assert await rows_of(cluster, f"key:{key['id']}") == {
         "admitted": served + 20,
@@ -205,6 +207,7 @@ async def test_a_pools_limit_holds_over_all_nodes(cluster: Cluster):
             *(ask(client, "narrow") for client in (one, other) for _ in range(45)), return_exceptions=True
         )
     served = sum(isinstance(result, Answer) for result in results)
+    pools = {row["id"]: row["windows"] for row in (await cluster.ops("pools"))["pools"]}
     books = [await rows_of(cluster, f"key:{key['id']}") for key in keys]
 
     assert len(cluster.seen("narrow.alpha")) == served == 30
@@ -212,6 +215,10 @@ async def test_a_pools_limit_holds_over_all_nodes(cluster: Cluster):
         "rate_limit_exceeded"
     }
     assert (await rows_of(cluster, "pool:narrow"))["settled"] == 30
+    assert [(window["name"], window["used"], window["limit"]) for window in pools["narrow"]] == [
+        ("rpm", 30, 30)
+    ]
+    assert pools["chat"] == []
     assert sum(row["settled"] for row in books) == 90  # refused by the pool: given back, and booked as such
 
 

@@ -32,6 +32,7 @@ def status() -> dict[str, Any]:
                 "standby": 1,
                 "models": ["alpha.small", "beta.large"],
                 "current": "alpha.small",
+                "windows": [],
             }
         ],
         "models": [

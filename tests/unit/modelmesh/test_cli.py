@@ -219,6 +219,7 @@ KEY = {
     "revoked": None,
     "models": ["chat", "alpha.*"],
     "limits": {"rpm": 60, "usd_per_day": 2.5},
+    "windows": [{"name": "rpm", "used": 7.0, "limit": 60.0, "resets": None}],
     "note": "",
 }
 
@@ -246,7 +247,7 @@ def test_keys_are_listed(invoke, stub):
     stub.answers["GET /ops/keys"] = (200, {"keys": [KEY]})
 
     result = invoke("keys", "list")
-    assert all(text in result.stdout for text in ("0f0f", "billing", "active", "chat alpha.*", "rpm=60"))
+    assert all(text in result.stdout for text in ("0f0f", "billing", "active", "chat alpha.*", "rpm 7/60"))
     assert json.loads(invoke("keys", "list", "--json").stdout) == [KEY]
 
 
