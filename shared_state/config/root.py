@@ -53,7 +53,9 @@ class KeysConfig(Section):
 
     required: bool = Field(False, description="every request needs a client key or one of proxy.auth.tokens")
     pepper: Secret | None = Field(
-        None, description="secret mixed into the digests of keys; changing it voids all keys"
+        None,
+        min_length=16,
+        description="secret mixed into the digests of keys, 16 characters or more; changing it voids all keys",
     )
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 import pytest
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
+from node.api.application import build_application
+from node.api.auth import Doorkeeper
+from node.ops.routes import OpsParts, ops_routes
 from shared_state.bus import Bus
 from shared_state.client_keys import ClientKey, ClientKeys, is_key_text, key_ids, new_key_id, new_key_text
 from shared_state.config import LimitsConfig
 from shared_state.errors import StateUnavailableError
 from shared_state.events import Event
 from shared_state.store import Store
+from tests.unit.node.api.asgi import ask
+from tests.unit.node.house import View, Watch, mesh
 
 
 def key(name: str = "billing", **fields: object) -> ClientKey:
@@ -145,3 +152,68 @@ def test_rights_are_names_and_patterns() -> None:
     ]
     assert key().may_use("anything")
     assert LimitsConfig(rpm=5) == key().limits
+
+
+# -- the operators' API
+
+
+@pytest.fixture
+def office(store: Store) -> Starlette:
+    """The operators' API of a node with one priced and one unpriced model."""
+    topology = mesh("alpha.m", "beta.m", differing={"alpha.m": {"pricing": {"input": 1, "output": 2}}})
+    parts = OpsParts("n1", store, topology, View(topology), Watch())  # type: ignore[arg-type]
+    return build_application({}, routes=ops_routes(parts, Doorkeeper([], is_open=True)))  # type: ignore[return-value]
+
+
+async def test_operators_make_list_and_revoke_keys(office: Starlette, store: Store) -> None:
+    """The text is in one answer only; what is used of its limits is in the list."""
+    body = {"name": "billing", "models": ["chat", "al*"], "limits": {"rpm": 5}, "budget": {"daily_limit": 2}}
+    made = (await ask(office, "POST", "/ops/keys", orjson.dumps({**body, "expires_s": "30d"}))).json
+    listed = await ask(office, "GET", "/ops/keys")
+    (row,) = listed.json["keys"]
+    keys = ClientKeys(store, None)
+    found = await keys.find(keys.digest(made["key"].encode()))
+    revoked = (await ask(office, "DELETE", f"/ops/keys/{made['id']}")).json
+
+    assert made["key"].encode() not in listed.body
+    assert (row["status"], row["limits"]) == ("active", {"rpm": 5, "usd_per_day": 2.0})
+    assert [(window["name"], window["used"], window["limit"]) for window in row["windows"]] == [
+        ("rpm", 0, 5),
+        ("usd_per_day", 0, 2),
+    ]
+    assert row["expires"] == pytest.approx(row["created"] + 30 * 86400)
+    assert found is not None
+    assert found.limits.usd_per_day == 2.0
+    assert (revoked["id"], revoked["status"]) == (made["id"], "revoked")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "name: Field required"),
+        ({"name": ""}, "name"),
+        ({"name": "x", "rpm": 5}, "rpm: Extra inputs are not permitted"),
+        ({"name": "x", "limits": {"rpm": 0}}, "limits.rpm"),
+        ({"name": "x", "limits": {"rps": 1}}, "limits.rps"),
+        ({"name": "x", "expires_s": "soon"}, "expires_s"),
+        ({"name": "x", "models": ["alpha.mm"]}, "unknown model 'alpha.mm'; near names: alpha.m"),
+    ],
+)
+async def test_an_order_that_cannot_be_obeyed_is_refused(office: Starlette, body: Any, message: str) -> None:
+    """With its faults, and no key is made."""
+    heard = await ask(office, "POST", "/ops/keys", orjson.dumps(body))
+
+    assert heard.status == 400
+    assert message in heard.error["message"]
+    assert (await ask(office, "GET", "/ops/keys")).json == {"keys": []}
+
+
+async def test_money_needs_a_model_with_a_price(store: Store) -> None:
+    """A budget that nothing can be charged to is a mistake."""
+    topology = mesh("alpha.m")
+    parts = OpsParts("n1", store, topology, View(topology), Watch())  # type: ignore[arg-type]
+    office = build_application({}, routes=ops_routes(parts, Doorkeeper([], is_open=True)))
+    body = {"name": "x", "budget": {"daily_limit": 5}}
+
+    assert (await ask(office, "POST", "/ops/keys", orjson.dumps(body))).status == 400
+    assert (await ask(office, "DELETE", "/ops/keys/nobody")).status == 404
