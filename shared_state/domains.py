@@ -108,6 +108,25 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
     return abandoned
 
 
+async def read_nodes_on_record(store: Store, domain: str) -> set[str]:
+    """The nodes whose sequences the domain knows."""
+    fields = await store.command("HKEYS", store.keys.sequences(domain))
+    return {field.decode().rpartition("\t")[0] for field in fields}
+
+
+async def forget_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> None:
+    """Forgets the sequences of nodes that will not be heard of again.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    names = sorted(nodes)
+    for i in range(0, len(names), _ABANDON_AT_ONCE):
+        batch = ormsgpack.packb(names[i : i + _ABANDON_AT_ONCE])
+        if await store.run("forget_nodes", [store.keys.domain(domain)], [token, batch]) < 0:
+            raise FencedOffError(domain)
+
+
 def _node_of(member: str) -> str:
     """The node in ``model TAB node.number``."""
     return member.partition("\t")[2].rpartition(".")[0]

@@ -44,6 +44,10 @@ class Keys:
         """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then pool TAB provider."""
         return f"{self.domain(domain)}:res:{model}"
 
+    def sequences(self, domain: str) -> str:
+        """Hash ``node TAB a|s|l`` -> sequence of the node's last batch of admissions, settlements, renewals; nodes that are gone are forgotten."""
+        return f"{self.domain(domain)}:seq"
+
     def leases(self, domain: str) -> str:
         """Hash ``node TAB model`` -> sequence and five amounts (big-endian, 8 bytes each); ``:ends`` behind it: sorted set of their ends."""
         return f"{self.domain(domain)}:lease"

@@ -1,13 +1,14 @@
 """Admission and settlement of one quota domain: the typed side of ``admit.lua`` and ``settle.lua``.
 
 Both take batches, for many callers share one round trip. When Redis is away both raise; whether the batch was applied is
-then unknown, and sending it again with the same reservations is safe.
+then unknown. Every batch carries a sequence: an admission that was given up is void once the next batch has arrived, however
+late its own arrives; a settlement may be sent again, for it is idempotent by reservation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,15 @@ from shared_state.topology import DomainSpec
 MAX_BATCH: Final = 256
 _TABLES_KEPT: Final = 256
 _STALE_CALENDAR: Final = -2
+#: Where a reply's particulars begin, behind time, epoch, note and what belongs to the note.
+_HEAD: Final = 4
+
+
+class Note(IntEnum):
+    """How a batch was received as a whole."""
+
+    FINE = 0
+    STALE = 1
 
 
 class Code(IntEnum):
@@ -157,6 +167,7 @@ class DomainLedger:
     def __init__(self, store: Store, domain: DomainSpec, *, node: str, clock: ServerClock) -> None:
         self.domain = domain
         self.epoch = -1
+        self.sequences = {"a": 0, "s": 0, "l": 0}
         self._store = store
         self._node = node
         self._clock = clock
@@ -164,6 +175,8 @@ class DomainLedger:
         self._specs = {model.id: model for model in domain.models}
         self._account_limits = domain.providers[0].config.limits
         self._tables: dict[tuple[str, ...], bytes] = {}
+        #: Admissions up to this sequence that have no answer are given up: whatever of them arrives late is void.
+        self._void = 0
 
     async def admit(self, asks: Sequence[Ask]) -> list[Verdict]:
         """Checks and reserves, each ask for itself, in the order given.
@@ -172,12 +185,12 @@ class DomainLedger:
             RedisError, OSError, TimeoutError: the store is away; asks may have been admitted.
         """
         reply = await self._admit(asks)
-        if any(code == Code.STALE_CALENDAR for code in reply[3::4]):
+        if any(code == Code.STALE_CALENDAR for code in reply[_HEAD + 1 :: 4]):
             self._tables.clear()
             reply = await self._admit(asks)
         self.epoch = reply[1]
         verdicts = [_ADMITTED] * len(asks)
-        for i in range(2, len(reply), 4):
+        for i in range(_HEAD, len(reply), 4):
             verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
         return verdicts
 
@@ -197,7 +210,8 @@ class DomainLedger:
             )
             for ask in asks
         ]
-        return await self._run("admit", self._table(models), ormsgpack.packb(batch), self._node)
+        packed = ormsgpack.packb(batch)
+        return await self._in_turn("a", lambda head: self._run("admit", self._table(models), packed, head))
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Applies each settlement once; False for one whose reservation was settled or abandoned before.
@@ -210,7 +224,7 @@ class DomainLedger:
             self._tables.clear()
             reply = await self._settle(settlements)
         self.epoch = reply[1]
-        unknown = set(reply[2:])
+        unknown = set(reply[_HEAD:])
         return [place not in unknown for place in range(1, len(settlements) + 1)]
 
     async def _settle(self, settlements: Sequence[Settlement]) -> list[Any]:
@@ -238,9 +252,10 @@ class DomainLedger:
             )
             for s in settlements
         ]
-        rules = [_policy(pool) for _, pool in policies.values()]
-        return await self._run(
-            "settle", self._table(models), ormsgpack.packb(batch), self._node, ormsgpack.packb(rules)
+        packed = ormsgpack.packb(batch)
+        rules = ormsgpack.packb([_policy(pool) for _, pool in policies.values()])
+        return await self._in_turn(
+            "s", lambda head: self._run("settle", self._table(models), packed, head, rules)
         )
 
     async def renew_leases(
@@ -255,7 +270,7 @@ class DomainLedger:
         if reply[1] < 0:
             self._tables.clear()
             reply = await self._renew_leases(wishes, sequence, life_ms, share)
-        return [Amounts(*reply[i : i + 5]) for i in range(2, len(reply), 5)]
+        return [Amounts(*reply[i : i + 5]) for i in range(_HEAD, len(reply), 5)]
 
     async def _renew_leases(
         self, wishes: Sequence[LeaseWish], sequence: int, life_ms: int, share: int
@@ -267,7 +282,8 @@ class DomainLedger:
             for wish in wishes
         ]
         return await self._run(
-            "renew_leases", self._table(models), self._node, sequence, life_ms, share, ormsgpack.packb(batch)
+            *("renew_leases", self._table(models), self._head(sequence)),
+            *(life_ms, share, ormsgpack.packb(batch)),
         )
 
     async def end_leases(self, *, token: int, most: int = 200) -> int:
@@ -296,6 +312,23 @@ class DomainLedger:
             "ZRANGE", self._store.keys.leases(self.domain.id) + ":ends", 0, 0, "WITHSCORES"
         )
         return float(first[1]) if first else math.inf
+
+    async def _in_turn(self, kind: str, call: Callable[[bytes], Awaitable[list[Any]]]) -> list[Any]:
+        """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""
+        while True:
+            self.sequences[kind] = sequence = self.sequences[kind] + 1
+            try:
+                reply = await call(self._head(sequence))
+            except BaseException:
+                if kind == "a":
+                    self._void = max(self._void, sequence)
+                raise
+            if reply[2] != Note.STALE:
+                return reply
+            self.sequences[kind] = max(self.sequences[kind], reply[3])
+
+    def _head(self, sequence: int) -> bytes:
+        return ormsgpack.packb((self._node, sequence, self._void))
 
     async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)
