@@ -11,15 +11,17 @@
 --                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
 --          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
 --                  the lease is charged by its renewal, here the attempt is booked, once
--- ARGV[3]  msgpack {node, sequence, admit sequence up to which admissions without an answer are given up}
+-- ARGV[3]  msgpack {node, sequence, admit sequence up to which admissions without an answer are given up, term, epoch, 1 if this is a replay}
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
 -- Returns  {now ms, epoch, note, value, then the indexes of those that changed nothing}; epoch -1: the calendar in ARGV[1] is out of date
---          note 0 applied, 1 the sequence is not younger than the one on record (value), nothing was changed
--- Publishes budget_alert, model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
+--          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
+--          2 the node has to assert itself in a new term
+-- Publishes term_opened, budget_alert, model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
 --#include now
---#include term
 --#include windows
 --#include entities
+--#include run
+--#include term
 --#include bookkeeping
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
@@ -39,7 +41,7 @@ local caller = read_caller(ARGV[3], 's')
 home.domain, home.channel, home.node = limits[1], limits[2], caller.node
 
 local now = now_ms()
-local note, value = enter(caller)
+local note, value = enter(caller, now)
 if note ~= FINE then return { now, 0, note, value } end
 local tally = new_tally()
 local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
