@@ -25,8 +25,8 @@ class Keys:
 
         Of its term, written by whoever opens it: ``run`` (id of the server), ``term`` (only ever grows), ``cause`` (first, restart,
         failover, empty), ``hold`` (ms: until then nobody is plainly admitted), ``waiting`` (nodes that have not asserted; -1 unknown), ``base`` (the
-        epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; whoever restores one deletes it,
-        and without it nobody may). ``copied``: server ms of the last durable copy, read by nodes.
+        epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; a restore deletes it, and so does the first
+        assertion after that time). ``copied``: server ms of the last durable copy, read by nodes.
         """
         return f"{self._prefix}{{{domain}}}"
 

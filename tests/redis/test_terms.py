@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing
-from pathlib import Path
 
 import orjson
 import pytest
@@ -43,20 +42,6 @@ async def nodes(server: ValkeyServer, namespace: str) -> AsyncIterator[list[Call
             )
             callers.append(Caller(store, SPEC, node=name))
         yield callers
-
-
-def log_of(server: ValkeyServer) -> Path:
-    """The file that grows with every command."""
-    (path,) = (server.directory / "appendonlydir").glob("*.incr.aof")
-    return path
-
-
-def lose_tail(server: ValkeyServer, size: int) -> None:
-    """The machine dies; of the append-only file only so many bytes had reached the disk."""
-    server.kill()
-    with log_of(server).open("r+b") as log:
-        log.truncate(size)
-    server.start()
 
 
 async def reconnect(nodes: list[Caller]) -> None:
@@ -101,12 +86,12 @@ async def test_a_lost_tail_is_charged_before_anybody_is_admitted(
     one, two = nodes
     kept = await use(one, 3) + await use(two, 3)
     await one.settle(kept[0], pool=POOL)
-    size = log_of(server).stat().st_size
+    size = server.log_size
     lost = await use(one, 4, tokens=(10, 5)) + await use(two, 2)
     await one.settle(kept[1], pool=POOL)
     await one.settle(lost[0], pool=POOL)
     await two.settle(kept[3], pool=POOL)
-    lose_tail(server, size)
+    server.lose_tail(size)
     await reconnect(nodes)
 
     assert [(await node.admit())[1].code for node in nodes] == [Code.HELD, Code.HELD]
@@ -283,16 +268,16 @@ async def test_a_second_failure_in_the_middle_of_an_assertion(
     """Half of it had been said; then the server loses that too. All of it is said again, once."""
     one, _ = nodes
     await use(one, 2)
-    size = log_of(server).stat().st_size
+    size = server.log_size
     lost = await use(one, 6)
     await one.settle(lost[0], pool=POOL)
-    lose_tail(server, size)
+    server.lose_tail(size)
     await reconnect(nodes)
     assertion = Assertion(one.ledger)
     assert await assertion.begin(epoch=one.ledger.epoch)
-    size = log_of(server).stat().st_size
+    size = server.log_size
     await assertion.replay()
-    lose_tail(server, size)
+    server.lose_tail(size)
     await reconnect(nodes)
     with pytest.raises(TermChangedError):
         await assertion.finish(epoch=one.ledger.epoch)
@@ -309,9 +294,9 @@ async def test_an_assertion_may_be_said_twice(server: ValkeyServer, nodes: list[
     """Its last reply was lost: everything is said again and nothing changes."""
     one, _ = nodes
     await use(one, 2)
-    size = log_of(server).stat().st_size
+    size = server.log_size
     await use(one, 6)
-    lose_tail(server, size)
+    server.lose_tail(size)
     await reconnect(nodes)
     first, again = Assertion(one.ledger), Assertion(one.ledger)
     for assertion in (first, again):
@@ -330,11 +315,11 @@ async def test_a_standby_that_was_forgotten_is_set_again(server: ValkeyServer, n
     one, two = nodes
     await use(one, 1)
     await use(two, 1)
-    size = log_of(server).stat().st_size
+    size = server.log_size
     (reservation,) = await use(one, 1)
     await one.settle(reservation, Outcome.RATE_LIMITED, pool=POOL, retry_after_ms=60_000)
     _, before = await read_domain(one.store, one.domain)
-    lose_tail(server, size)
+    server.lose_tail(size)
     await reconnect(nodes)
     known = before.models[SMALL]
     one.ledger.journal._settlements.records.clear()  # as if another node had settled it, and died
