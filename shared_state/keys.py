@@ -94,6 +94,11 @@ class Keys:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
 
+    @property
+    def report(self) -> str:
+        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
+        return f"{self._prefix}{{cluster}}:store"
+
     # -- a pool: cursors only
 
     def turns(self, pool: str) -> str:
