@@ -21,7 +21,8 @@ class Keys:
     # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
 
     def domain(self, domain: str) -> str:
-        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``."""
+        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``; of durable copies
+        ``copying`` (time of the latest that was begun), ``copied`` (of the latest that is stored), ``wants_copy`` (nodes wait for one)."""
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
@@ -55,6 +56,10 @@ class Keys:
     def books(self, domain: str) -> str:
         """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""
         return f"{self.domain(domain)}:books"
+
+    def sequences(self, domain: str) -> str:
+        """Hash ``node TAB kind`` -> last sequence of that node's journal that was applied; part of the copies."""
+        return f"{self.domain(domain)}:seq"
 
     def statistics(self, domain: str, minute: int) -> str:
         """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""

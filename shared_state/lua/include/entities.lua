@@ -47,9 +47,10 @@ local function save_entity(entity)
   end
 end
 
-local function tell(event, kind, id, reason, until_ms, epoch, now)
+-- `facts`, if there are any: name -> number.
+local function tell(event, kind, id, reason, until_ms, epoch, now, facts)
   local news = cjson.encode({ type = event, time = now, epoch = epoch, domain = home.domain, kind = kind, id = id,
-    reason = reason, ['until'] = until_ms, node = home.node })
+    reason = reason, ['until'] = until_ms, node = home.node, facts = facts })
   redis.call('LPUSH', KEYS[1] .. ':news', news)
   redis.call('LTRIM', KEYS[1] .. ':news', 0, 99)
   redis.call('PUBLISH', home.channel, news)
