@@ -20,6 +20,7 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
@@ -66,6 +67,7 @@ class NodeService:
         self.clock = ServerClock()
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
         self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
         self._transport: httpx.AsyncBaseTransport = open_transport(
@@ -103,6 +105,7 @@ class NodeService:
             self._leases,
             self._terms,
             lambda: self.router.in_flight,
+            self.findings,
         )
         self.info = NodeInfo(
             id=self.id,
@@ -148,7 +151,7 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
+        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch, self.findings)
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
@@ -174,11 +177,12 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(self.topology.pools),
+            "store": self.findings.brief(),
         }
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
         loops += [keeper.run() for keeper in self._terms.values()]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]

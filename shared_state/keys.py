@@ -26,7 +26,7 @@ class Keys:
         Of its term, written by whoever opens it: ``run`` (id of the server), ``term`` (only ever grows), ``cause`` (first, restart,
         failover, empty), ``hold`` (ms: until then nobody is plainly admitted), ``waiting`` (nodes that have not asserted; -1 unknown), ``base`` (the
         epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; a restore deletes it, and so does the first
-        assertion after that time). ``copied``: server ms of the last durable copy, read by nodes.
+        assertion after that time). Of durable copies: ``copying`` (server ms of the latest that was begun), ``copied`` (of the latest that is stored).
         """
         return f"{self._prefix}{{{domain}}}"
 
@@ -68,6 +68,10 @@ class Keys:
         """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""
         return f"{self.domain(domain)}:books"
 
+    def sequences(self, domain: str) -> str:
+        """Hash ``node TAB kind`` -> last sequence of that node's journal that was applied; part of the copies."""
+        return f"{self.domain(domain)}:seq"
+
     def statistics(self, domain: str, minute: int) -> str:
         """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
@@ -105,6 +109,11 @@ class Keys:
     def jobs(self) -> str:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
+
+    @property
+    def report(self) -> str:
+        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
+        return f"{self._prefix}{{cluster}}:store"
 
     # -- a pool: cursors only
 

@@ -1,4 +1,4 @@
-"""Statistics in a SQLite file: one row per minute, domain, model and pool, one column per metric."""
+"""Statistics in a SQLite file: one row per minute, domain, model and pool, one column per metric; and copies of domains."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from sqlalchemy import (
     Column,
     Engine,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     create_engine,
+    delete,
     event,
     select,
 )
@@ -27,13 +29,15 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from scheduler.sinks.base import Sink, SinkError
+from scheduler.sinks.base import Sink, SinkError, StoredCopy
 from shared_state.config.root import StorageConfig
 from shared_state.home import state_folder
 from shared_state.statistics import METRICS, MinuteRow
 
 _KEY: Final = ("minute", "domain", "model", "pool")
 _BUSY_TIMEOUT_MS: Final = 5000
+#: The one before the newest tells what was counted since.
+_COPIES_KEPT: Final = 2
 
 MINUTES: Final = Table(
     "minute_statistics",
@@ -47,6 +51,14 @@ MINUTES: Final = Table(
         "details", JSON, nullable=False, comment="metrics without a column of their own: the latency buckets"
     ),
     sqlite_with_rowid=False,
+)
+
+COPIES: Final = Table(
+    "state_copies",
+    MetaData(),
+    Column("domain", String, primary_key=True, comment="its key in Redis"),
+    Column("taken_ms", BigInteger, primary_key=True, comment="server time, unix ms"),
+    Column("blob", LargeBinary, nullable=False),
 )
 
 
@@ -86,17 +98,25 @@ class SqliteSink(Sink):
         """
         return await asyncio.to_thread(self._totals, since_s, until_s)
 
+    async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        await asyncio.to_thread(self._save_copy, domain, taken_ms, blob)
+
+    async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+        return await asyncio.to_thread(self._latest_copy, domain, until_ms)
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self._engine.dispose)
 
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._engine.begin() as connection:
-                # Two schedulers may start on a new file at once: only the database itself can tell who was first.
-                connection.execute(CreateTable(MINUTES, if_not_exists=True))
-                for index in MINUTES.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
+            for table in (MINUTES, COPIES):
+                # Two schedulers may start on a new file at once: only the database itself can tell who was first. A transaction
+                # each, for one that has read cannot write any more once another has written.
+                with self._engine.begin() as connection:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in table.indexes:
+                        connection.execute(CreateIndex(index, if_not_exists=True))
         except (OSError, SQLAlchemyError) as error:
             raise self._fault("opened", error) from error
 
@@ -130,6 +150,33 @@ class SqliteSink(Sink):
         except SQLAlchemyError as error:
             raise self._fault("read", error) from error
         return [Totals(*key, dict(metrics)) for key, metrics in sorted(sums.items())]
+
+    def _save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        row = {"domain": domain, "taken_ms": taken_ms, "blob": blob}
+        newest = (
+            select(COPIES.c.taken_ms)
+            .where(COPIES.c.domain == domain)
+            .order_by(COPIES.c.taken_ms.desc())
+            .limit(_COPIES_KEPT)
+        )
+        older = delete(COPIES).where(COPIES.c.domain == domain, COPIES.c.taken_ms.not_in(newest))
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(COPIES).on_conflict_do_nothing(), row)
+                connection.execute(older)
+        except SQLAlchemyError as error:
+            raise self._fault("written", error) from error
+
+    def _latest_copy(self, domain: str, until_ms: int | None) -> StoredCopy | None:
+        query = select(COPIES).where(COPIES.c.domain == domain).order_by(COPIES.c.taken_ms.desc()).limit(1)
+        if until_ms is not None:
+            query = query.where(COPIES.c.taken_ms <= until_ms)
+        try:
+            with self._engine.connect() as connection:
+                row = connection.execute(query).mappings().first()
+        except SQLAlchemyError as error:
+            raise self._fault("read", error) from error
+        return StoredCopy(row["taken_ms"], row["blob"]) if row else None
 
     def _fault(self, verb: str, error: Exception) -> SinkError:
         cause = getattr(error, "orig", None) or error

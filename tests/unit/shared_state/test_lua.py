@@ -16,6 +16,7 @@ WHOLE_READS = {
     ("read_books", "HGETALL"): "audits only",
     ("read_books", "HVALS"): "audits only",
     ("read_domain", "HGETALL"): "a state has a dozen fields",
+    ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
