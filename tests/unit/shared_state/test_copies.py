@@ -91,8 +91,14 @@ def test_a_difference_is_what_was_counted_since() -> None:
         taken_ms=200,
         scopes={
             "m": {
-                **{"rpm:sum": "6", "rpm:3": "4", "rpm:8": "2", "held:1": "4"},
-                **{"rpd:sum": "12", "rpd:at": "70", "rph:sum": "3", "rph:at": "2"},
+                "rpm:sum": "6",
+                "rpm:3": "4",
+                "rpm:8": "2",
+                "held:1": "4",
+                "rpd:sum": "12",
+                "rpd:at": "70",
+                "rph:sum": "3",
+                "rph:at": "2",
             }
         },
         books={"alpha.small\tchat\tadmitted": 7, "alpha.small\tchat\tsettled": 4},
