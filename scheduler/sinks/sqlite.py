@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -36,6 +39,8 @@ from shared_state.statistics import METRICS, MinuteRow
 
 _KEY: Final = ("minute", "domain", "model", "pool")
 _BUSY_TIMEOUT_MS: Final = 5000
+_WAL_TRIES: Final = 40
+_WAL_PAUSE_S: Final = 0.05
 #: The one before the newest tells what was counted since.
 _COPIES_KEPT: Final = 2
 
@@ -200,9 +205,19 @@ def _make_engine(path: Path) -> Engine:
     return engine
 
 
+def _use_wal(cursor: Any) -> None:
+    """Somebody else may be about to do the same on a new file; that wait is not covered by the busy timeout."""
+    for _ in range(_WAL_TRIES):
+        with suppress(sqlite3.OperationalError):
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        time.sleep(_WAL_PAUSE_S)
+    cursor.execute("PRAGMA journal_mode = WAL")
+
+
 def _prepare_connection(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous = FULL")  # Redis forgets the minute once we say that it is stored
     cursor.close()

@@ -15,7 +15,7 @@ from scheduler.jobs.copies import Copies
 from scheduler.service import SchedulerService
 from scheduler.sinks import SinkError, SqliteSink
 from shared_state import copies as copies_module
-from shared_state.copies import decode_copy, mark_copied, read_copy, restore_copy
+from shared_state.copies import DomainCopy, decode_copy, mark_copied, read_copy, restore_copy
 from shared_state.domains import abandon_of_nodes
 from shared_state.errors import FencedOffError
 from shared_state.events import decode_event
@@ -147,12 +147,15 @@ class TestEmptyRestart:
         await s.copies.run(TOKEN)
         await s.lose()
         await s.store.pass_time(DAY_MS)
+        s.bench.clock.observe(EPOCH_MS + DAY_MS)
+        await s.bench.admit()
         await s.copies.watch(TOKEN)
+        await s.store.pass_time(2 * MINUTE_MS)
 
-        assert {name: used for (_, name), (used, _) in (await s.bench.used()).items()} == {"rpm": 0, "rpd": 0}
+        assert {name: used for (_, name), (used, _) in (await s.bench.used()).items()} == {"rpm": 0, "rpd": 1}
         await s.bench.admit()
         (row,) = (await s.bench.books()).rows
-        assert (row.admitted, row.abandoned, row.in_flight, row.difference) == (4, 3, 1, 0)
+        assert (row.admitted, row.abandoned, row.in_flight, row.difference) == (5, 3, 2, 0)
 
     async def test_what_was_admitted_meanwhile_is_added(self, scene: Callable[..., Scene]) -> None:
         """Before the copy was back others used the empty windows; both count."""
@@ -205,6 +208,45 @@ class TestEmptyRestart:
             await s.copies.run(TOKEN)
         assert (await s.bench.used())[SMALL, "rpm"][0] == 3
         assert len(await s.restored()) == 1
+
+    async def test_the_script_judges_for_itself(self, scene: Callable[..., Scene]) -> None:
+        """Between the look and the restore others may have been there: it has been restored, or nothing is missing, or only the
+        difference to another copy is at hand. Nodes are released in the same moment.
+        """
+        s = scene(small={"rpd": 9})
+        await s.bench.admit_many(3)
+        await s.copies.run(TOKEN)
+        stored = await s.sink.latest_copy(s.key)
+        assert stored is not None
+        copy = decode_copy(stored.blob)
+
+        async def restores(copy: DomainCopy) -> bool:
+            await s.store.client.hset(s.key, "wants_copy", 1)
+            is_restored = await restore_copy(s.store, s.bench.domain, copy, token=TOKEN) is not None
+            assert copy.base_ms or "wants_copy" not in await s.fields()
+            return is_restored
+
+        await s.store.client.hdel(s.key, "copied")
+        assert not await restores(copy)
+        await s.lose()
+        assert not await restores(replace(copy, base_ms=copy.taken_ms - 1))
+        assert await restores(copy)
+        await s.store.client.delete(s.store.keys.books(DOMAIN))
+        assert not await restores(copy)
+
+    async def test_closed_minutes_and_alerts_stay_what_they_were(self, scene: Callable[..., Scene]) -> None:
+        """No minute that was flushed is opened again, nobody is alarmed twice."""
+        s = scene(small={"usd_per_day": 10**-5})
+        await s.bench.attempt(cost_nano=8500)
+        await s.copies.run(TOKEN)
+        minute = (await s.fields())["minute"]
+        await s.lose()
+        await s.store.pass_time(-2 * MINUTE_MS)
+        await s.copies.watch(TOKEN)
+        await s.bench.attempt(cost_nano=0)
+
+        assert (await s.fields())["minute"] == minute
+        assert "budget_alert" not in [event["type"] for event in await s.bench.news()]
 
     async def test_everything_that_was_used_is_used_afterwards(self, scene: Callable[..., Scene]) -> None:
         """Whatever happened before: random traffic, copied and lost and restored, leaves every window as it was."""
@@ -520,6 +562,19 @@ class TestLeases:
         await s.store.pass_time(MINUTE_MS + 1)
         assert await s.bench.ledger.end_leases(token=TOKEN) == 1
         assert (await s.bench.used())[SMALL, "rph"][0] == 11
+
+    async def test_a_lease_that_nobody_renews_ends_at_its_time(self, scene: Callable[..., Scene]) -> None:
+        """Not later, because its node may be dead; all of it is charged."""
+        s = scene(small={"rph": 11})
+        await s.bench.admit()
+        held = await self.renew(s.bench, 1)
+        await s.copies.run(TOKEN)
+        await s.lose()
+        await s.copies.watch(TOKEN)
+        await s.store.pass_time(MINUTE_MS + 1)
+
+        assert await s.bench.ledger.end_leases(token=TOKEN) == 1
+        assert (await s.bench.used())[SMALL, "rph"][0] == 1 + held.requests
 
     async def test_a_lease_that_was_given_anew_is_charged_as_well(self, scene: Callable[..., Scene]) -> None:
         """Of the lost one nobody knows what was used."""
