@@ -7,7 +7,7 @@ then unknown, and sending it again with the same reservations is safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -234,7 +234,7 @@ class DomainLedger:
                 s.flags,
                 s.dispatch_delay_ms,
                 s.pool_id,
-                s.learned,
+                _plain(s.learned),
             )
             for s in settlements
         ]
@@ -297,6 +297,23 @@ class DomainLedger:
         )
         return float(first[1]) if first else math.inf
 
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = _distinct(heads)
+        batch = [(index, _plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self._node)
+
     async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)
         self._clock.observe(reply[0])
@@ -322,6 +339,11 @@ class DomainLedger:
 
 def _distinct(models: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(models)))
+
+
+def _plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Words as the packer takes them: it refuses tuples that have a name."""
+    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
 
 
 def _exception(code: int, at_ms: int, name: bytes) -> Verdict:

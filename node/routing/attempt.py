@@ -111,6 +111,7 @@ class Attempt:
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             if comfort is not None:
+                self._learn_early()
                 await self._relay_stream(response, comfort)
             else:
                 await self._relay_whole(response)
@@ -123,6 +124,11 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    def _learn_early(self) -> None:
+        """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
+        if self._learned and self._lane.batcher.learn(self._target.model.id, self._learned):
+            self._learned = []
 
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()

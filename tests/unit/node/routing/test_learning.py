@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -11,7 +12,17 @@ from shared_state.ledger import Outcome
 from tests.unit.node.house import NOW_MS, House, mesh
 from tests.unit.node.providers.vendors import quota_failure
 from tests.unit.node.routing.scene import GOOD, house
-from tests.unit.node.scripted import DONE, USAGE, Answer, ScriptedTransport, refused, whole
+from tests.unit.node.scripted import (
+    DONE,
+    ROLE,
+    USAGE,
+    Answer,
+    ScriptedTransport,
+    chunk,
+    pause,
+    refused,
+    whole,
+)
 from tests.unit.node.virtual_time import in_virtual_time
 
 HEADERS = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "20s"}
@@ -32,10 +43,27 @@ async def test_a_whole_answer_teaches() -> None:
     assert place.ledger.settled[0].learned == [("rpm", 3, 20_000)]
 
 
+@pytest.mark.parametrize("is_away", [False, True])
 @in_virtual_time
-async def test_a_stream_teaches() -> None:
-    """By the headers of its head."""
+async def test_a_stream_teaches_at_its_head(is_away: bool) -> None:
+    """It may take minutes; only if the store is away its settlement has to tell."""
+    head = {"content-type": "text/event-stream"}
+    place = house(alpha=taught(Answer(ROLE, chunk("one"), pause(60), DONE, headers=head)))
+    place.ledger.takes_early_words = not is_away
+    call = asyncio.create_task(place.serve(stream=True))
+    await asyncio.sleep(1)
+    early = list(place.ledger.learned)
+    await call
+
+    assert early == ([] if is_away else [("alpha.m", [("rpm", 3, 20_000)])])
+    assert place.ledger.settled[0].learned == []
+
+
+@in_virtual_time
+async def test_a_short_stream_teaches_at_its_end_if_the_store_was_away() -> None:
+    """Nothing that still holds is lost."""
     place = house(alpha=taught(Answer(*GOOD, USAGE, DONE, headers={"content-type": "text/event-stream"})))
+    place.ledger.takes_early_words = False
     await place.serve(stream=True)
 
     assert place.ledger.settled[0].learned == [("rpm", 3, 20_000)]
