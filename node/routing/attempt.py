@@ -17,6 +17,7 @@ from node.providers.learned import Learned, fresh
 from node.providers.sse import MAX_EVENT_BYTES, StreamTap
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.routing.comfort import Comfort
+from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, spent_day_s
@@ -228,8 +229,9 @@ class Attempt:
         if tap.usage is not None:
             self._usage = tap.usage
         else:
-            prompt = -(-self._call.body_bytes // 4)
-            self._usage = Usage(prompt, max(0, tap.pieces), is_estimated=True)
+            # Nothing of the prompt's reservation is given back: nobody knows better.
+            prompt = prompt_tokens(self._call, self._target.model)
+            self._usage = Usage(prompt, max(0, tap.tokens), is_estimated=True)
 
     # -- settlement
 
