@@ -42,6 +42,7 @@ class Call:
         started: monotonic seconds of the loop.
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
+        prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
     """
 
     surface: Surface
@@ -51,6 +52,7 @@ class Call:
     started: float
     deadline_s: float | None = None
     provider: str | None = None
+    prompt_tokens: int = 0
 
     @property
     def name(self) -> str:

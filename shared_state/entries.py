@@ -194,7 +194,7 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
             s.flags,
             s.dispatch_delay_ms,
             s.pool_id,
-            s.learned,
+            plain(s.learned),
         )
         for s in settlements
     ]
@@ -208,6 +208,11 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
 def distinct(models: Iterable[str]) -> tuple[str, ...]:
     """Each model once, in order."""
     return tuple(sorted(set(models)))
+
+
+def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Words as the packer takes them: it refuses tuples that have a name."""
+    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
 
 
 def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:

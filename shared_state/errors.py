@@ -27,6 +27,7 @@ ModelMeshError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -199,6 +200,8 @@ class ProviderError(ModelMeshError):
         retryable: whether another attempt, here or elsewhere, could succeed.
         sent: whether the request may have reached the provider (and may be billed).
         stale: a kept connection had died; a new one may do better at once.
+        is_day_spent: a day's quota is used up: it comes back with the provider's calendar, if that is known.
+        learned: (window, remaining, reset ms) by the provider's own count, as its answer told.
         body: the provider's own answer, for errors that are passed on.
     """
 
@@ -216,6 +219,7 @@ class ProviderError(ModelMeshError):
         retry_after_s: float | None = None,
         sent: bool = True,
         stale: bool = False,
+        is_day_spent: bool = False,
         body: bytes = b"",
         content_type: str = "application/json",
     ) -> None:
@@ -223,6 +227,8 @@ class ProviderError(ModelMeshError):
         self.status = status
         self.sent = sent
         self.stale = stale
+        self.is_day_spent = is_day_spent
+        self.learned: Sequence[tuple[str, int, int]] = ()
         self.body = body
         self.content_type = content_type
 

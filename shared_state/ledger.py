@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from shared_state.entries import (
     distinct,
     pack_asks,
     pack_settlements,
+    plain,
 )
 from shared_state.errors import FencedOffError, TermChangedError
 from shared_state.journal import Journal, Record
@@ -350,6 +351,23 @@ class DomainLedger:
         self._under_way -= 1
         if not self._under_way:
             self._quiet.set()
+
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = distinct(heads)
+        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
 
     async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)

@@ -18,6 +18,7 @@ from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
+from node.routing.weight import weigh
 from node.watch import StoreWatch
 from shared_state.config.values import parse_duration
 from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
@@ -101,6 +102,7 @@ class Endpoint:
             started=started,
             deadline_s=_deadline(scope),
             provider=preferred.decode("latin-1") if preferred else None,
+            prompt_tokens=weigh(body, fields),
         )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:

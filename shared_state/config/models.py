@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from shared_state.config.limits import BudgetConfig, LimitsConfig
@@ -56,6 +58,11 @@ class ModelConfig(Section):
     delivery: DeliveryConfig = DeliveryConfig()
     features: FeaturesConfig = FeaturesConfig()
     constraints: ConstraintsConfig = ConstraintsConfig()
+    tokenizer: Literal["bytes", "tiktoken"] = Field(
+        "bytes",
+        description="how prompts are estimated for reservations: by the look of their bytes, or counted by tiktoken "
+        "(an extra) if its vocabulary is on the machine",
+    )
     pricing: PricingConfig = PricingConfig()
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()

@@ -23,6 +23,7 @@
 --#include run
 --#include term
 --#include bookkeeping
+--#include learned
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
@@ -147,17 +148,6 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   end
 end
 
--- The provider's own count wins when it is stricter: others may use the account, or it may count differently. What it takes away
--- is charged like a use of now. Where nothing is configured, an empty window means a pause until it resets.
-local function learn(model, learned)
-  for _, l in ipairs(learned) do
-    local name, remaining, reset = l[1], l[2], l[3]
-    if not (tighten(model.scope, name, remaining) or tighten(account, name, remaining)) and remaining == 0 and reset > 0 then
-      deactivate(model.entity, 'rate_limited', now + reset, 'time', now)
-    end
-  end
-end
-
 local function judge(model, policy, s)
   local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
   if outcome == SUCCESS then
@@ -226,7 +216,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
-  learn(model, s[14])
+  learn(model.scope, account, model.entity, s[14], now)
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
 end

@@ -136,6 +136,8 @@ class Ledger:
         self.asks: list[Ask] = []
         self.open: set[str] = set()
         self.settled: list[Settlement] = []
+        self.learned: list[tuple[str, list[tuple[str, int, int]]]] = []
+        self.takes_early_words = True
 
     async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
         self.asks.append(ask)
@@ -151,6 +153,11 @@ class Ledger:
         if not settlement.flags & LEASED:
             self.open.remove(settlement.reservation)
         self.settled.append(settlement)
+
+    def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
+        if self.takes_early_words:
+            self.learned.append((model, list(learned)))
+        return self.takes_early_words
 
     async def until_settled(self, within_s: float) -> None:
         """Nothing is ever on its way here."""

@@ -85,12 +85,12 @@ async def test_a_caller_who_asked_for_usage_gets_it() -> None:
 
 @in_virtual_time
 async def test_a_stream_without_usage_is_estimated_and_flagged() -> None:
-    """By the pieces that came and the size of the request."""
+    """By the text that came and, without giving anything back, the size of the request."""
     place = house(alpha=stream(*GOOD, DONE))
     call = chat(stream=True)
     await place.serve(call)
 
-    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 4), 4)
+    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 2), 5)
     assert place.ledger.settled[0].flags == ESTIMATED
 
 
