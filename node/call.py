@@ -32,6 +32,21 @@ class Surface:
     most_output: Callable[[dict[str, Any]], int | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds that a caller sets to who may serve, by request headers.
+
+    Attributes:
+        max_price_nano: most that one attempt may cost, in USD 1e-9; None without a bound.
+        providers: the only providers that may serve; empty for any.
+        regions: the only regions, in lower case; empty for any.
+    """
+
+    max_price_nano: int | None = None
+    providers: frozenset[str] = frozenset()
+    regions: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class Call:
     """One client request.
@@ -42,6 +57,7 @@ class Call:
         started: monotonic seconds of the loop.
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
+        caps: bounds that the caller sets to who may serve.
     """
 
     surface: Surface
@@ -51,6 +67,7 @@ class Call:
     started: float
     deadline_s: float | None = None
     provider: str | None = None
+    caps: Caps | None = None
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
     CapabilityResolver   what the name means: pools, most specific first
     PoolSelection        the pools that have members for this kind of call
     DeliveryFilter       drops models that cannot deliver in the asked mode
+    NeedsFilter          drops models that cannot do what the request needs, or break the caller's caps
     StateFilter          drops models that are on standby, or whose provider is
     SelectionStrategy    ranks the rest; the rest of the ranking is the fallback chain
 
@@ -17,13 +18,13 @@ from dataclasses import dataclass, field
 
 from node.call import Call, Target
 from node.routing.cursors import Cursors
+from node.routing.fitness import Fitness, Members
+from node.routing.needs import Needs
 from node.routing.strategies import STRATEGIES, Hints
 from node.snapshot import Snapshot
 from shared_state.errors import ModelNotFoundError, RequestError
 from shared_state.state import EntityState
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
-
-Members = list[tuple[PoolSpec, list[ModelSpec]]]
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Plan:
 
     call: Call
     resolution: Resolution
+    needs: Needs = Needs()
     members: Members = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     trials: list[Target] = field(default_factory=list)
@@ -61,9 +63,11 @@ class Pipeline:
         self._snapshot = snapshot
         self._cursors = cursors
         self._draw = draw
+        self._fitness = Fitness(snapshot.topology)
         self.stages: list[tuple[str, Callable[[Plan], None]]] = [
             ("PoolSelection", self._select_pools),
             ("DeliveryFilter", self._filter_delivery),
+            ("NeedsFilter", self._filter_needs),
             ("StateFilter", self._filter_state),
         ]
 
@@ -77,7 +81,7 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
-            RequestError: no model can deliver in the asked mode.
+            RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
         plan = Plan(call, self._snapshot.topology.resolve(call.name))
         for _, stage in self.stages:
@@ -115,6 +119,11 @@ class Pipeline:
                 code="unsupported_delivery",
             )
 
+    def _filter_needs(self, plan: Plan) -> None:
+        if self._fitness.topology is not self._snapshot.topology:
+            self._fitness = Fitness(self._snapshot.topology)
+        plan.members, plan.needs = self._fitness.sift(plan.call, plan.members, plan.skipped)
+
     def _filter_state(self, plan: Plan) -> None:
         now_ms = self._snapshot.clock.now_ms()
         kept: Members = []
@@ -149,7 +158,7 @@ class Pipeline:
             if strategy.moves_current and order and self._must_move(pool, current, order[0]):
                 self._cursors.point_at(pool.id, order[0].id)
             ranked += [Target(model, pool) for model in order]
-        ranked = _prefer(plan.call.provider, ranked)
+        ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.needs)
         plan.targets = [*plan.trials, *ranked, *plan.reserve]
 
     def _must_move(self, pool: PoolSpec, current: str, best: ModelSpec) -> bool:

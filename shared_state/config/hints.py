@@ -26,8 +26,6 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "models.*.budget": "enforce",
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
-    "models.*.features": "grounding fine_tunable",
-    "models.*.constraints": "max_images max_file_size supported_languages",
     "pools.*": "weights model_priority provider_priority rate_limit fallback_strategy balance_mode strategy_instance "
     "on_budget_exceeded provider_deactivation provider_recovery rotation model_weights",
     "pools.*.deactivation": "request_limit token_limit budget_limit quota_window maintenance_window",
