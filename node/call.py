@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from shared_state.errors import ModelMeshError
@@ -80,6 +81,13 @@ class Call:
         return self.surface.streams and self.fields.get("stream") is True
 
 
+class Fallback(StrEnum):
+    """Why a call goes on beyond what was asked for; each is a key of a pool's ``fallbacks``."""
+
+    CONTEXT_WINDOW = "context_window"
+    CONTENT_POLICY = "content_policy"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A candidate for a call: a model, seen through the pool that offered it."""
@@ -95,10 +103,12 @@ class Trail:
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
+        fallback: why it went on beyond what was asked for.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
+    fallback: Fallback | None = None
     target: Target | None = None
     mode: str = "exact"
     outcome: str = ""

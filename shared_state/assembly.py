@@ -27,7 +27,7 @@ from shared_state.config.checks import (
 from shared_state.config.faults import FaultLog, suggest
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
-from shared_state.config.pools import PoolConfig
+from shared_state.config.pools import FallbacksConfig, PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
@@ -241,6 +241,7 @@ def _build_pools(
     pools = {}
     for pool_id, pool in config.pools.items():
         _check_references(pool_id, pool, config, log)
+        _check_fallbacks(pool_id, pool, config, log)
         node = _target(pool_id, pool, parts.tree, log)
         members = _members(pool, node, models, parts.tree)
         if not members and log.is_sound(("pools", pool_id), ("models",), ("providers",), ("capabilities",)):
@@ -264,6 +265,17 @@ def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: F
         for index, name in enumerate(getattr(pool, key)):
             if name not in known and not log.is_excused(section, name):
                 log.add(("pools", pool_id, key, index), f"unknown {kind} {name!r}{suggest(name, known)}")
+
+
+def _check_fallbacks(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
+    known = [name for name in (*config.pools, *config.models) if name != pool_id]
+    for kind in FallbacksConfig.model_fields:
+        for index, name in enumerate(getattr(pool.fallbacks, kind)):
+            path = ("pools", pool_id, "fallbacks", kind, index)
+            if name == pool_id:
+                log.add(path, "a pool cannot fall back to itself")
+            elif name not in known and not (log.is_excused("models", name) or log.is_excused("pools", name)):
+                log.add(path, f"unknown model or pool {name!r}{suggest(name, known)}")
 
 
 def _target(pool_id: str, pool: PoolConfig, tree: CapabilityTree, log: FaultLog) -> str | None:

@@ -59,10 +59,9 @@ class Fitness:
         """
         inquiry = _Inquiry(call, self._declared)
         kept = [(pool, [model for model in models if inquiry.clears(model)]) for pool, models in members]
-        if inquiry.obstacles:
-            if not any(models for _, models in kept):
-                raise inquiry.error()
-            skipped.update(inquiry.obstacles)
+        skipped.update(inquiry.obstacles)
+        if inquiry.obstacles and not any(models for _, models in kept):
+            raise inquiry.error()
         return kept, inquiry.needs
 
     def roomy_first(self, targets: list[Target], needs: Needs) -> list[Target]:

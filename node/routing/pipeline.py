@@ -12,17 +12,18 @@ RetryPolicy, the sixth, judges errors while the call is carried out (``retry.py`
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.call import Call, Target
+from node.call import Call, Fallback, Target
 from node.routing.cursors import Cursors
 from node.routing.fitness import Fitness, Members
 from node.routing.needs import Needs
 from node.routing.strategies import STRATEGIES, Hints
 from node.snapshot import Snapshot
-from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
 from shared_state.state import EntityState
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
@@ -36,6 +37,8 @@ class Plan:
         skipped: model -> why it is no candidate.
         reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
         opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
+        fallback: why the targets are others than those that the name stands for.
+        within_s: the deadline that a fallback keeps: that of the pool which it stands in for.
     """
 
     call: Call
@@ -48,6 +51,15 @@ class Plan:
     targets: list[Target] = field(default_factory=list)
     opens_ms: int = 0
     only_rate_limits: bool = True
+    fallback: Fallback | None = None
+    within_s: float = math.inf
+
+    def take_over(self, other: Plan) -> None:
+        """What another plan has learned of models that cannot serve now."""
+        self.skipped.update(other.skipped)
+        self.only_rate_limits = self.only_rate_limits and other.only_rate_limits
+        times = [opens_ms for opens_ms in (self.opens_ms, other.opens_ms) if opens_ms]
+        self.opens_ms = min(times, default=0)
 
 
 class Pipeline:
@@ -84,10 +96,39 @@ class Pipeline:
             RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
         plan = Plan(call, self._snapshot.topology.resolve(call.name))
+        try:
+            await self._fill(plan)
+        except ContextLengthError:
+            for pool in plan.resolution.pools:
+                plan.targets = await self.fall_back(plan, pool, Fallback.CONTEXT_WINDOW)
+                if plan.targets:
+                    return plan
+            raise
+        return plan
+
+    async def _fill(self, plan: Plan) -> None:
         for _, stage in self.stages:
             stage(plan)
         await self._rank(plan)
-        return plan
+
+    async def fall_back(self, plan: Plan, pool: PoolSpec, kind: Fallback) -> list[Target]:
+        """Targets of a pool's fallback list, in its order; a name that nobody fit stands behind is passed over."""
+        if plan.resolution.is_exact:
+            return []
+        targets: list[Target] = []
+        for name in getattr(pool.config.fallbacks, kind):
+            try:
+                further = Plan(plan.call, self._snapshot.topology.resolve(name))
+                await self._fill(further)
+            except RequestError:
+                continue
+            targets += further.targets
+            plan.take_over(further)
+        if targets and plan.fallback is None:
+            plan.within_s = pool.config.retry.deadline
+        if targets:
+            plan.fallback = kind
+        return targets
 
     def _select_pools(self, plan: Plan) -> None:
         serves, only = plan.call.surface.serves, plan.resolution.models

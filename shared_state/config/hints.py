@@ -62,6 +62,8 @@ _TODAY: Final[dict[str, str]] = {
     "models.*.max_output_tokens": "constraints.max_output_tokens",
     "pools.*.hierarchy_node": "capability",
     "pools.*.allowed_providers": "providers",
+    "pools.*.context_window_fallbacks": "fallbacks.context_window",
+    "pools.*.content_policy_fallbacks": "fallbacks.content_policy",
     "pools.*.failure_threshold": "deactivation.retry_limit",
     "pools.*.cooldown_seconds": "recovery.cooldown, with a unit: 60s",
     "pools.*.max_retries": "retry.max_attempts",

@@ -56,6 +56,22 @@ class RetryConfig(Section):
     deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
 
 
+class FallbacksConfig(Section):
+    """Where a call goes on, within its deadline and attempts, after a refusal that others need not share.
+
+    Models and pools, in order; without any the caller gets the provider's own error. A request for one exact model
+    stays with it.
+    """
+
+    context_window: list[str] = Field(
+        default_factory=list,
+        description="after `context_length_exceeded`, or at once if the text fits nowhere",
+    )
+    content_policy: list[str] = Field(
+        default_factory=list, description="after a provider has declined the content"
+    )
+
+
 class PoolConfig(Section):
     """A pool; without ``capability`` and ``models`` its own name is the capability."""
 
@@ -67,3 +83,4 @@ class PoolConfig(Section):
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()
+    fallbacks: FallbacksConfig = FallbacksConfig()
