@@ -5,6 +5,7 @@
     DeliveryFilter       drops models that cannot deliver in the asked mode
     NeedsFilter          drops models that cannot do what the request needs, or break the caller's caps
     StateFilter          drops models that are on standby, or whose provider is
+    Scoring              orders the members of dynamic pools by their score, and drops those that have none
     SelectionStrategy    ranks the rest; the rest of the ranking is the fallback chain
 
 RetryPolicy, the sixth, judges errors while the call is carried out (``retry.py``).
@@ -81,6 +82,7 @@ class Pipeline:
             ("DeliveryFilter", self._filter_delivery),
             ("NeedsFilter", self._filter_needs),
             ("StateFilter", self._filter_state),
+            ("Scoring", self._score),
         ]
 
     @property
@@ -187,6 +189,26 @@ class Pipeline:
             plan.reserve.append(Target(model, pool))
             return False
         return True
+
+    def _score(self, plan: Plan) -> None:
+        """Scores of the configuration alone have ordered the pool when it was built; a trial is due whatever the score."""
+        now_ms = self._snapshot.clock.now_ms()
+        for place, (pool, members) in enumerate(plan.members):
+            if pool.score is None or not pool.score.live:
+                continue
+            ranked = pool.score.rank([(model.id, self._live_facts(model, now_ms)) for model in members])
+            known = {model.id: model for model in members}
+            plan.members[place] = (pool, [known[name] for name in ranked])
+            if len(ranked) < len(members):
+                plan.skipped.update(dict.fromkeys(known.keys() - set(ranked), "score"))
+                plan.only_rate_limits = False
+
+    def _live_facts(self, model: ModelSpec, now_ms: int) -> dict[str, bool]:
+        state, provider = self._snapshot.model(model), self._snapshot.provider(model)
+        return {
+            "active": state.is_open(now_ms) and provider.is_open(now_ms),
+            "recovering": state.phase == "ramp",
+        }
 
     async def _rank(self, plan: Plan) -> None:
         """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""

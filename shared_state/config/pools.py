@@ -73,12 +73,25 @@ class FallbacksConfig(Section):
 
 
 class PoolConfig(Section):
-    """A pool; without ``capability`` and ``models`` its own name is the capability."""
+    """A pool; without ``capability`` and ``models`` its own name is the capability.
+
+    A dynamic pool chooses its members by ``where`` and their order by ``score``, both over what is known of a model.
+    Without ``capability``, and with a name that is none, every model may become a member.
+    """
 
     capability: str | None = None
     models: list[str] = Field(default_factory=list)
     providers: list[str] = Field(default_factory=list)
     excluded_providers: list[str] = Field(default_factory=list)
+    where: str | None = Field(
+        None,
+        description="expression; of the models of the capability those become members for which it holds",
+    )
+    score: str | None = Field(
+        None,
+        description="expression or `package.module:function`; the highest is asked first, 0 or less is no member; "
+        "in place of `strategy`",
+    )
     strategy: str = "modelmesh.stick-until-failure.v1"
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
