@@ -44,13 +44,12 @@ def fallback_for(error: ProviderError) -> Fallback | None:
 
 
 class Detours:
-    """The ways that one call has gone beyond its plan; each pool's list is taken once."""
+    """The ways that one call has gone beyond its plan; nobody is asked twice, so every way has an end."""
 
     def __init__(self, pipeline: Pipeline, plan: Plan) -> None:
         self._pipeline = pipeline
         self._plan = plan
         self._offered = list(plan.targets)
-        self._taken = {(pool.id, plan.fallback) for pool in plan.resolution.pools if plan.fallback}
 
     async def after(self, target: Target, error: ProviderError, waiting: list[Target]) -> list[Target]:
         """What to try after a final refusal; empty if it is the answer.
@@ -63,10 +62,9 @@ class Detours:
             return []
         before = self._plan.fallback
         tried = {offered.model for offered in self._offered} - {other.model for other in waiting}
-        further = list(waiting) if before else []
-        if (target.pool.id, kind) not in self._taken:
-            self._taken.add((target.pool.id, kind))
-            further = [*await self._pipeline.fall_back(self._plan, target.pool, kind), *further]
+        further = await self._pipeline.fall_back(self._plan, target.pool, kind)
+        if before:
+            further += waiting
         found: dict[ModelSpec, Target] = {}
         for other in further:
             if other.model not in tried:

@@ -97,7 +97,7 @@ class Pipeline:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
             RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
-        plan = Plan(call, self._snapshot.topology.resolve(call.name))
+        plan = Plan(call, self._resolve(call, call.name))
         try:
             await self._fill(plan)
         except ContextLengthError:
@@ -107,6 +107,10 @@ class Pipeline:
                     return plan
             raise
         return plan
+
+    def _resolve(self, call: Call, name: str) -> Resolution:
+        """What a name means to the caller: that of the call, or one of a fallback."""
+        return self._snapshot.topology.resolve(name)
 
     async def _fill(self, plan: Plan) -> None:
         for _, stage in self.stages:
@@ -120,7 +124,7 @@ class Pipeline:
         targets: list[Target] = []
         for name in getattr(pool.config.fallbacks, kind):
             try:
-                further = Plan(plan.call, self._snapshot.topology.resolve(name))
+                further = Plan(plan.call, self._resolve(plan.call, name))
                 await self._fill(further)
             except RequestError:
                 continue
@@ -214,6 +218,9 @@ class Pipeline:
         """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""
         ranked: list[Target] = []
         for pool, members in plan.members:
+            if pool.score is not None:  # which has put them in order
+                ranked += [Target(model, pool) for model in members]
+                continue
             strategy = STRATEGIES[pool.strategy]
             turn = await self._cursors.turn(pool.id) if strategy.needs_turn and len(members) > 1 else 0
             current = self._cursors.current.get(pool.id, "")

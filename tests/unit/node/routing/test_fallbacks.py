@@ -172,7 +172,7 @@ async def test_a_fallback_may_have_its_own() -> None:
 @in_virtual_time
 async def test_a_failing_fallback_does_not_hide_the_refusal() -> None:
     """What the caller can change is the request."""
-    place = house(alpha=TOO_LONG, gamma=refused(500))
+    place = house(members=("alpha.m", "beta.m"), alpha=TOO_LONG, beta=whole(), gamma=refused(500))
 
     with pytest.raises(RejectedRequestError) as caught:
         await place.serve()
