@@ -204,10 +204,24 @@ async def test_fallbacks_share_the_attempts_of_the_call() -> None:
 
 
 @in_virtual_time
+async def test_a_list_of_nobody_new_is_no_fallback() -> None:
+    """The answer does not speak of one."""
+    place = house({"context_window": ["alpha.m"]}, alpha=TOO_LONG, gamma=whole())
+
+    with pytest.raises(RejectedRequestError):
+        await place.serve()
+    assert place.transport.hosts == ["alpha"]
+    assert place.trail.fallback is None
+
+
+@in_virtual_time
 async def test_fallbacks_share_the_deadline_of_the_call() -> None:
-    """That of the pool that was asked, not of the one that stands in."""
-    patient = {"large": {"models": ["gamma.m"], "retry": {"deadline": "100s"}}}
-    place = house(retry={"deadline": "5s"}, pools=patient, alpha=TOO_LONG, gamma=stream(for_ever))
+    """That of the pool that was asked, not of those that stand in."""
+    rules = {"retry": {"deadline": "100s"}, "fallbacks": {"context_window": ["beta.m"]}}
+    patient = {"large": {"models": ["gamma.m"], **rules}}
+    place = house(
+        retry={"deadline": "5s"}, pools=patient, alpha=TOO_LONG, beta=stream(for_ever), gamma=TOO_LONG
+    )
     loop = asyncio.get_running_loop()
     began = loop.time()
 
