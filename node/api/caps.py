@@ -22,16 +22,14 @@ def read_caps(scope: Scope) -> Caps | None:
     """The caps of a request; None if it has none.
 
     Raises:
-        RequestError: one of the headers is given twice, is empty or is not what it must be.
+        RequestError: one of the headers is empty or is not what it must be.
     """
     found: dict[bytes, str] = {}
     for key, value in scope["headers"]:
         if key in _NAMES:
-            if key in found:
-                raise RequestError(
-                    f"{key.decode()} is given twice; separate names with commas", param=key.decode()
-                )
-            found[key] = value.decode("latin-1").strip()
+            text = value.decode("latin-1").strip()
+            # A list may come in several headers; so much money and so much money is no amount.
+            found[key] = f"{found[key]},{text}" if key in found else text
     if not found:
         return None
     return Caps(

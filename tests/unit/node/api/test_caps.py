@@ -25,6 +25,7 @@ def test_each_header_is_a_cap():
     assert caps((PRICE, "0.05")) == Caps(max_price_nano=50_000_000)
     assert caps((PRICE, "0")) == Caps(max_price_nano=0)
     assert caps((PROVIDERS, "alpha, beta")) == Caps(providers=frozenset({"alpha", "beta"}))
+    assert caps((PROVIDERS, "alpha"), (PROVIDERS, "beta")) == caps((PROVIDERS, "alpha,beta"))
     assert caps((REGIONS, "EU-West-1,us")) == Caps(regions=frozenset({"eu-west-1", "us"}))
 
 
@@ -33,7 +34,7 @@ def test_each_header_is_a_cap():
     [
         *(((PRICE, text),) for text in ("", "-1", "nan", "inf", "1e3", "1_0", "free", "$1", "1" * 30)),
         *(((name, text),) for name in (PROVIDERS, REGIONS) for text in ("", " ", "a,,b", "a,", "a" * 5000)),
-        ((PROVIDERS, "alpha"), (PROVIDERS, "beta")),
+        ((PRICE, "1"), (PRICE, "2")),
     ],
 )
 def test_what_cannot_be_understood_is_refused(headers):
