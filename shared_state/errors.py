@@ -7,6 +7,8 @@ ModelMeshError
 ├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
+│   ├── UnsupportedFeatureError
+│   ├── ContextLengthError
 │   ├── PayloadTooLargeError
 │   ├── AuthenticationRequiredError
 │   └── ClientDisconnectedError
@@ -118,6 +120,18 @@ class ModelNotFoundError(RequestError):
 
     http_status = 404
     default_code = "model_not_found"
+
+
+class UnsupportedFeatureError(RequestError):
+    """No model of that name can do what the request asks for; ``param`` is the field that asks."""
+
+    default_code = "unsupported_feature"
+
+
+class ContextLengthError(RequestError):
+    """The text is longer than the context window of every model of that name."""
+
+    default_code = "context_length_exceeded"
 
 
 class RouteNotFoundError(RequestError):

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.auth import Doorkeeper
 from node.api.body import header, parse_object, read_body
+from node.api.caps import read_caps
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
 from node.observe.metrics import Metrics
@@ -103,6 +104,7 @@ class Endpoint:
             deadline_s=_deadline(scope),
             provider=preferred.decode("latin-1") if preferred else None,
             prompt_tokens=weigh(body, fields),
+            caps=read_caps(scope),
         )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:

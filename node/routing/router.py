@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from node.call import Call, Reply, Target, Trail
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
+from node.routing.fallbacks import Detours
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
@@ -80,7 +82,7 @@ class Router:
         self.in_flight += 1
         try:
             plan = await self._pipeline.plan(call)
-            trail.skipped = dict(plan.skipped)
+            trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
             await self._try_targets(plan, reply, interrupts, trail)
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
@@ -93,6 +95,7 @@ class Router:
     async def _try_targets(self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
         refusals = Refusals()
         waiting = list(plan.targets)
+        detours = Detours(self._pipeline, plan)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
             follow_up = await self._try_target(
@@ -101,8 +104,9 @@ class Router:
             if follow_up is None:
                 return
             if follow_up is Next.STOP:
-                break
-            if follow_up is Next.SAME_PROVIDER:
+                waiting = await detours.after(target, refusals.errors[-1], waiting)
+                trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+            elif follow_up is Next.SAME_PROVIDER:
                 waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
         raise refusals.error(plan, self._clock.now_ms())
 
@@ -119,9 +123,8 @@ class Router:
     ) -> Next | None:
         """Tries one target until it answers (None) or the policy moves on."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
-        deadline = call.started + (
-            rules.deadline if call.deadline_s is None else min(call.deadline_s, rules.deadline)
-        )
+        own_s = math.inf if call.deadline_s is None else call.deadline_s
+        deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
         need = estimate(call, target.model, lane.token_room)
         tries = 0
         while True:
