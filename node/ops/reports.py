@@ -8,7 +8,15 @@ from collections import Counter
 import orjson
 import ormsgpack
 
-from node.ops.schema import (
+from node.snapshot import Snapshot
+from node.watch import StoreWatch
+from shared_state.books import DomainBooks, read_books
+from shared_state.domains import read_domain
+from shared_state.events import decode_event
+from shared_state.leadership import read_lead
+from shared_state.limits import Algorithm, Dimension, Window, windows_of
+from shared_state.registry import Registry
+from shared_state.shapes.status import (
     BooksView,
     BookView,
     EventView,
@@ -22,14 +30,6 @@ from node.ops.schema import (
     StoreView,
     WindowView,
 )
-from node.snapshot import Snapshot
-from node.watch import StoreWatch
-from shared_state.books import DomainBooks, read_books
-from shared_state.domains import read_domain
-from shared_state.events import decode_event
-from shared_state.leadership import read_lead
-from shared_state.limits import Algorithm, Dimension, Window, windows_of
-from shared_state.registry import Registry
 from shared_state.state import EntityState, Status
 from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store

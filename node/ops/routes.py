@@ -13,11 +13,11 @@ from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
 from node.ops.reports import Reports
-from node.ops.schema import OrderBody, OrderView
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, RequestError, StateUnavailableError
+from shared_state.shapes.status import OrderBody, OrderView
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 

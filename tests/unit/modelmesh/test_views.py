@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rich.console import Console
 
+from modelmesh.drawing import span, until
 from modelmesh.views import (
     books_view,
     events_view,
@@ -14,10 +17,9 @@ from modelmesh.views import (
     pools_view,
     providers_view,
     rows_off,
-    span,
     status_view,
-    until,
 )
+from shared_state.shapes.status import BooksView, StatusView
 from tests.unit.modelmesh.samples import NOW, books, status
 
 
@@ -27,6 +29,15 @@ def render(view: object) -> str:
     with console.capture() as capture:
         console.print(view)
     return capture.get()
+
+
+def seen(answer: dict[str, Any] | None = None) -> StatusView:
+    """A status as the commands understand it."""
+    return StatusView.model_validate(answer or status())
+
+
+def seen_books(**how: Any) -> BooksView:
+    return BooksView.model_validate(books(**how))
 
 
 def line_with(text: str, word: str) -> str:
@@ -59,7 +70,7 @@ def test_times_to_come(moment, text):
 
 def test_the_status_shows_every_part():
     """Mode, store, leader, failing jobs, and all tables."""
-    text = render(status_view(status(), now=NOW))
+    text = render(status_view(seen(), now=NOW))
 
     for word in (
         "exact",
@@ -80,7 +91,7 @@ def test_a_store_that_is_away_and_a_missing_leader_are_told():
     answer["store"]["connected"] = False
     answer["scheduler"].update(leader=None, since=None)
 
-    text = render(status_view(answer, now=NOW))
+    text = render(status_view(seen(answer), now=NOW))
 
     assert "away" in text
     assert "nobody leads" in text
@@ -88,7 +99,7 @@ def test_a_store_that_is_away_and_a_missing_leader_are_told():
 
 def test_models_show_why_and_until_when():
     """Reason, time and windows of a model stand in its line."""
-    line = line_with(render(models_view(status()["models"], now=NOW)), "beta.large")
+    line = line_with(render(models_view(seen().models, now=NOW)), "beta.large")
 
     assert "standby" in line
     assert "in 45s" in line
@@ -97,7 +108,7 @@ def test_models_show_why_and_until_when():
 
 def test_a_reason_cannot_play_tricks_on_the_terminal():
     """Texts of providers are shown as they are: no escape sequence, no markup."""
-    text = render(models_view(status()["models"], now=NOW))
+    text = render(models_view(seen().models, now=NOW))
 
     assert "rate_limit: ?[31mslow [bold]down" in text
     assert "\x1b" not in text
@@ -105,22 +116,22 @@ def test_a_reason_cannot_play_tricks_on_the_terminal():
 
 def test_the_other_tables_name_their_things():
     """One line each for nodes, pools, providers and events."""
-    answer = status()
+    answer = seen()
 
-    assert "alive" in line_with(render(nodes_view(answer["nodes"], now=NOW)), "n1")
-    assert "alpha.small beta.large" in line_with(render(pools_view(answer["pools"])), "chat")
-    assert "openai-compatible.v1" in line_with(render(providers_view(answer["providers"], now=NOW)), "alpha")
-    assert "model deactivated" in line_with(render(events_view(answer["events"], now=NOW)), "3s ago")
+    assert "alive" in line_with(render(nodes_view(answer.nodes, now=NOW)), "n1")
+    assert "alpha.small beta.large" in line_with(render(pools_view(answer.pools)), "chat")
+    assert "openai-compatible.v1" in line_with(render(providers_view(answer.providers, now=NOW)), "alpha")
+    assert "model deactivated" in line_with(render(events_view(answer.events, now=NOW)), "3s ago")
 
 
 def test_balanced_books_say_so():
     """The verdict stands below the rows."""
-    assert "The books balance." in render(books_view(books()))
+    assert "The books balance." in render(books_view(seen_books()))
 
 
 def test_books_that_are_off_name_the_row():
     """The difference stands in the row, the number of rows in the verdict."""
-    text = render(books_view(books(difference=2)))
+    text = render(books_view(seen_books(difference=2)))
 
     assert line_with(text, "alpha.small").split()[-1] == "2"
     assert "The books are off in 1 of 1 rows." in text
@@ -130,8 +141,9 @@ def test_the_audit_counts_for_itself():
     """Books that claim to balance, and do not, are off; so are books that claim to be off."""
     forged = books(difference=2, balanced=True)
     forged["rows"][0]["difference"] = forged["totals"]["difference"] = 0
+    view = BooksView.model_validate(forged)
 
-    assert rows_off(forged) == forged["rows"]
-    assert not is_balanced(forged)
-    assert not is_balanced(books(balanced=False))
-    assert is_balanced(books())
+    assert rows_off(view) == view.rows
+    assert not is_balanced(view)
+    assert not is_balanced(seen_books(balanced=False))
+    assert is_balanced(seen_books())

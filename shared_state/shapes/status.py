@@ -1,17 +1,14 @@
-"""What the operators' API answers; times in unix seconds."""
+"""What is going on: status, books, orders."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared_state.config.values import DurationS
+from shared_state.shapes.row import Row
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class StoreView(_Row):
+class StoreView(Row):
     """The shared state as this node reaches it."""
 
     url: str
@@ -19,7 +16,7 @@ class StoreView(_Row):
     round_trip_ms: float
 
 
-class JobView(_Row):
+class JobView(Row):
     """One job of the scheduler's timetable."""
 
     name: str
@@ -31,7 +28,7 @@ class JobView(_Row):
     missed: int = 0
 
 
-class SchedulerView(_Row):
+class SchedulerView(Row):
     """Who keeps the timetable."""
 
     leader: str | None
@@ -40,7 +37,7 @@ class SchedulerView(_Row):
     jobs: list[JobView]
 
 
-class NodeView(_Row):
+class NodeView(Row):
     """A router node in the registry."""
 
     id: str
@@ -56,7 +53,7 @@ class NodeView(_Row):
     in_flight: int
 
 
-class PoolView(_Row):
+class PoolView(Row):
     """A pool and the state of its members."""
 
     id: str
@@ -68,7 +65,7 @@ class PoolView(_Row):
     current: str | None
 
 
-class WindowView(_Row):
+class WindowView(Row):
     """How full a window is; money in USD."""
 
     name: str
@@ -77,7 +74,7 @@ class WindowView(_Row):
     resets: float | None
 
 
-class ModelView(_Row):
+class ModelView(Row):
     """A model: state, books and windows, its account's included (``account.`` before their names)."""
 
     id: str
@@ -95,7 +92,7 @@ class ModelView(_Row):
     windows: list[WindowView]
 
 
-class ProviderView(_Row):
+class ProviderView(Row):
     """A provider account."""
 
     id: str
@@ -107,7 +104,7 @@ class ProviderView(_Row):
     models: int
 
 
-class EventView(_Row):
+class EventView(Row):
     """A change of state."""
 
     time: float
@@ -120,7 +117,7 @@ class EventView(_Row):
     node: str | None
 
 
-class StatusView(_Row):
+class StatusView(Row):
     """Everything at once."""
 
     mode: str
@@ -134,7 +131,7 @@ class StatusView(_Row):
     events: list[EventView]
 
 
-class BookView(_Row):
+class BookView(Row):
     """One account of the books; ``difference`` is 0 when it balances."""
 
     domain: str
@@ -148,7 +145,7 @@ class BookView(_Row):
     difference: int
 
 
-class BooksView(_Row):
+class BooksView(Row):
     """The books of the cluster."""
 
     balanced: bool
@@ -157,7 +154,7 @@ class BooksView(_Row):
     totals: dict[str, int]
 
 
-class OrderView(_Row):
+class OrderView(Row):
     """State of a model or provider after an order."""
 
     id: str
