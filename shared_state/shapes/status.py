@@ -117,6 +117,30 @@ class EventView(Row):
     node: str | None
 
 
+class NodesView(Row):
+    """The nodes alone."""
+
+    nodes: list[NodeView]
+
+
+class PoolsView(Row):
+    """The pools alone."""
+
+    pools: list[PoolView]
+
+
+class ModelsView(Row):
+    """The models alone."""
+
+    models: list[ModelView]
+
+
+class ProvidersView(Row):
+    """The provider accounts alone."""
+
+    providers: list[ProviderView]
+
+
 class StatusView(Row):
     """Everything at once."""
 
@@ -170,3 +194,19 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class ErrorDetail(Row):
+    """What went wrong."""
+
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+    request_id: str
+
+
+class ErrorView(Row):
+    """Every refusal of a node."""
+
+    error: ErrorDetail

@@ -68,6 +68,7 @@ async def ask(
     path: str,
     *pieces: bytes,
     headers: Headers = (),
+    query: str = "",
     leaves: asyncio.Event | None = None,
 ) -> Heard:
     """One request to its end; the caller leaves when the event is set."""
@@ -86,7 +87,7 @@ async def ask(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": list(headers),
         "http_version": "1.1",
         "scheme": "http",

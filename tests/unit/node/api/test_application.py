@@ -148,6 +148,10 @@ OPS = [
 ]
 
 
+#: Answered without Redis.
+STANDING = [("GET", "/ops/openapi.json")]
+
+
 class Office:
     """The operators' API of a node whose store is away."""
 
@@ -163,13 +167,14 @@ def test_every_operators_route_is_tested() -> None:
     parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch())  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
     known = {
-        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/") for _, path in OPS
+        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/")
+        for _, path in OPS + STANDING
     }
 
     assert {route.path for route in routes} == known  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("method", "path"), OPS)
+@pytest.mark.parametrize(("method", "path"), OPS + STANDING)
 @pytest.mark.parametrize("authorization", [None, b"Bearer wrong", b"Bearer "])
 async def test_operators_need_their_token(method: str, path: str, authorization: bytes | None) -> None:
     """Without it nothing is read and nothing is done."""
