@@ -21,6 +21,7 @@ from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
+from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.ops.routes import OpsParts, ops_routes
@@ -93,6 +94,8 @@ class NodeService:
         self.metrics = Metrics(
             self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
         )
+        self._gauges = ClusterGauges(store, self.snapshot, self.watch)
+        self.metrics.add(self._gauges)
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -144,7 +147,7 @@ class NodeService:
             routes=[
                 *model_routes(models, doorkeeper),
                 *health_routes(self.readiness),
-                metrics_route(self.metrics, ops),
+                metrics_route(self.metrics, ops, refresh=self._gauges.refresh),
                 *ops_routes(parts, ops),
             ],
         )

@@ -14,7 +14,7 @@ from shared_state.clock import ServerClock
 from shared_state.cursors import read_currents
 from shared_state.domains import read_domain, read_epochs
 from shared_state.events import Event
-from shared_state.state import ACTIVE, DomainState, EntityState
+from shared_state.state import ACTIVE, DomainState, EntityState, Status
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import ModelSpec, Topology
 
@@ -48,6 +48,10 @@ class Snapshot:
     def provider_state(self, domain: str, provider: str) -> EntityState:
         """The state of an account."""
         return self._domains[domain].providers.get(provider, ACTIVE)
+
+    def is_active(self, spec: ModelSpec) -> bool:
+        """Whether a model and its account both take traffic."""
+        return self.model(spec).status == self.provider(spec).status == Status.ACTIVE
 
     def epoch(self, domain: str) -> int:
         """The epoch of the last read, -1 before the first."""

@@ -57,11 +57,11 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
-        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        """Sorted set of the minutes whose statistics were not stored durably yet; trimmed by the flush."""
         return f"{self.domain(domain)}:minutes"
 
     def due(self, domain: str) -> str:

@@ -6,15 +6,14 @@ import time
 from collections import Counter
 
 import orjson
-import ormsgpack
 
+from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.books import DomainBooks, read_books
 from shared_state.domains import read_domain
 from shared_state.events import decode_event
 from shared_state.leadership import read_lead
-from shared_state.limits import Algorithm, Dimension, Window, windows_of
 from shared_state.registry import Registry
 from shared_state.shapes.status import (
     BooksView,
@@ -30,10 +29,12 @@ from shared_state.shapes.status import (
     StoreView,
     WindowView,
 )
+from shared_state.shapes.usage import UsageView
 from shared_state.state import EntityState, Status
 from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store
-from shared_state.topology import DomainSpec, ModelSpec, Topology
+from shared_state.topology import DomainSpec, Topology
+from shared_state.usage import WindowUse, in_units, read_domain_use, read_usage
 
 _EVENTS_SHOWN = 50
 
@@ -108,7 +109,7 @@ class Reports:
         """All pools, from this node's snapshot."""
         rows = []
         for pool in self._topology.pools.values():
-            active = sum(self._is_active(model) for model in pool.models)
+            active = sum(map(self._snapshot.is_active, pool.models))
             rows.append(
                 PoolView(
                     id=pool.id,
@@ -121,10 +122,6 @@ class Reports:
                 )
             )
         return rows
-
-    def _is_active(self, model: ModelSpec) -> bool:
-        states = (self._snapshot.model(model), self._snapshot.provider(model))
-        return all(state.status == Status.ACTIVE for state in states)
 
     def providers(self) -> list[ProviderView]:
         """All provider accounts."""
@@ -186,20 +183,15 @@ class Reports:
         return failed
 
     async def _windows(self, domain: DomainSpec) -> dict[str, list[WindowView]]:
+        use = await read_domain_use(self._store, domain, now_ms=self._snapshot.clock.now_ms())
+        shared = [_window_view(window, prefix="account.") for window in use.account]
+        return {model: [*map(_window_view, windows), *shared] for model, windows in use.models.items()}
+
+    async def usage(self) -> UsageView:
+        """Every quota: used, left, and until when it lasts."""
         now_ms = self._snapshot.clock.now_ms()
-        account = windows_of(domain.providers[0].config.limits, now_ms)
-        scopes = [
-            ("", account),
-            *((model.id, windows_of(model.config.limits, now_ms)) for model in domain.models),
-        ]
-        _, *rows = await self._store.run(
-            "read_windows", [self._store.keys.domain(domain.id)], [ormsgpack.packb(scopes)]
-        )
-        shared = _window_views(account, rows[0], prefix="account.")
-        return {
-            model.id: _window_views(scope[1], row) + shared
-            for model, scope, row in zip(domain.models, scopes[1:], rows[1:], strict=True)
-        }
+        usage = await read_usage(self._store, self._topology.domains, now_ms=now_ms)
+        return view_usage(usage, self._topology, is_active=self._snapshot.is_active)
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
@@ -254,22 +246,13 @@ class Reports:
         )
 
 
-def _window_views(windows: list[Window], flat: list[int], *, prefix: str = "") -> list[WindowView]:
-    return [
-        WindowView(
-            name=prefix + window[1],
-            used=max(0, used) / _unit(window),
-            limit=window[3] / _unit(window),
-            resets=_seconds(resets_ms),
-        )
-        for window, used, resets_ms in zip(windows, flat[::2], flat[1::2], strict=True)
-        if window[0] not in (Algorithm.SPACING, Algorithm.CAP)
-    ]
-
-
-def _unit(window: Window) -> int:
-    """What one of a window's numbers is worth: money is kept in 1e-9 USD."""
-    return 10**9 if window[2] == Dimension.COST else 1
+def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
+    return WindowView(
+        name=prefix + window.name,
+        used=in_units(window.dimension, window.used),
+        limit=in_units(window.dimension, window.limit),
+        resets=_seconds(window.resets_ms),
+    )
 
 
 def _reason(state: EntityState) -> str:

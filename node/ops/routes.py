@@ -32,6 +32,7 @@ from shared_state.shapes.status import (
     ProvidersView,
     StatusView,
 )
+from shared_state.shapes.usage import UsageView
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 
@@ -79,7 +80,11 @@ class Ops:
         async def books(request: Request) -> Response:
             return ViewResponse(await reports.books())
 
+        async def usage(request: Request) -> Response:
+            return ViewResponse(await reports.usage())
+
         return [
+            Operation("usage", usage, "What is used of every quota, and when it runs dry.", UsageView),
             Operation("status", status, "Everything at a glance.", StatusView),
             Operation("books", books, "The books: every balance.", BooksView),
             *(self._part(name, shape) for name, shape in _PARTS.items()),

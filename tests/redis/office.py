@@ -89,6 +89,10 @@ class Office:
         assert not verdict.code, verdict
         return reservation
 
+    async def look_again(self) -> None:
+        """Has the node read the shared state again."""
+        await self.snapshot._refresh(poll=True)
+
     async def ask(self, path: str, *, method: str = "GET", body: bytes = b"", query: str = "") -> Heard:
         """What the API answers to an operator."""
         headers = [(b"authorization", b"Bearer admin")]

@@ -13,7 +13,7 @@ from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
 from shared_state.keys import Keys
 from tests.unit.node.api.asgi import Front, ask
-from tests.unit.node.house import Watch, mesh
+from tests.unit.node.house import View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
 
@@ -137,6 +137,7 @@ class AwayStore:
 OPS = [
     ("GET", "/ops/status"),
     ("GET", "/ops/books"),
+    ("GET", "/ops/usage"),
     ("GET", "/ops/nodes"),
     ("GET", "/ops/pools"),
     ("GET", "/ops/models"),
@@ -158,7 +159,7 @@ class Office:
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, None, self.watch)  # type: ignore[arg-type]
+        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch)  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
