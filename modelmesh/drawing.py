@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -62,3 +64,54 @@ def text(value: str | None) -> Text:
 def clean(value: str) -> str:
     """Reasons and names come from providers too: no control character reaches the terminal."""
     return "".join(char if char.isprintable() else "?" for char in value)
+
+
+def bar(share: float, *, held: float = 0.0, width: int = 16) -> Text:
+    """How full something is, by its length and its colour; what is held for later is shaded behind what is used."""
+    used = max(0.0, min(1.0, share - held))
+    eighths = round(used * width * 8)
+    if used > 0:
+        eighths = max(1, eighths)
+    text = Text("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip(), style=load_style(share))
+    text.append("▒" * min(width - len(text), round(held * width)), style=QUIET)
+    return text.append("░" * (width - len(text)), style=QUIET)
+
+
+def load_style(share: float) -> str:
+    """Green, yellow from 70 percent on, red from 90 percent on."""
+    return BAD if share >= 0.9 else FAIR if share >= 0.7 else GOOD
+
+
+def amount(value: float, *, is_money: bool = False) -> str:
+    """A number in a few characters: `99,999`, `123.4k`, `4.5M`, `$0.0123`."""
+    if is_money:
+        cents, _, rest = f"{value:,.4f}".partition(".")
+        return f"${cents}.{rest[:2]}{rest[2:].rstrip('0') if value < 10 else ''}"
+    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e5, 1e3, "k")):
+        if value >= least:
+            return f"{value / size:,.1f}{letter}"
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
+
+
+class Fitting:
+    """A table that leaves out its less important columns where the terminal is narrow.
+
+    Args:
+        spare: columns to leave out, the least important first.
+    """
+
+    def __init__(self, view: Table, *spare: str) -> None:
+        self._view = view
+        self._spare = spare
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept, spare = list(self._view.columns), list(self._spare)
+        while (
+            spare
+            and Measurement.get(console, options.update(max_width=10**6), self._view).maximum
+            > options.max_width
+        ):
+            name = spare.pop(0)
+            self._view.columns = [column for column in self._view.columns if column.header != name]
+        yield self._view
+        self._view.columns = kept
