@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -105,13 +107,19 @@ class Fitting:
         self._spare = spare
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        kept, spare = list(self._view.columns), list(self._spare)
-        while (
-            spare
-            and Measurement.get(console, options.update(max_width=10**6), self._view).maximum
-            > options.max_width
-        ):
-            name = spare.pop(0)
-            self._view.columns = [column for column in self._view.columns if column.header != name]
-        yield self._view
-        self._view.columns = kept
+        view, endless = self._view, options.update(max_width=10**6)
+        for count in range(len(self._spare) + 1):
+            view = _without(self._view, self._spare[:count])
+            if Measurement.get(console, endless, view).maximum <= options.max_width:
+                break
+        yield view
+
+
+def _without(view: Table, names: Sequence[str]) -> Table:
+    kept = [column for column in view.columns if column.header not in names]
+    fresh = table(str(view.title))
+    for column in kept:
+        fresh.add_column(column.header, justify=column.justify, overflow=column.overflow)
+    for row, cells in zip(view.rows, zip(*(column.cells for column in kept), strict=True), strict=True):
+        fresh.add_row(*cells, style=row.style, end_section=row.end_section)
+    return fresh

@@ -7,6 +7,7 @@ from collections import Counter
 
 import orjson
 
+from node.ops.statistics import view_statistics
 from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
@@ -14,7 +15,9 @@ from shared_state.books import DomainBooks, read_books
 from shared_state.domains import read_domain
 from shared_state.events import decode_event
 from shared_state.leadership import read_lead
+from shared_state.recent import read_recent
 from shared_state.registry import Registry
+from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
     BookView,
@@ -192,6 +195,11 @@ class Reports:
         now_ms = self._snapshot.clock.now_ms()
         usage = await read_usage(self._store, self._topology.domains, now_ms=now_ms)
         return view_usage(usage, self._topology, is_active=self._snapshot.is_active)
+
+    async def statistics(self, asked: StatsQuery) -> StatsView:
+        """What went through in the last minutes, those that were not stored durably yet included."""
+        recent = await read_recent(self._store, self._topology.domains, minutes=asked.minutes)
+        return view_statistics(recent, asked, self._topology)
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""

@@ -16,12 +16,13 @@ from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
 from node.ops.openapi import describe
-from node.ops.operations import Handler, Operation, ViewResponse, read_small_body
+from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, StateUnavailableError
+from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
     ModelsView,
@@ -83,7 +84,11 @@ class Ops:
         async def usage(request: Request) -> Response:
             return ViewResponse(await reports.usage())
 
+        async def stats(request: Request) -> Response:
+            return ViewResponse(await reports.statistics(read_query(request, StatsQuery)))
+
         return [
+            Operation("stats", stats, "What went through in the last minutes.", StatsView, query=StatsQuery),
             Operation("usage", usage, "What is used of every quota, and when it runs dry.", UsageView),
             Operation("status", status, "Everything at a glance.", StatusView),
             Operation("books", books, "The books: every balance.", BooksView),

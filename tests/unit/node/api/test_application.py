@@ -138,6 +138,7 @@ OPS = [
     ("GET", "/ops/status"),
     ("GET", "/ops/books"),
     ("GET", "/ops/usage"),
+    ("GET", "/ops/stats"),
     ("GET", "/ops/nodes"),
     ("GET", "/ops/pools"),
     ("GET", "/ops/models"),
