@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -11,10 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
-from shared_state.shapes.status import OrderView
+from shared_state.shapes.status import EventView, OrderView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 10.0
+_FEED_TIMEOUT = httpx.Timeout(_TIMEOUT_S, read=30.0)  # heartbeats come every ten seconds
 
 Kind = Literal["models", "providers"]
 Verb = Literal["activate", "deactivate"]
@@ -46,6 +48,22 @@ class OpsClient:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"/ops/{path}", query=given)
 
+    def events(self, *, follow: bool, last: int) -> Iterator[EventView]:
+        """The latest events, and with ``follow`` what happens from here on, until the node ends the feed."""
+        query = {"follow": str(follow).lower(), "last": str(last)}
+        try:
+            with self._http.stream("GET", "/ops/events", params=query, timeout=_FEED_TIMEOUT) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise OpsError(_describe_refusal(answer), status=answer.status_code)
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        yield understand(_parse(line.removeprefix("data: "), answer), EventView)
+        except httpx.ConnectError as error:
+            raise self._unreachable() from error
+        except httpx.HTTPError as error:
+            raise OpsUnreachableError(f"{self._url}/ops/events: {error or type(error).__name__}") from error
+
     def switch(
         self, kind: Kind, name: str, verb: Verb, *, body: Mapping[str, Any] | None = None
     ) -> OrderView:
@@ -64,14 +82,15 @@ class OpsClient:
         try:
             answer = self._http.request(method, path, json=body, params=query or None)
         except httpx.ConnectError as error:
-            raise OpsUnreachableError(
-                f"no ModelMesh answers at {self._url}: start one, or set MODELMESH_URL"
-            ) from error
+            raise self._unreachable() from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise OpsUnreachableError(f"{self._url}{path}: {error or type(error).__name__}") from error
         if answer.is_success:
             return _read_json(answer)
         raise OpsError(_describe_refusal(answer), status=answer.status_code)
+
+    def _unreachable(self) -> OpsUnreachableError:
+        return OpsUnreachableError(f"no ModelMesh answers at {self._url}: start one, or set MODELMESH_URL")
 
 
 def understand(answer: Any, shape: type[Shape]) -> Shape:
@@ -91,8 +110,12 @@ def understand(answer: Any, shape: type[Shape]) -> Shape:
 
 
 def _read_json(answer: httpx.Response) -> Any:
+    return _parse(answer.text, answer)
+
+
+def _parse(text: str, answer: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return json.loads(text)
     except ValueError as error:
         raise OpsError(
             f"{answer.url} did not answer JSON; is it a ModelMesh?", status=answer.status_code

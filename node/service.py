@@ -24,6 +24,7 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
@@ -35,6 +36,7 @@ from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
 from shared_state.clock import ServerClock
+from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
 from shared_state.store import STORE_ERRORS, Store
@@ -67,7 +69,8 @@ class NodeService:
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
         self.registry = Registry(store)
-        self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
+        self.events = EventFan()
+        self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
             config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
         )
@@ -114,6 +117,14 @@ class NodeService:
         self.watch.on_return(self._hurry.set)
         self._tasks: list[asyncio.Task[None]] = []
 
+    def _on_event(self, event: Event) -> None:
+        self.snapshot.observe_event(event)
+        self.events.publish(event)
+
+    def _on_gap(self) -> None:
+        self.snapshot.refresh_all()
+        self.events.tell_gap()
+
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
             self.snapshot.observe_epoch(ledger.domain.id, ledger.epoch)
@@ -140,7 +151,7 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
+        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch, self.events)
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
@@ -198,6 +209,7 @@ class NodeService:
     async def announce_drain(self) -> None:
         """Tells the cluster that this node takes no new work."""
         self.info.state = "draining"
+        self.events.end()  # readers along would hold the drain up to its deadline
         try:
             await self.registry.beat(self.info)
         except STORE_ERRORS as error:

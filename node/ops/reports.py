@@ -7,13 +7,14 @@ from collections import Counter
 
 import orjson
 
+from node.ops.events import read_news, view_event
 from node.ops.statistics import view_statistics
 from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.books import DomainBooks, read_books
 from shared_state.domains import read_domain
-from shared_state.events import decode_event
+from shared_state.events import Event
 from shared_state.leadership import read_lead
 from shared_state.recent import read_recent
 from shared_state.registry import Registry
@@ -201,26 +202,13 @@ class Reports:
         recent = await read_recent(self._store, self._topology.domains, minutes=asked.minutes)
         return view_statistics(recent, asked, self._topology)
 
+    async def news(self) -> list[Event]:
+        """All events that the domains remember, oldest first."""
+        return await read_news(self._store, self._topology.domains)
+
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
-        found = []
-        for domain in self._topology.domains:
-            raw = await self._store.command("LRANGE", self._store.keys.news(domain), 0, _EVENTS_SHOWN - 1)
-            found += [event for event in map(decode_event, raw) if event is not None]
-        found.sort(key=lambda event: (event.time_ms, event.epoch), reverse=True)
-        return [
-            EventView(
-                time=event.time_ms / 1000,
-                type=event.type,
-                domain=event.domain,
-                model=event.id if event.kind == "model" else None,
-                provider=event.id if event.kind == "provider" else None,
-                reason=event.reason,
-                until=_seconds(event.until_ms),
-                node=event.node or None,
-            )
-            for event in found[:_EVENTS_SHOWN]
-        ]
+        return [view_event(event) for event in reversed((await self.news())[-_EVENTS_SHOWN:])]
 
     async def books(self) -> BooksView:
         """The books of all domains."""

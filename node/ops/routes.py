@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from typing import Final, Literal
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.ops.events import EventFan, EventStream
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
@@ -25,6 +26,8 @@ from shared_state.errors import ModelNotFoundError, StateUnavailableError
 from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
+    EventsQuery,
+    EventView,
     ModelsView,
     NodesView,
     OrderBody,
@@ -54,6 +57,7 @@ class OpsParts:
     topology: Topology
     snapshot: Snapshot
     watch: StoreWatch
+    events: EventFan = field(default_factory=EventFan)
 
 
 class Ops:
@@ -88,12 +92,32 @@ class Ops:
             return ViewResponse(await reports.statistics(read_query(request, StatsQuery)))
 
         return [
+            Operation(
+                "events",
+                self._events,
+                "What happened lately, then what happens: server-sent events, each in this shape.",
+                EventView,
+                query=EventsQuery,
+                media="text/event-stream",
+            ),
             Operation("stats", stats, "What went through in the last minutes.", StatsView, query=StatsQuery),
             Operation("usage", usage, "What is used of every quota, and when it runs dry.", UsageView),
             Operation("status", status, "Everything at a glance.", StatusView),
             Operation("books", books, "The books: every balance.", BooksView),
             *(self._part(name, shape) for name, shape in _PARTS.items()),
         ]
+
+    async def _events(self, request: Request) -> Response:
+        asked = read_query(request, EventsQuery)
+        fan, newest = self._parts.events, self._reports.news
+        feed = fan.open()  # before the lists are read, so that nothing falls in between
+        try:
+            known = await newest()
+        except BaseException:
+            fan.close(feed)
+            raise
+        follow = asked.follow and request.method == "GET"
+        return EventStream(fan, feed, newest, known, last=asked.last, follow=follow)
 
     def _part(self, name: str, shape: type[BaseModel]) -> Operation:
         async def show(request: Request) -> Response:

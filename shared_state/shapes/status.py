@@ -117,6 +117,15 @@ class EventView(Row):
     node: str | None
 
 
+class EventsQuery(BaseModel):
+    """Which events are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    follow: bool = Field(True, description="go on with what happens from here on")
+    last: int = Field(50, ge=0, le=1000, description="how many of the latest come first")
+
+
 class NodesView(Row):
     """The nodes alone."""
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelmesh.drawing import span, until
+from modelmesh.drawing import amount, bar, span, until
+from modelmesh.stats_view import stats_view
+from modelmesh.usage_view import usage_view
 from modelmesh.views import (
     books_view,
     events_view,
@@ -19,8 +21,10 @@ from modelmesh.views import (
     rows_off,
     status_view,
 )
+from shared_state.shapes.statistics import StatsView
 from shared_state.shapes.status import BooksView, StatusView
-from tests.unit.modelmesh.samples import NOW, books, status
+from shared_state.shapes.usage import UsageView
+from tests.unit.modelmesh.samples import NOW, books, stats, status, usage
 
 
 def render(view: object) -> str:
@@ -147,3 +151,78 @@ def test_the_audit_counts_for_itself():
     assert not is_balanced(view)
     assert not is_balanced(seen_books(balanced=False))
     assert is_balanced(seen_books())
+
+
+def test_usage_shows_bars_and_when_it_runs_dry():
+    """Quotas of pools, then the windows behind them; what is unlimited says so."""
+    shown = render(usage_view(UsageView.model_validate(usage()), now=NOW))
+    quota, window = line_with(shown, "requests per day"), line_with(shown, "alpha.small (standby)")
+
+    assert "█" * 15 in quota
+    assert "in 1m 30s" in quota
+    assert quota.split()[-7:-3] == ["45", "1,000", "200", "30/min"]
+    assert "unlimited" in line_with(shown, "requests per minute")
+    assert "$0.0425" in line_with(shown, "USD per month")
+    assert "no limits" in line_with(shown, "local")
+    assert "in 1h" in window
+
+
+def test_statistics_show_rows_sum_and_timeline():
+    """Times in a unit that fits; the minute with many failures stands out."""
+    view = StatsView.model_validate(stats())
+    shown = render(stats_view(view))
+    row = line_with(shown, "alpha.small")
+
+    for word in ("1,234", "30", "250.0k", "$0.0123", "820 ms", "12.0 s"):
+        assert word in row
+    assert "█▂" in line_with(shown, "requests a minute")
+    assert "Redis keeps the last 60 minutes" in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_tables_fit_the_terminal(width):
+    """A narrow one sees the columns that matter, whole."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(usage_view(UsageView.model_validate(usage()), now=NOW))
+    pools = capture.get().partition("Accounts")[0]
+
+    assert all(len(line) <= width for line in pools.splitlines())
+    assert "in 1m 30s" in pools
+    assert ("resting" in pools) is (width >= 120)
+
+
+@pytest.mark.parametrize(
+    ("share", "held", "drawn"),
+    [
+        (0.0, 0.0, "░" * 8),
+        (0.001, 0.0, "▏" + "░" * 7),
+        (0.5, 0.0, "████░░░░"),
+        (0.75, 0.25, "████▒▒░░"),
+        (1.0, 0.0, "█" * 8),
+        (1.5, 0.0, "█" * 8),
+    ],
+)
+def test_bars(share, held, drawn):
+    """As long as the share, never longer than their place; the least use is seen."""
+    assert bar(share, held=held, width=8).plain == drawn
+
+
+@pytest.mark.parametrize(
+    ("value", "is_money", "text"),
+    [
+        (0, False, "0"),
+        (7, False, "7"),
+        (0.25, False, "0.25"),
+        (99_999, False, "99,999"),
+        (123_456, False, "123.5k"),
+        (4_500_000, False, "4.5M"),
+        (0, True, "$0.00"),
+        (0.0425, True, "$0.0425"),
+        (1.5, True, "$1.50"),
+        (1234.5678, True, "$1,234.56"),
+    ],
+)
+def test_amounts_are_short(value, is_money, text):
+    """A number in a table is read at a glance."""
+    assert amount(value, is_money=is_money) == text

@@ -70,10 +70,11 @@ async def ask(
     headers: Headers = (),
     query: str = "",
     leaves: asyncio.Event | None = None,
+    heard: Heard | None = None,
 ) -> Heard:
-    """One request to its end; the caller leaves when the event is set."""
+    """One request to its end; the caller leaves when the event is set. ``heard`` can be looked at meanwhile."""
     given = list(pieces) or [b""]
-    heard = Heard()
+    heard = heard or Heard()
 
     async def receive() -> Message:
         if given:

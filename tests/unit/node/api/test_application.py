@@ -137,6 +137,7 @@ class AwayStore:
 OPS = [
     ("GET", "/ops/status"),
     ("GET", "/ops/books"),
+    ("GET", "/ops/events"),
     ("GET", "/ops/usage"),
     ("GET", "/ops/stats"),
     ("GET", "/ops/nodes"),
