@@ -94,6 +94,11 @@ class Keys:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
 
+    @property
+    def audit(self) -> str:
+        """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
+        return f"{self._prefix}{{cluster}}:audit"
+
     # -- a pool: cursors only
 
     def turns(self, pool: str) -> str:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.books import Cause
 from shared_state.capacity import first_dry, lines_of
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.usage import Usage, in_units, read_usage, unit_name
@@ -37,6 +38,7 @@ class ClusterGauges(Collector):
         self._loop_time = asyncio.get_running_loop().time
         self._reading = asyncio.Lock()
         self._usage: Usage | None = None
+        self._audit: tuple[float, dict[str, int]] | None = None
         self._read_at = self._tried_at = -math.inf
 
     async def refresh(self) -> None:
@@ -65,6 +67,7 @@ class ClusterGauges(Collector):
         is_known = self._loop_time() - self._read_at < _STALE_S
         yield self._windows(self._usage if is_known else None)
         yield from self._pools(self._usage if is_known else None)
+        yield from self._books(self._audit if is_known else None)
 
     def _windows(self, usage: Usage | None) -> Metric:
         family = GaugeMetricFamily(
@@ -100,3 +103,17 @@ class ClusterGauges(Collector):
                     remaining.add_metric([pool.id, unit], in_units(line.dimension, line.remaining))
         yield remaining
         yield dry
+
+    def _books(self, audit: tuple[float, dict[str, int]] | None) -> Iterator[Metric]:
+        off = GaugeMetricFamily(
+            "modelmesh_books_difference",
+            "What is off in the books of the cluster by the scheduler's last audit; absent without one.",
+            labels=["cause"],
+        )
+        audited = GaugeMetricFamily("modelmesh_books_audited_seconds", "Unix time of that audit.")
+        if audit is not None:
+            audited.add_metric([], audit[0])
+            for cause in Cause:
+                off.add_metric([cause], audit[1].get(cause, 0))
+        yield off
+        yield audited

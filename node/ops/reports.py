@@ -7,12 +7,13 @@ from collections import Counter
 
 import orjson
 
+from node.ops.books import view_books
 from node.ops.events import read_news, view_event
 from node.ops.statistics import view_statistics
 from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
-from shared_state.books import DomainBooks, read_books
+from shared_state.books import audited, read_books
 from shared_state.domains import read_domain
 from shared_state.events import Event
 from shared_state.leadership import read_lead
@@ -21,7 +22,6 @@ from shared_state.registry import Registry
 from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
-    BookView,
     EventView,
     JobView,
     ModelView,
@@ -212,34 +212,11 @@ class Reports:
 
     async def books(self) -> BooksView:
         """The books of all domains."""
-        domains = [await read_books(self._store, domain) for domain in self._topology.domains]
-        rows = [
-            self._book_row(row.domain, books, index)
-            for books in domains
-            for index, row in enumerate(books.rows)
+        domains = [
+            await read_books(self._store, domain, limited=limited)
+            for domain, limited in audited(self._topology.domains)
         ]
-        names = ("admitted", "settled", "abandoned", "in_flight", "difference")
-        return BooksView(
-            balanced=all(books.is_balanced for books in domains),
-            time=time.time(),
-            rows=rows,
-            totals={name: sum(getattr(row, name) for row in rows) for name in names},
-        )
-
-    def _book_row(self, domain: str, books: DomainBooks, index: int) -> BookView:
-        row = books.rows[index]
-        known = self._topology.models.get(row.model)
-        return BookView(
-            domain=domain,
-            model=row.model,
-            provider=known.provider if known else "",
-            pool=row.pool,
-            admitted=row.admitted,
-            settled=row.settled,
-            abandoned=row.abandoned,
-            in_flight=row.in_flight,
-            difference=row.difference,
-        )
+        return view_books(domains, self._topology)
 
 
 def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:

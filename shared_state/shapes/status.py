@@ -178,6 +178,35 @@ class BookView(Row):
     difference: int
 
 
+class BalanceView(Row):
+    """The sum of some accounts of the books."""
+
+    name: str
+    admitted: int
+    settled: int
+    abandoned: int
+    in_flight: int
+    difference: int
+
+
+class BalancesView(Row):
+    """The same books, summed in four ways."""
+
+    models: list[BalanceView] = []
+    providers: list[BalanceView] = []
+    pools: list[BalanceView] = []
+    domains: list[BalanceView] = []
+
+
+class DifferenceView(Row):
+    """Something that does not agree."""
+
+    cause: str
+    domain: str
+    where: str
+    amount: int
+
+
 class BooksView(Row):
     """The books of the cluster."""
 
@@ -185,6 +214,9 @@ class BooksView(Row):
     time: float
     rows: list[BookView]
     totals: dict[str, int]
+    balances: BalancesView = BalancesView()
+    causes: dict[str, int] = Field({}, description="how much is off for each cause; every cause is there")
+    differences: list[DifferenceView] = []
 
 
 class OrderView(Row):
