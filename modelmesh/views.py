@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,8 +11,6 @@ from rich.text import Text
 
 from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, clean, span, state, table, text, until
 from shared_state.shapes.status import (
-    BooksView,
-    BookView,
     EventView,
     ModelView,
     NodeView,
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from shared_state.topology import Topology
 
 _EVENTS_SHOWN = 10
-_COUNTS = ("admitted", "settled", "abandoned", "in_flight", "difference")
 
 
 def status_view(status: StatusView, *, now: float) -> RenderableType:
@@ -120,35 +117,6 @@ def events_view(events: Iterable[EventView], *, now: float) -> Table:
     return view
 
 
-def books_view(books: BooksView) -> RenderableType:
-    """The rows, those that do not balance in red, and the verdict."""
-    off = rows_off(books)
-    view = table("Books", "model", "provider", "pool", *(f"#{name.replace('_', ' ')}" for name in _COUNTS))
-    for row in books.rows:
-        view.add_row(
-            text(row.model),
-            text(row.provider),
-            text(row.pool),
-            *_counts(row.model_dump()),
-            style=BAD if row in off else "",
-        )
-    view.add_section()
-    view.add_row("all", "", "", *_counts(books.totals))
-    if is_balanced(books):
-        return Group(view, Text("The books balance.", style=GOOD))
-    return Group(view, Text(f"The books are off in {len(off)} of {len(books.rows)} rows.", style=BAD))
-
-
-def rows_off(books: BooksView) -> list[BookView]:
-    """Rows where admitted = settled + abandoned + in flight does not hold."""
-    return [row for row in books.rows if _is_off(row.model_dump())]
-
-
-def is_balanced(books: BooksView) -> bool:
-    """The verdict, worked out again here: an audit does not take the audited one's word."""
-    return books.balanced and not rows_off(books) and not _is_off(books.totals)
-
-
 def topology_view(topology: Topology) -> RenderableType:
     """A configuration that has been found good."""
     providers = table("Providers", "provider", "connector", "base URL", "quota domain", "key", "#models")
@@ -192,19 +160,6 @@ def _headline(status: StatusView, *, now: float) -> Table:
         if job.last_error:
             grid.add_row("", Text.assemble((clean(f"{job.name}: {job.last_error}"), BAD)))
     return grid
-
-
-def _counts(row: Mapping[str, Any]) -> Sequence[str]:
-    return [*(str(row[name]) for name in _COUNTS[:-1]), str(_off_by(row))]
-
-
-def _off_by(row: Mapping[str, Any]) -> int:
-    off: int = row["admitted"] - row["settled"] - row["abandoned"] - row["in_flight"]
-    return off
-
-
-def _is_off(row: Mapping[str, Any]) -> bool:
-    return _off_by(row) != 0 or row["difference"] != 0
 
 
 def _windows(windows: Iterable[WindowView]) -> Text:

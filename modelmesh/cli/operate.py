@@ -69,14 +69,14 @@ def providers(*, as_json: JsonOption = False) -> None:
 
 def audit(*, as_json: JsonOption = False) -> None:
     """The books: every balance; exit code 1 if one is off."""
+    from modelmesh.audit_view import audit_view, is_balanced
     from modelmesh.ops_client import understand
-    from modelmesh.views import books_view, is_balanced
     from shared_state.shapes.status import BooksView
 
     with refusals(), open_client() as client:
         answer = client.get("books")
         books = understand(answer, BooksView)
-    show_json(answer) if as_json else show(books_view(books))
+    show_json(answer) if as_json else show(audit_view(books))
     if not is_balanced(books):
         raise typer.Exit(EXIT_REFUSED)
 

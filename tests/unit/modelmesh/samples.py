@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 NOW = 1_800_000_000.0
+_KINDS = ("domains", "models", "providers", "pools")
 
 
 def status() -> dict[str, Any]:
@@ -67,7 +68,25 @@ def books(*, difference: int = 0, balanced: bool | None = None) -> dict[str, Any
     }
     names = {"domain": "alpha", "model": "alpha.small", "provider": "alpha", "pool": "chat"}
     is_balanced = difference == 0 if balanced is None else balanced
-    return {"balanced": is_balanced, "time": NOW, "rows": [{**names, **counts}], "totals": counts}
+    sums = {kind: [{"name": name, **counts}] for kind, name in zip(_KINDS, names.values(), strict=True)}
+    causes = dict.fromkeys(("booked_twice", "leaked_reservations", "held_leases"), 0)
+    return {
+        "balanced": is_balanced,
+        "time": NOW,
+        "rows": [{**names, **counts}],
+        "totals": dict(counts),
+        "balances": sums,
+        "causes": {"missing_settlements": difference, **causes},
+        "differences": [
+            {
+                "cause": "missing_settlements",
+                "domain": "alpha",
+                "where": "alpha.small in chat",
+                "amount": difference,
+            }
+        ]
+        * bool(difference),
+    }
 
 
 def usage() -> dict[str, Any]:

@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from modelmesh.audit_view import audit_view, is_balanced, rows_off
 from modelmesh.drawing import amount, bar, span, until
 from modelmesh.stats_view import stats_view
 from modelmesh.usage_view import usage_view
 from modelmesh.views import (
-    books_view,
     events_view,
-    is_balanced,
     models_view,
     nodes_view,
     pools_view,
     providers_view,
-    rows_off,
     status_view,
 )
 from shared_state.shapes.statistics import StatsView
@@ -129,15 +127,37 @@ def test_the_other_tables_name_their_things():
 
 
 def test_balanced_books_say_so():
-    """The verdict stands below the rows."""
-    assert "The books balance." in render(books_view(seen_books()))
+    """The verdict stands below all balances, in words and numbers."""
+    shown = render(audit_view(seen_books()))
+
+    assert "The books balance: 10 admitted = 7 settled + 1 abandoned + 2 in flight." in shown
+    for kind in ("models", "providers", "pools", "domains"):
+        assert line_with(shown, f" {kind} ").split()[-1] == "0"
+    assert line_with(shown, "held leases").split()[2] == "0"
+    assert "What is off" not in shown
+
+
+def test_differences_beside_the_counts_are_told():
+    """A lease that windows do not know puts no row off, and the books all the same."""
+    off = books()
+    off["balanced"] = False
+    off["causes"]["held_leases"] = 3
+    off["differences"] = [
+        {"cause": "held_leases", "domain": "alpha", "where": "requests held of the account", "amount": -3}
+    ]
+    view = BooksView.model_validate(off)
+    shown = render(audit_view(view))
+
+    assert not is_balanced(view)
+    assert "-3" in line_with(shown, "requests held of the account")
+    assert "The books are off in 0 of 1 rows, and 1 other difference." in shown
 
 
 def test_books_that_are_off_name_the_row():
     """The difference stands in the row, the number of rows in the verdict."""
-    text = render(books_view(seen_books(difference=2)))
+    text = render(audit_view(seen_books(difference=2)))
 
-    assert line_with(text, "alpha.small").split()[-1] == "2"
+    assert line_with(text, "alpha.small").split()[-1] == "+2"
     assert "The books are off in 1 of 1 rows." in text
 
 
