@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
-from shared_state.books import Cause
+from shared_state.books import Cause, read_audit
 from shared_state.capacity import first_dry, lines_of
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.usage import Usage, in_units, read_usage, unit_name
@@ -59,8 +59,9 @@ class ClusterGauges(Collector):
                 self._read_at = now
 
     async def _read(self) -> None:
-        topology = self._snapshot.topology
-        self._usage = await read_usage(self._store, topology.domains, now_ms=self._snapshot.clock.now_ms())
+        domains, clock = self._snapshot.topology.domains, self._snapshot.clock
+        self._usage = await read_usage(self._store, domains, now_ms=clock.now_ms())
+        self._audit = await read_audit(self._store)
 
     def collect(self) -> Iterator[Metric]:
         """All families, from what was read last."""

@@ -11,6 +11,7 @@ from node.api.application import build_application, metrics_route
 from node.api.auth import Doorkeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
+from shared_state.books import Cause, Difference, by_cause, report_audit
 from shared_state.ledger import Amounts, LeaseWish, Outcome
 from tests.redis.office import Office, mesh, open_office
 from tests.unit.node.api.asgi import ask
@@ -119,6 +120,21 @@ async def test_prometheus_learns_quotas_with_bounded_labels(open_store):
     assert seen["modelmesh_pool_remaining", "chat", "requests_per_day"] == 119
     assert seen["modelmesh_pool_dry_seconds", "chat"] > 0
     assert scraped.reads == 2
+
+
+async def test_prometheus_learns_whether_the_books_balance(open_store):
+    """A gauge for each cause, as the last audit left it; nothing at all where nobody audits."""
+    async with open_office(open_store(), mesh({"alpha.m": {}})) as office:
+        before = await Scraped(office).samples()
+        await report_audit(office.store, by_cause([Difference(Cause.HELD_LEASES, "alpha", "somewhere", -3)]))
+        seen = await Scraped(office).samples()
+
+    assert not [key for key in before if key[0].startswith("modelmesh_books")]
+    assert {cause: seen["modelmesh_books_difference", cause] for cause in Cause} == {
+        **dict.fromkeys(Cause, 0),
+        "held_leases": 3,
+    }
+    assert seen[("modelmesh_books_audited_seconds",)] > 0
 
 
 async def test_a_scrape_without_the_store_says_what_it_knows(open_store):
