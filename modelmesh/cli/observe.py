@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelmesh.cli.operate import open_client
+from modelmesh.cli.operate import JsonOption, open_client
 from modelmesh.cli.output import refusals, show, show_json
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ class By(StrEnum):
     POOL = "pool"
     PROVIDER = "provider"
 
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print what the API answered, for programs.")]
 
 MinutesOption = Annotated[int, typer.Option("--minutes", min=1, max=60, help="How far back.")]
 ByOption = Annotated[By, typer.Option("--by", help="What is summed up in a row.")]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 import pytest
+from starlette.applications import Starlette
 from starlette.types import Message
 
 from node.ops import events as feeds
 from node.ops.events import EventFan, EventStream, TooManyReadersError
+from node.server import HttpServer, ServerOptions, bind_socket
 from shared_state.events import Event
 from tests.support.processes import wait_until
 
@@ -183,3 +187,34 @@ async def test_memory_of_what_was_told_is_bounded(monkeypatch):
         stream._unseen([event()])
 
     assert len(stream._seen) <= 11
+
+
+@pytest.mark.parametrize("engine", ["fast", "stock"])
+async def test_a_reader_that_does_not_read_is_dropped_by_a_real_server(engine, monkeypatch):
+    """However much the sockets between them swallow: the server's memory holds a bounded part of it."""
+    monkeypatch.setattr(feeds, "_GOODBYE_S", 0.05)
+    fan = EventFan()
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await EventStream(fan, fan.open(), lambda: None, [], last=0, follow=True)(scope, receive, send)  # type: ignore[arg-type, return-value]
+        else:
+            await Starlette()(scope, receive, send)
+
+    listener = bind_socket("127.0.0.1", 0)
+    server = HttpServer(app, [listener], ServerOptions(engine=engine))
+    await server.start()
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(b"GET /ops/events HTTP/1.1\r\nhost: x\r\n\r\n")
+        await wait_until(lambda: fan.readers == 1)
+        published = 0
+        while fan.readers and published < 20_000:
+            for _ in range(10):
+                fan.publish(replace(event(), reason="x" * 5000))
+            published += 10
+            await asyncio.sleep(0)
+        await wait_until(lambda: server.in_flight == 0)
+    await server.abort()
+
+    assert fan.readers == 0
+    assert published < 20_000
