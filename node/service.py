@@ -22,8 +22,10 @@ from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
 from node.leases import LeaseKeeper
+from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
@@ -36,6 +38,7 @@ from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
 from shared_state.clock import ServerClock
+from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
 from shared_state.store import STORE_ERRORS, Store
@@ -69,7 +72,8 @@ class NodeService:
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
         self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
-        self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
+        self.events = EventFan()
+        self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
             config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
         )
@@ -107,6 +111,8 @@ class NodeService:
             lambda: self.router.in_flight,
             self.findings,
         )
+        self._gauges = ClusterGauges(store, self.snapshot, self.watch)
+        self.metrics.add(self._gauges)
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -124,6 +130,14 @@ class NodeService:
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _on_event(self, event: Event) -> None:
+        self.snapshot.observe_event(event)
+        self.events.publish(event)
+
+    def _on_gap(self) -> None:
+        self.snapshot.refresh_all()
+        self.events.tell_gap()
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
@@ -151,14 +165,16 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch, self.findings)
+        parts = OpsParts(
+            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+        )
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
                 *model_routes(models, doorkeeper),
                 *health_routes(self.readiness),
-                metrics_route(self.metrics, ops),
+                metrics_route(self.metrics, ops, refresh=self._gauges.refresh),
                 *ops_routes(parts, ops),
             ],
         )
@@ -211,6 +227,7 @@ class NodeService:
     async def announce_drain(self) -> None:
         """Tells the cluster that this node takes no new work."""
         self.info.state = "draining"
+        self.events.end()  # readers along would hold the drain up to its deadline
         try:
             await self.registry.beat(self.info)
         except STORE_ERRORS as error:

@@ -53,6 +53,10 @@ class Snapshot:
         """The state of an account."""
         return self._domains[domain].providers.get(provider, ACTIVE)
 
+    def is_active(self, spec: ModelSpec) -> bool:
+        """Whether a model and its account both take traffic."""
+        return self.model(spec).status == self.provider(spec).status == Status.ACTIVE
+
     def epoch(self, domain: str) -> int:
         """The epoch of the last read, -1 before the first."""
         return self._domains[domain].epoch

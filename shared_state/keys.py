@@ -69,11 +69,11 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
-        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        """Sorted set of the minutes whose statistics were not stored durably yet; trimmed by the flush."""
         return f"{self.domain(domain)}:minutes"
 
     def due(self, domain: str) -> str:
@@ -110,6 +110,11 @@ class Keys:
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
+
+    @property
+    def audit(self) -> str:
+        """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
+        return f"{self._prefix}{{cluster}}:audit"
 
     # -- a pool: cursors only
 
