@@ -38,7 +38,7 @@ RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
-SELF_TEST_EVERY_S: Final = 3600.0
+SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -74,7 +74,7 @@ class SchedulerService:
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
-            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         if self._copies is not None:
             jobs += [
