@@ -22,6 +22,7 @@ from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.selftest import SelfTest
+from scheduler.jobs.sequences import Sweep
 from scheduler.leadership import Leadership
 from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
@@ -38,6 +39,7 @@ RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
+SWEEP_EVERY_S: Final = 60.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
@@ -72,6 +74,7 @@ class SchedulerService:
                 is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+            Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
             Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),

@@ -18,7 +18,7 @@ class Event:
         time_ms: server time.
         epoch: the domain's epoch after the change.
         kind: ``model``, ``provider``, ``account`` or ``domain``.
-        facts: numbers that belong to the event; ``state_restored`` has ``age_ms`` of the copy, ``reservations`` and ``books`` (admissions).
+        numbers: those that belong to the event; ``state_corrected`` has what was said again, ``state_restored`` ``age_ms`` of the copy, ``reservations`` and ``books`` (admissions).
     """
 
     type: str
@@ -30,7 +30,7 @@ class Event:
     reason: str
     until_ms: int
     node: str
-    facts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    numbers: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def decode_event(data: bytes) -> Event | None:
@@ -47,7 +47,7 @@ def decode_event(data: bytes) -> Event | None:
             reason=str(raw["reason"]),
             until_ms=int(raw["until"]),
             node=str(raw["node"]),
-            facts={str(name): int(number) for name, number in raw.get("facts", {}).items()},
+            numbers={str(name): int(number) for name, number in raw.get("numbers", {}).items()},
         )
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -116,7 +116,7 @@ class TestEmptyRestart:
         assert (await s.bench.books()).rows == books.rows
         (event,) = await s.restored()
         assert (event["kind"], event["id"], event["node"]) == ("domain", DOMAIN, "scheduler")
-        assert event["facts"] == {"age_ms": 2000, "reservations": 4, "books": 5}
+        assert event["numbers"] == {"age_ms": 2000, "reservations": 4, "books": 5}
         assert [await s.bench.end(r, tokens_in=50, tokens_out=10) for r in held] == [True] * 3
         assert (await s.bench.used())[SMALL, "tpm"][0] == 15 + 3 * 60
         assert [verdict.code for verdict in await s.bench.admit_many(3)] == [0, Code.AT_LIMIT, Code.AT_LIMIT]
@@ -532,7 +532,7 @@ class TestContract:
 
         assert event is not None
         assert (event.type, event.domain) == ("state_restored", DOMAIN)
-        assert event.facts == {"age_ms": 0, "reservations": 2, "books": 2}
+        assert event.numbers == {"age_ms": 0, "reservations": 2, "books": 2}
 
 
 class TestLeases:

@@ -130,6 +130,7 @@ class Front:
             self.place.watch,  # type: ignore[arg-type]
             {},
             {},
+            {},
             lambda: self.place.router.in_flight,
             self.findings,  # type: ignore[arg-type]
         )
