@@ -41,7 +41,7 @@ LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
-SELF_TEST_EVERY_S: Final = 3600.0
+SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -78,7 +78,7 @@ class SchedulerService:
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
             Job("audit", Audit(store, audited(topology.domains)).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
-            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         if self._copies is not None:
             jobs += [
