@@ -100,10 +100,18 @@ class SchedulerStatus(TypedDict):
     jobs: list[Job]
 
 
+class Finding(TypedDict):
+    code: str
+    severity: str
+    message: str
+
+
 class StoreStatus(TypedDict):
     url: str
     connected: bool
     round_trip_ms: float
+    checked: float | None
+    findings: list[Finding]
 
 
 class Status(TypedDict):

@@ -27,6 +27,8 @@ _STYLES = {
     "dead": _BAD,
     "open": _BAD,
 }
+#: What is only for information is left to `--json`.
+_SEVERITIES = {"warning": _FAIR, "error": _BAD}
 _UNITS_S = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _COUNTS = ("admitted", "settled", "abandoned", "in_flight", "difference")
 
@@ -208,6 +210,9 @@ def _headline(status: Status, *, now: float) -> Table:
     grid.add_row(
         "store", Text.assemble(_text(store["url"]), "  ", (link, _GOOD if store["connected"] else _BAD))
     )
+    for finding in store.get("findings", []):  # a node of before has none
+        if style := _SEVERITIES.get(finding["severity"]):
+            grid.add_row("", Text(_clean(f"{finding['severity']}: {finding['message']}"), style=style))
     leader = scheduler["leader"]
     since = f" for {span(now - scheduler['since'])}" if leader and scheduler["since"] else ""
     grid.add_row("scheduler", _text(f"{leader}{since}") if leader else Text("nobody leads", style=_BAD))

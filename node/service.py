@@ -20,6 +20,7 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
@@ -30,6 +31,7 @@ from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
@@ -65,6 +67,7 @@ class NodeService:
         self.clock = ServerClock()
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
         self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
         self._transport: httpx.AsyncBaseTransport = open_transport(
@@ -80,6 +83,11 @@ class NodeService:
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
             for domain, ledger in self._ledgers.items()
         }
+        self._terms = {
+            domain: TermKeeper(ledger, self._leases[domain], self.snapshot, self.watch)
+            for domain, ledger in self._ledgers.items()
+        }
+        self.snapshot.follow(self._ledgers)
         cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
             Pipeline(self.snapshot, cursors),
@@ -91,7 +99,13 @@ class NodeService:
         )
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
-            self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
+            self.snapshot,
+            self.watch,
+            self._batchers,
+            self._leases,
+            self._terms,
+            lambda: self.router.in_flight,
+            self.findings,
         )
         self.info = NodeInfo(
             id=self.id,
@@ -137,7 +151,7 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
+        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch, self.findings)
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
@@ -163,11 +177,13 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(self.topology.pools),
+            "store": self.findings.brief(),
         }
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
+        loops += [keeper.run() for keeper in self._terms.values()]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -205,6 +221,7 @@ class NodeService:
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
                 await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
+                await asyncio.gather(*(ledger.leave() for ledger in self._ledgers.values()))
                 await self.registry.leave(self.id)
         except STORE_ERRORS as error:
             left = sum(batcher.unsettled for batcher in self._batchers.values())

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.findings import StoreFindings
 from node.ops.reports import Reports
 from node.ops.schema import OrderBody, OrderView
 from node.snapshot import Snapshot
@@ -41,6 +42,7 @@ class OpsParts:
     topology: Topology
     snapshot: Snapshot
     watch: StoreWatch
+    findings: StoreFindings
 
 
 class Ops:
@@ -49,7 +51,7 @@ class Ops:
     def __init__(self, parts: OpsParts, doorkeeper: Doorkeeper) -> None:
         self._parts = parts
         self._doorkeeper = doorkeeper
-        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch)
+        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""

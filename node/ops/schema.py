@@ -11,12 +11,22 @@ class _Row(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class FindingView(_Row):
+    """What the scheduler's self-test found: ``info``, ``warning`` or ``error``."""
+
+    code: str
+    severity: str
+    message: str
+
+
 class StoreView(_Row):
-    """The shared state as this node reaches it."""
+    """The shared state as this node reaches it, and as the scheduler found it when it last looked."""
 
     url: str
     connected: bool
     round_trip_ms: float
+    checked: float | None = None
+    findings: list[FindingView] = []
 
 
 class JobView(_Row):

@@ -61,9 +61,10 @@ local function save_entity(entity)
   end
 end
 
-local function tell(event, kind, id, reason, until_ms, epoch, now)
+-- `numbers`, if there are any: name -> number.
+local function tell(event, kind, id, reason, until_ms, epoch, now, numbers)
   local news = cjson.encode({ type = event, time = now, epoch = epoch, domain = home.domain, kind = kind, id = id,
-    reason = reason, ['until'] = until_ms, node = home.node })
+    reason = reason, ['until'] = until_ms, node = home.node, numbers = numbers })
   redis.call('LPUSH', KEYS[1] .. ':news', news)
   redis.call('LTRIM', KEYS[1] .. ':news', 0, 99)
   redis.call('PUBLISH', home.channel, news)
