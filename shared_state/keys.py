@@ -52,7 +52,7 @@ class Keys:
 
     def sequences(self, domain: str) -> str:
         """Hash ``node TAB a|s|l`` -> sequence of the node's last batch of admissions, settlements, renewals; ``node TAB t`` -> the term that it
-        has asserted, -1 when it has left. Read when a term opens; the scheduler forgets nodes that are gone.
+        has asserted, -1 when it has left. Read when a term opens; part of the copies; the scheduler forgets nodes that are gone.
         """
         return f"{self.domain(domain)}:seq"
 
@@ -67,10 +67,6 @@ class Keys:
     def books(self, domain: str) -> str:
         """Hash ``model TAB pool TAB admitted|settled|abandoned`` -> count since the beginning."""
         return f"{self.domain(domain)}:books"
-
-    def sequences(self, domain: str) -> str:
-        """Hash ``node TAB kind`` -> last sequence of that node's journal that was applied; part of the copies."""
-        return f"{self.domain(domain)}:seq"
 
     def statistics(self, domain: str, minute: int) -> str:
         """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
