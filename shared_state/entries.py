@@ -205,6 +205,11 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
     )
 
 
+def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Words about limits as the packer takes them: it refuses tuples that have names."""
+    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
+
+
 def distinct(models: Iterable[str]) -> tuple[str, ...]:
     """Each model once, in order."""
     return tuple(sorted(set(models)))

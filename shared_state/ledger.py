@@ -291,6 +291,23 @@ class DomainLedger:
         )
         return float(first[1]) if first else math.inf
 
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = distinct(heads)
+        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
+
     async def _in_turn(self, kind: str, batch: Batch) -> tuple[int, list[Any]]:
         """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""
         while True:
@@ -351,23 +368,6 @@ class DomainLedger:
         self._under_way -= 1
         if not self._under_way:
             self._quiet.set()
-
-    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
-        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
-
-        Raises:
-            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
-        """
-        reply = await self._learn(heads)
-        if reply[1] < 0:
-            self._tables.clear()
-            reply = await self._learn(heads)
-        self.epoch = max(self.epoch, reply[1])
-
-    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
-        models = distinct(heads)
-        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
-        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
 
     async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)

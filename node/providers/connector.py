@@ -12,6 +12,7 @@ from node.call import Call
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
 from node.providers.notices import LimitNotices
+from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -98,12 +99,16 @@ class Connector:
         )
 
     def heed(self, response: httpx.Response, model: ModelSpec) -> list[Learned]:
-        """What the head of a successful answer tells about the provider's own limits."""
+        """What the head of a successful answer tells about the provider's own limits.
+
+        Windows that our books do not know, such as those of a second, matter only once they refuse.
+        """
         headers = limit_headers(response.headers.raw)
         if not headers:
             return []
         self._notices.note(headers, model)
-        return learn(headers, dialect=self.provider.connector.dialect)
+        learned = learn(headers, dialect=self.provider.connector.dialect)
+        return [word for word in learned if word.window in COUNTING]
 
     async def read(self, response: httpx.Response) -> bytes:
         """The whole body of a successful answer.

@@ -39,11 +39,12 @@ class Learned(NamedTuple):
 
 def limit_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Of an answer's headers those that may tell a limit, by lower-case name; empty for most providers."""
-    return {
-        name.lower().decode("latin-1"): value.decode("latin-1")
-        for name, value in raw
-        if _MARK in name.lower()
-    }
+    found = {}
+    for name, value in raw:
+        lowered = name.lower()
+        if _MARK in lowered:
+            found[lowered.decode("latin-1")] = value.decode("latin-1")
+    return found
 
 
 def learn(headers: Mapping[str, str], *, dialect: str) -> list[Learned]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 #: Longer waits than this are taken as this; a provider's typing error must not take a model out for years.
@@ -49,13 +50,22 @@ def parse_reset(text: str, *, now_s: float | None = None) -> float | None:
     Understood are ``1s``, ``6m0s``, ``120ms``, a number of seconds, a moment in unix seconds or milliseconds, an RFC 3339 time
     and an HTTP date.
     """
+    if not text:
+        return None
+    duration = _duration(text)
+    if duration is not None:
+        return duration
     seconds = _number(text)
-    if seconds is not None:
-        return _from_number(seconds, now_s)
+    return _until(moment_s(text), now_s) if seconds is None else _from_number(seconds, now_s)
+
+
+@lru_cache(maxsize=512)
+def _duration(text: str) -> float | None:
+    """The same few durations come with every answer."""
     parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text.strip():
-        return _clamp(sum(float(number) * _UNITS_S[unit] for number, unit in parts))
-    return _until(moment_s(text), now_s)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        return None
+    return _clamp(sum(float(number) * _UNITS_S[unit] for number, unit in parts))
 
 
 def moment_s(text: str) -> float | None:

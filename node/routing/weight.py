@@ -25,8 +25,9 @@ SMALL_IMAGE_TOKENS: Final = 300
 #: Sound takes 10 to 32 tokens a second; in base64 a second has at least 2,600 bytes, even of speech at 16 kbit/s.
 AUDIO_BYTES_PER_TOKEN: Final = 64
 
-#: So much of a body is looked at; the rest is taken to be like it, or worse. Keeps the event loop's stall below half a millisecond.
-_LOOKED_AT: Final = 256 * 1024
+#: Of a large body three pieces of this size are looked at, and the rest is taken to be like them, or worse: the event loop waits for no
+#: more than a tenth of a millisecond.
+_PIECE: Final = 16 * 1024
 _HALF: Final = (string.ascii_lowercase + " ").encode()
 _FOREIGN: Final = bytes(range(128, 256))
 _CONVERSATIONS: Final = ("messages", "input")
@@ -48,9 +49,10 @@ def weigh(body: bytes, fields: dict[str, Any]) -> int:
 def weigh_text(text: bytes) -> int:
     """Tokens of UTF-8 text, JSON or plain."""
     size = len(text)
-    if size > _LOOKED_AT:
-        head = weigh_text(text[:_LOOKED_AT])
-        return max(-(-head * size // _LOOKED_AT), -(-size // 2))
+    if size > 3 * _PIECE:
+        middle = (size - _PIECE) // 2
+        pieces = text[:_PIECE] + text[middle : middle + _PIECE] + text[-_PIECE:]
+        return max(-(-weigh_text(pieces) * size // len(pieces)), -(-size // 2))
     half = size - len(text.translate(None, _HALF))
     foreign = size - len(text.translate(None, _FOREIGN))
     # A backslash of JSON belongs to the character that follows.

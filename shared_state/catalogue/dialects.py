@@ -16,7 +16,7 @@ class Gauge:
     """One window as headers tell it.
 
     Attributes:
-        window: its name in our books; a name that nobody can configure is only waited for when it is empty.
+        window: its name in our books; one that they do not know only tells how long to wait after a refusal.
         limit, remaining, reset: header names, in lower case.
         longer: the window that is meant if it takes more than a minute to fill up again.
     """
@@ -85,7 +85,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
                 _gauge("tpM", "x-ratelimitbysize-{}-month"),
             )
         ),
-        # Counted per second: nothing to book, but an empty one is waited for.
+        # Counted by the second, and smoothed: nothing to book.
         "together": Dialect((_gauge("rps", "x-ratelimit-{}"), _gauge("tps", "x-tokenlimit-{}"))),
         # Told for its free models only, by the minute or the day; days are those of UTC.
         "openrouter": Dialect((_gauge("free requests", "x-ratelimit-{}"),), timezone="UTC"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from node.providers.classify import classify_event, classify_response
 from node.providers.complaint import LONGEST_SPENT_S
+from node.providers.learned import told_limits
 from shared_state.catalogue.dialects import DIALECTS
 from shared_state.errors import AuthenticationError, ProviderError, QuotaExhaustedError, RateLimitError
 from tests.unit.node.providers.vendors import NOW_S, SEEN, Seen, quota_failure
@@ -117,8 +118,11 @@ def test_any_answer_is_understood_within_bounds(
     """Whatever comes: one of our errors, sane times, sane counts, a bounded message."""
     error = classify_response(status, headers, body, provider="alpha", dialect=dialect)
 
+    limits = told_limits(headers, dialect=dialect)
+
     assert isinstance(error, ProviderError)
     assert error.retry_after_s is None or 0 <= error.retry_after_s <= LONGEST_SPENT_S
+    assert all(0 < limit < 10**12 for limit in limits.values())
     assert all(remaining >= 0 and 0 <= ms <= 3_600_000 for _, remaining, ms in error.learned)
     assert len({window for window, _, _ in error.learned}) == len(error.learned)
     assert len(error.message) < 400

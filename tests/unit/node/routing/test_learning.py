@@ -43,6 +43,18 @@ async def test_a_whole_answer_teaches() -> None:
     assert place.ledger.settled[0].learned == [("rpm", 3, 20_000)]
 
 
+@in_virtual_time
+async def test_a_window_that_the_books_do_not_know_is_no_reason_to_rest() -> None:
+    """Together tells the rest of a second; that it is used up is no refusal."""
+    answer = whole()
+    answer.headers.update({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1"})
+    topology = mesh("together.m", provider={"connector": "together.api.v1"})
+    place = House(topology, ScriptedTransport(together=answer))
+    await place.serve()
+
+    assert place.ledger.settled[0].learned == []
+
+
 @pytest.mark.parametrize("is_away", [False, True])
 @in_virtual_time
 async def test_a_stream_teaches_at_its_head(is_away: bool) -> None:
