@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shared_state.topology import Topology
 
 _EVENTS_SHOWN = 10
+#: What is only for information is left to `--json`.
+_SEVERITIES = {"warning": FAIR, "error": BAD}
 
 
 def status_view(status: StatusView, *, now: float) -> RenderableType:
@@ -153,6 +155,9 @@ def _headline(status: StatusView, *, now: float) -> Table:
     grid.add_row("config", text(status.config_version))
     link = f"connected, {store.round_trip_ms:.1f} ms" if store.connected else "away"
     grid.add_row("store", Text.assemble(text(store.url), "  ", (link, GOOD if store.connected else BAD)))
+    for finding in store.findings:
+        if style := _SEVERITIES.get(finding.severity):
+            grid.add_row("", Text(clean(f"{finding.severity}: {finding.message}"), style=style))
     leader = scheduler.leader
     since = f" for {span(now - scheduler.since)}" if leader and scheduler.since else ""
     grid.add_row("scheduler", text(f"{leader}{since}") if leader else Text("nobody leads", style=BAD))

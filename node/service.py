@@ -20,6 +20,7 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
@@ -32,6 +33,7 @@ from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
@@ -68,6 +70,7 @@ class NodeService:
         self.clock = ServerClock()
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
         self.events = EventFan()
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
@@ -84,6 +87,11 @@ class NodeService:
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
             for domain, ledger in self._ledgers.items()
         }
+        self._terms = {
+            domain: TermKeeper(ledger, self._leases[domain], self.snapshot, self.watch)
+            for domain, ledger in self._ledgers.items()
+        }
+        self.snapshot.follow(self._ledgers)
         cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
             Pipeline(self.snapshot, cursors),
@@ -95,7 +103,13 @@ class NodeService:
         )
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
-            self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
+            self.snapshot,
+            self.watch,
+            self._batchers,
+            self._leases,
+            self._terms,
+            lambda: self.router.in_flight,
+            self.findings,
         )
         self._gauges = ClusterGauges(store, self.snapshot, self.watch)
         self.metrics.add(self._gauges)
@@ -151,7 +165,9 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch, self.events)
+        parts = OpsParts(
+            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+        )
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
@@ -177,11 +193,13 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(self.topology.pools),
+            "store": self.findings.brief(),
         }
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
+        loops += [keeper.run() for keeper in self._terms.values()]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -220,6 +238,7 @@ class NodeService:
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
                 await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
+                await asyncio.gather(*(ledger.leave() for ledger in self._ledgers.values()))
                 await self.registry.leave(self.id)
         except STORE_ERRORS as error:
             left = sum(batcher.unsettled for batcher in self._batchers.values())

@@ -7,6 +7,7 @@ from collections import Counter
 
 import orjson
 
+from node.findings import StoreFindings
 from node.ops.books import view_books
 from node.ops.events import read_news, view_event
 from node.ops.statistics import view_statistics
@@ -23,6 +24,7 @@ from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
     EventView,
+    FindingView,
     JobView,
     ModelView,
     NodeView,
@@ -46,11 +48,19 @@ _EVENTS_SHOWN = 50
 class Reports:
     """Views of the cluster as one node sees it."""
 
-    def __init__(self, store: Store, topology: Topology, snapshot: Snapshot, watch: StoreWatch) -> None:
+    def __init__(
+        self,
+        store: Store,
+        topology: Topology,
+        snapshot: Snapshot,
+        watch: StoreWatch,
+        findings: StoreFindings,
+    ) -> None:
         self._store = store
         self._topology = topology
         self._snapshot = snapshot
         self._watch = watch
+        self._findings = findings
         self._registry = Registry(store)
 
     async def status(self) -> StatusView:
@@ -61,17 +71,26 @@ class Reports:
         return StatusView(
             mode=self._watch.mode,
             config_version=self._topology.version,
-            store=StoreView(
-                url=self._store.masked_url,
-                connected=self._watch.connected,
-                round_trip_ms=round(round_trip_ms, 3),
-            ),
+            store=self._store_view(round_trip_ms),
             scheduler=await self.scheduler(),
             nodes=await self.nodes(),
             pools=self.pools(),
             models=await self.models(),
             providers=self.providers(),
             events=await self.events(),
+        )
+
+    def _store_view(self, round_trip_ms: float) -> StoreView:
+        report = self._findings.report
+        return StoreView(
+            url=self._store.masked_url,
+            connected=self._watch.connected,
+            round_trip_ms=round(round_trip_ms, 3),
+            checked=_seconds(report.checked_ms) if report else None,
+            findings=[
+                FindingView(code=found.code, severity=found.severity, message=found.message)
+                for found in self._findings.findings
+            ],
         )
 
     async def scheduler(self) -> SchedulerView:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.findings import StoreFindings
 from node.ops.events import EventFan, EventStream
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
@@ -57,6 +58,7 @@ class OpsParts:
     topology: Topology
     snapshot: Snapshot
     watch: StoreWatch
+    findings: StoreFindings
     events: EventFan = field(default_factory=EventFan)
 
 
@@ -66,7 +68,7 @@ class Ops:
     def __init__(self, parts: OpsParts, doorkeeper: Doorkeeper) -> None:
         self._parts = parts
         self._doorkeeper = doorkeeper
-        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch)
+        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""

@@ -8,12 +8,22 @@ from shared_state.config.values import DurationS
 from shared_state.shapes.row import Row
 
 
+class FindingView(Row):
+    """What the scheduler's self-test found: ``info``, ``warning`` or ``error``."""
+
+    code: str
+    severity: str
+    message: str
+
+
 class StoreView(Row):
-    """The shared state as this node reaches it."""
+    """The shared state as this node reaches it, and as the scheduler found it when it last looked."""
 
     url: str
     connected: bool
     round_trip_ms: float
+    checked: float | None = None
+    findings: list[FindingView] = []
 
 
 class JobView(Row):
@@ -115,6 +125,9 @@ class EventView(Row):
     reason: str
     until: float | None
     node: str | None
+    numbers: dict[str, int] = Field(
+        {}, description="what else belongs to the event, in milliseconds or counts"
+    )
 
 
 class EventsQuery(BaseModel):

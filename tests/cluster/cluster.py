@@ -92,6 +92,7 @@ class Cluster:
         nodes: router nodes behind nginx.
         deaf_nodes: further nodes, not behind nginx, that may not subscribe to events.
         starts_valkey: False leaves starting the shared state to the test.
+        persistence: the shared state keeps an append-only file.
     """
 
     def __init__(
@@ -103,8 +104,11 @@ class Cluster:
         deaf_nodes: int = 0,
         schedulers: int = 1,
         starts_valkey: bool = True,
+        persistence: bool = False,
     ) -> None:
-        self.valkey = ValkeyServer(port=free_port(), options=("--user", *_DEAF_USER.split()))
+        self.valkey = ValkeyServer(
+            port=free_port(), persistence=persistence, options=("--user", *_DEAF_USER.split())
+        )
         self.mocks: dict[str, MockProvider] = {}
         self.nodes: list[Node] = []
         self.deaf_nodes: list[Node] = []

@@ -13,7 +13,21 @@ def status() -> dict[str, Any]:
     return {
         "mode": "exact",
         "config_version": "c0ffee12",
-        "store": {"url": "redis://127.0.0.1:6379/0", "connected": True, "round_trip_ms": 0.42},
+        "store": {
+            "url": "redis://127.0.0.1:6379/0",
+            "connected": True,
+            "round_trip_ms": 0.42,
+            "checked": NOW - 60,
+            "findings": [
+                {
+                    "code": "eviction_policy",
+                    "severity": "error",
+                    "message": "maxmemory-policy is allkeys-lru",
+                },
+                {"code": "fsync", "severity": "warning", "message": "appendfsync is no"},
+                {"code": "not_visible", "severity": "info", "message": "INFO is refused"},
+            ],
+        },
         "scheduler": {
             "leader": "clock-1",
             "token": 7,
@@ -52,6 +66,7 @@ def status() -> dict[str, Any]:
                 "reason": "rate_limit",
                 "until": NOW + 45,
                 "node": "n1",
+                "numbers": {},
             }
         ],
     }

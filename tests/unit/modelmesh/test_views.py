@@ -87,6 +87,18 @@ def test_the_status_shows_every_part():
     assert "reap" not in text
 
 
+def test_what_is_wrong_with_the_store_stands_out():
+    """Errors and warnings in their colours; what is only for information is not shown."""
+    console = Console(width=200, color_system="standard", force_terminal=True)
+    with console.capture() as capture:
+        console.print(status_view(seen(), now=NOW))
+    text = capture.get()
+
+    assert "\x1b[1;31merror: maxmemory-policy is allkeys-lru" in text
+    assert "\x1b[33mwarning: appendfsync is no" in text
+    assert "INFO is refused" not in text
+
+
 def test_a_store_that_is_away_and_a_missing_leader_are_told():
     """The two facts an operator must not overlook."""
     answer = status()

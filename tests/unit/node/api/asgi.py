@@ -19,6 +19,7 @@ from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from shared_state.findings import Finding, StoreReport
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -104,6 +105,17 @@ async def post(app: ASGIApp, body: Any = None, *, path: str = "/v1/chat/completi
     return await ask(app, "POST", path, orjson.dumps(fields), **more)
 
 
+class Findings:
+    """What the self-test found, as the test says."""
+
+    def __init__(self) -> None:
+        self.report: StoreReport | None = None
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self.report.findings if self.report else ()
+
+
 class Front:
     """The application of a node over a scripted house."""
 
@@ -114,12 +126,15 @@ class Front:
         self.log = io.BytesIO()
         self.request_log = RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
+        self.findings = Findings()
         self.metrics = Metrics(
             self.place.view,  # type: ignore[arg-type]
             self.place.watch,  # type: ignore[arg-type]
             {},
             {},
+            {},
             lambda: self.place.router.in_flight,
+            self.findings,  # type: ignore[arg-type]
         )
         edge = Edge(
             self.place.router,

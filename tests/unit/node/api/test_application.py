@@ -12,7 +12,7 @@ from node.api.application import build_application
 from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
 from shared_state.keys import Keys
-from tests.unit.node.api.asgi import Front, ask
+from tests.unit.node.api.asgi import Findings, Front, ask
 from tests.unit.node.house import View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
@@ -161,13 +161,13 @@ class Office:
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch)  # type: ignore[arg-type]
+        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch, Findings())  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
 def test_every_operators_route_is_tested() -> None:
     """A new one cannot be forgotten here."""
-    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch())  # type: ignore[arg-type]
+    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch(), Findings())  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
     known = {
         path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/")
