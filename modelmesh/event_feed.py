@@ -26,6 +26,9 @@ _STYLES: Final = {
     "ramp": GOOD,
     "over": QUIET,
     "alert": "bold magenta",
+    "opened": "bold magenta",
+    "restored": "bold magenta",
+    "corrected": "bold magenta",
 }
 
 #: Opens a feed; how many of the latest come first.
@@ -72,6 +75,9 @@ def event_line(event: EventView) -> Text:
     )
     if event.until is not None and event.until > event.time:
         line.append(f"  for {span(event.until - event.time)}", style=FAIR)
+    if event.numbers:
+        told = ", ".join(f"{clean(name)} {number:,}" for name, number in event.numbers.items())
+        line.append(f"  {told}", style=QUIET)
     if event.node:
         line.append(f"  by {clean(event.node)}", style=QUIET)
     return line

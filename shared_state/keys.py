@@ -107,14 +107,14 @@ class Keys:
         return f"{self._prefix}{{cluster}}:jobs"
 
     @property
-    def report(self) -> str:
-        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
-        return f"{self._prefix}{{cluster}}:store"
-
-    @property
     def audit(self) -> str:
         """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
         return f"{self._prefix}{{cluster}}:audit"
+
+    @property
+    def report(self) -> str:
+        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
+        return f"{self._prefix}{{cluster}}:store"
 
     # -- a pool: cursors only
 

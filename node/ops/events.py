@@ -213,6 +213,7 @@ def view_event(event: Event) -> EventView:
         reason=event.reason,
         until=event.until_ms / 1000 if event.until_ms > 0 else None,
         node=event.node or None,
+        numbers=dict(event.numbers),
     )
 
 

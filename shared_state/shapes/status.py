@@ -125,6 +125,9 @@ class EventView(Row):
     reason: str
     until: float | None
     node: str | None
+    numbers: dict[str, int] = Field(
+        {}, description="what else belongs to the event, in milliseconds or counts"
+    )
 
 
 class EventsQuery(BaseModel):

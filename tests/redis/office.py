@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from node.api.application import Application, build_application
 from node.api.auth import Doorkeeper
+from node.findings import StoreFindings
 from node.ops.routes import OpsParts, ops_routes
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
@@ -64,7 +65,9 @@ class Office:
         self.topology = topology
         self.watch = StoreWatch(store, on_loss="leased")
         self.snapshot = Snapshot(store, topology, self.watch, clock=ServerClock())
-        self.parts = OpsParts("node-1", store, topology, self.snapshot, self.watch)
+        self.parts = OpsParts(
+            "node-1", store, topology, self.snapshot, self.watch, StoreFindings(store, self.watch)
+        )
         doorkeeper = Doorkeeper([SecretStr("admin")], is_open=False)
         self.app: Application = build_application({}, routes=ops_routes(self.parts, doorkeeper))
         self.callers = {name: Caller(store, domain, node="n1") for name, domain in topology.domains.items()}

@@ -84,7 +84,7 @@ class Scraped:
 
     def __init__(self, office: Office) -> None:
         self.gauges = ClusterGauges(office.store, office.snapshot, office.watch)
-        metrics = Metrics(office.snapshot, office.watch, {}, {}, lambda: 0)
+        metrics = Metrics(office.snapshot, office.watch, {}, {}, {}, lambda: 0, office.parts.findings)
         metrics.add(self.gauges)
         route = metrics_route(metrics, Doorkeeper([], is_open=True), refresh=self.gauges.refresh)
         self.app = build_application({}, routes=[route])

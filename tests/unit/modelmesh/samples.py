@@ -66,6 +66,7 @@ def status() -> dict[str, Any]:
                 "reason": "rate_limit",
                 "until": NOW + 45,
                 "node": "n1",
+                "numbers": {},
             }
         ],
     }

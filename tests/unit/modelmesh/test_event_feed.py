@@ -84,6 +84,18 @@ def test_a_line_says_who_why_and_how_long():
         assert word in line
 
 
+def test_an_event_of_a_domain_tells_its_numbers():
+    """What was restored, and how old the copy was."""
+    restored = event("", kind="state_restored").model_copy(
+        update={"model": None, "numbers": {"age_ms": 12000}}
+    )
+    line = event_line(restored).plain
+
+    assert "state restored" in line
+    assert "alpha " in line
+    assert "age_ms 12,000" in line
+
+
 def test_an_old_event_has_its_date():
     """The time of day alone would mislead."""
     line = event_line(event("alpha.small", -2 * 86_400)).plain

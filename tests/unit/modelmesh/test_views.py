@@ -91,7 +91,7 @@ def test_what_is_wrong_with_the_store_stands_out():
     """Errors and warnings in their colours; what is only for information is not shown."""
     console = Console(width=200, color_system="standard", force_terminal=True)
     with console.capture() as capture:
-        console.print(status_view(status(), now=NOW))
+        console.print(status_view(seen(), now=NOW))
     text = capture.get()
 
     assert "\x1b[1;31merror: maxmemory-policy is allkeys-lru" in text
