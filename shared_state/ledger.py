@@ -179,10 +179,13 @@ class DomainLedger:
                 sequence, reply = await self._in_turn("settle", batch)
             if reply[2] != Note.FINE:
                 raise TermChangedError(self.domain.id)
-            unknown = {place - 1 for place in reply[_HEAD:]}
-            record = Record(sequence, self._clock.now_ms(), batch, len(settlements), unknown)
+            unknown = tuple(place - 1 for place in reply[_HEAD:])
+            record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
             self.journal.settled(record, [s.reservation for s in settlements])
-            return [place not in unknown for place in range(len(settlements))]
+            applied = [True] * len(settlements)
+            for place in unknown:
+                applied[place] = False
+            return applied
         finally:
             self._leave_call()
 
@@ -352,13 +355,16 @@ class DomainLedger:
     def _note_admissions(
         self, sequence: int, batch: Batch, asks: Sequence[Ask], verdicts: list[Verdict]
     ) -> None:
-        refused = {place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED}
+        refused = tuple(place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED)
         if len(refused) == len(asks):
             return
-        record = Record(sequence, self._clock.now_ms(), batch, len(asks), refused)
-        self.journal.admitted(
-            record, [ask.reservation for place, ask in enumerate(asks) if place not in refused]
-        )
+        record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
+        reservations = [
+            ask.reservation
+            for ask, verdict in zip(asks, verdicts, strict=True)
+            if verdict.code == Code.ADMITTED
+        ]
+        self.journal.admitted(record, reservations)
 
     def _enter(self) -> None:
         self._under_way += 1
