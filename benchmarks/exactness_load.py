@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
+import orjson
 
 #: How often the upstream is told to misbehave.
 _ORDERS: Final = {"429": 0.01, "500": 0.015, "reset": 0.015, "cut": 0.015, "stall": 0.005, "slow": 0.08}
@@ -72,7 +73,8 @@ class Load:
         seconds: how long it should last at least; 0: as fast as answers come.
 
     Attributes:
-        answers: how often each kind of answer came: a status, ``aborted`` and ``timeout`` by the client, ``broken``.
+        log: of each answer when it was asked for and when it came, in seconds of the loop, and its kind: a status (that of a
+            failure with the error's code), ``aborted`` and ``timeout`` by the client, ``broken``.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Load:
         seconds: float = 0.0,
         workers: int = 64,
     ) -> None:
-        self.answers: Counter[str] = Counter()
+        self.log: list[tuple[float, float, str]] = []
         self._url = f"{base_url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
         self._headers = {"authorization": f"Bearer {api_key}"}
         self._asks = asks
@@ -95,16 +97,22 @@ class Load:
         self._gap_s = seconds / requests
         self._workers = workers
 
+    @property
+    def answers(self) -> Counter[str]:
+        """How often each kind of answer came."""
+        return Counter(kind for _, _, kind in self.log)
+
     async def run(self) -> None:
         """Sends everything and waits for the last answer."""
-        began = asyncio.get_running_loop().time()
-        left = iter(range(self._requests))
+        now = asyncio.get_running_loop().time
+        began, left = now(), iter(range(self._requests))
 
         async def work() -> None:
             for number in left:
-                due = began + number * self._gap_s
-                await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-                self.answers[await self._ask(session, plan(self._asks, self._seed, number))] += 1
+                await asyncio.sleep(max(0.0, began + number * self._gap_s - now()))
+                asked = now()
+                kind = await self._ask(session, plan(self._asks, self._seed, number))
+                self.log.append((asked, now(), kind))
 
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(headers=self._headers, connector=connector) as session:
@@ -121,9 +129,17 @@ class Load:
         try:
             async with asyncio.timeout(request.patience_s):
                 async with session.post(self._url, json=request.body()) as response:
-                    await response.read()
-                    return str(response.status)
+                    return _kind(response.status, await response.read())
         except TimeoutError:
             return "aborted" if request.is_abort else "timeout"
         except (aiohttp.ClientError, OSError):
             return "broken"
+
+
+def _kind(status: int, body: bytes) -> str:
+    if status < 500:
+        return str(status)
+    try:
+        return f"{status} {orjson.loads(body)['error']['code']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return str(status)

@@ -17,7 +17,8 @@ from benchmarks.exactness_windows import Plan
 #: A clock that lags by more than the way that limits allow for can see an excess that was none.
 _MOST_LAG_S = 0.2
 _NAMES = ("window", "kind", "limit", "true maximum", "over-admitted")
-_COLUMNS = ("faults", "seed", "sent", "calls", "200", "429", "5xx", "over", "lost", "double", "leaked")
+_COUNTS = ("sent", "calls", "200", "429", "5xx", "over", "lost", "double", "leaked", "abandoned")
+_COLUMNS = ("faults", "seed", *_COUNTS)
 _RIGHT = frozenset({*_NAMES[2:], *_COLUMNS[1:]})
 
 
@@ -78,7 +79,9 @@ class Report:
             for one in self.findings
             if one.over
         ]
-        return f"{self.fault}, seed {self.seed}: {wrong}, {self.balance}, lag {self.lag_s:.3f} s, {self.answers}"
+        return (
+            f"{self.fault}, seed {self.seed}: {wrong}, {self.balance}, lag {self.lag_s:.3f} s, {self.answers}"
+        )
 
 
 def show(reports: Sequence[Report], console: Console) -> None:
@@ -157,5 +160,5 @@ def _lines(reports: Sequence[Report]) -> Iterator[tuple[str, ...]]:
             errors,
             over,
         )
-        balance = [str(value) for value in asdict(report.balance).values()] if report.balance else ["-"] * 3
+        balance = [str(value) for value in asdict(report.balance).values()] if report.balance else ["-"] * 4
         yield (report.fault, str(report.seed), *map(str, counts), *balance)
