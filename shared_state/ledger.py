@@ -72,10 +72,11 @@ class LeaseWish:
     """What a node reports and wants for a model.
 
     Attributes:
-        used: what was spent of the lease since the last report.
+        used: what was spent of the lease on calls that have ended since the last report.
         kept: what the node still holds and may spend meanwhile.
         requests: how many requests the new lease should cover.
         one: what one of them is expected to need.
+        running: what was spent on calls that have not ended.
     """
 
     model: str
@@ -83,6 +84,7 @@ class LeaseWish:
     kept: Amounts
     requests: int
     one: Amounts
+    running: Amounts = Amounts()
 
 
 @dataclass(slots=True)
@@ -263,7 +265,14 @@ class DomainLedger:
         models = _distinct(wish.model for wish in wishes)
         index = {model: i for i, model in enumerate(models, 1)}
         batch = [
-            (index[wish.model], tuple(wish.used), tuple(wish.kept), wish.requests, tuple(wish.one))
+            (
+                index[wish.model],
+                tuple(wish.used),
+                tuple(wish.kept),
+                wish.requests,
+                tuple(wish.one),
+                tuple(wish.running),
+            )
             for wish in wishes
         ]
         return await self._run(

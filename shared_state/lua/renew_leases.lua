@@ -8,7 +8,7 @@
 -- ARGV[4]  life of the leases, ms
 -- ARGV[5]  share: a lease takes at most one part in this many of what remains
 -- ARGV[6]  msgpack {{index of the model, {used: requests, tokens, in, out, cost}, {kept: the same}, requests wanted, {one request: the
---          same}}, ...}
+--          same}, {spent on calls that still run: the same}}, ...}
 -- Returns  {now ms, epoch, then for each model what its lease holds now: requests, tokens, in, out, cost}; {now ms, -1}: the calendar is out of date
 --#include now
 --#include windows
@@ -38,31 +38,46 @@ local function fitting(scope, one, wanted)
   return math.max(0, wanted)
 end
 
+local function hold_both(scope, amounts, sign)
+  hold(scope, amounts, sign)
+  hold(account, amounts, sign)
+end
+
+-- What may be held for calls that run: no more than what was held so far. Nothing if the lease has ended, for its end has charged all of it.
+local function still_running(name, old, running)
+  local busy = read_lease(busy_name(name)) or { 0, 0, 0, 0, 0 }
+  local amounts = { 0, 0, 0, 0, 0 }
+  if old then
+    for dimension = 1, 5 do amounts[dimension] = math.min(running[dimension], old[dimension] + busy[dimension]) end
+  end
+  return amounts, busy
+end
+
 local function renew(wish)
   local scope, used, kept, one = scopes[wish[1]], wish[2], wish[3], wish[5]
   local name = lease_name(node, limits[4][wish[1]][1])
   local old, seen = read_lease(name)
   if old and seen >= sequence then return old end
+  local running, busy = still_running(name, old, wish[6])
   if old then
-    hold(scope, old, -1)
-    hold(account, old, -1)
+    hold_both(scope, old, -1)
+    hold_both(scope, busy, -1)
     take(scope, used, now)
     take(account, used, now)
-  else
-    kept = { 0, 0, 0, 0, 0 } -- it has ended, and its end has charged all of it
   end
+  hold_both(scope, running, 1)
   local granted = fitting(account, one, fitting(scope, one, wish[4]))
   local amounts = {}
   for dimension = 1, 5 do
     amounts[dimension] = math.max(granted * one[dimension], old and math.min(kept[dimension], old[dimension]) or 0)
   end
-  if amounts[1] == 0 then
+  if amounts[1] == 0 and running[1] == 0 then
     if old then drop_lease(name) end
     return { 0, 0, 0, 0, 0 }
   end
-  hold(scope, amounts, 1)
-  hold(account, amounts, 1)
+  hold_both(scope, amounts, 1)
   write_lease(name, sequence, amounts)
+  write_busy(name, running)
   redis.call('ZADD', KEYS[1] .. ':lease:ends', int(now + life), name)
   return amounts
 end

@@ -61,6 +61,13 @@ async def move_hot_slot_there_and_back(stores: Stores) -> None:
         await move_hot_slot(stores)
 
 
+async def reshard_hot_slot(stores: Stores) -> None:
+    """Key by key, as ``--cluster reshard`` does it."""
+    assert isinstance(stores, ClusterFleet)
+    for _ in range(5):
+        await stores.move(_HOT, atomically=False)
+
+
 async def kill_primary(stores: Stores) -> None:
     """That of the hot account."""
     server = await (stores.primary() if isinstance(stores, SentinelFleet) else stores.owner(_HOT))
@@ -152,6 +159,12 @@ async def test_a_failover_under_load_is_an_outage_of_seconds(upstream: CountingU
 async def test_slots_move_again_and_again_under_load(upstream: CountingUpstream):
     """Whatever is under way when the slot goes."""
     await _examine(ClusterFleet(), upstream, move_hot_slot_there_and_back, _NOTHING_IS_LOST, seconds=12)
+
+
+@pytest.mark.topologies
+async def test_slots_are_resharded_key_by_key_under_load(upstream: CountingUpstream):
+    """As older servers do it."""
+    await _examine(ClusterFleet(), upstream, reshard_hot_slot, Rules(1.0), seconds=8)
 
 
 @pytest.mark.topologies
