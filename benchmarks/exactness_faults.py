@@ -12,11 +12,13 @@ import redis.asyncio
 
 from benchmarks.exactness_fleet import Fleet
 from tests.cluster.cluster import Node
+from tests.support.processes import wait_until
 
 #: Longer than a node may be silent before it is taken for dead.
 _NODE_FROZEN_S: Final = 7.0
 _STORE_FROZEN_S: Final = 10.0
 _SHORT_FREEZE_S: Final = 3.0
+_PATIENCE_S: Final = 60.0
 _TOLD_FOR_S: Final = 2.0
 _NO_SCHEDULER_S: Final = (1.0, 3.0)
 _MOST_NODES, _LEAST_NODES = 6, 2
@@ -27,8 +29,7 @@ Fault = Callable[[Fleet, random.Random], Awaitable[None]]
 @asynccontextmanager
 async def _victim(fleet: Fleet, rng: random.Random) -> AsyncIterator[Node]:
     """A node that no other fault touches meanwhile."""
-    while not fleet.idle_nodes:
-        await asyncio.sleep(0.1)
+    await wait_until(lambda: fleet.idle_nodes, _PATIENCE_S, what="a node that no other fault holds")
     node = rng.choice(fleet.idle_nodes)
     fleet.busy.add(node)
     try:
@@ -73,8 +74,8 @@ def freeze_store(frozen_s: float) -> Fault:
     """The store stops answering with every connection open."""
 
     async def fault(fleet: Fleet, _: random.Random) -> None:
-        while (process := fleet.cluster.valkey.process) is None:
-            await asyncio.sleep(0.01)  # another fault restarts it
+        # another fault may be about to restart it
+        process = await wait_until(lambda: fleet.cluster.valkey.process, what="the store to run")
         process.stop()
         try:
             await asyncio.sleep(frozen_s)

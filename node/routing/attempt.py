@@ -20,6 +20,7 @@ from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of
 from shared_state.errors import (
+    AdmissionLapsedError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
@@ -30,6 +31,8 @@ from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
+#: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
+_ADMISSION_LIFE_S: Final = 2.0
 
 
 class Attempt:
@@ -46,6 +49,7 @@ class Attempt:
         trail: Trail,
         *,
         deadline: float,
+        asked: float,
         is_reserved: bool = True,
     ) -> None:
         self._call = call
@@ -56,6 +60,7 @@ class Attempt:
         self._interrupts = interrupts
         self._trail = trail
         self._deadline = deadline
+        self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
@@ -102,8 +107,9 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(self._call, self._target.model)
-                self._sent = self._loop.time()
+                request = self._lane.connector.request(
+                    self._call, self._target.model, on_send=self._begin_sending
+                )
                 response = await self._lane.connector.send(request)
             self._learned = learn(response.headers, dialect=self._lane.connector.provider.connector.dialect)
             self._learned_at = self._loop.time()
@@ -120,6 +126,12 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    def _begin_sending(self) -> None:
+        """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
+        self._sent = self._loop.time()
+        if self._sent - self._asked > _ADMISSION_LIFE_S:
+            raise AdmissionLapsedError(f"{self._target.model.provider} could not be called in time")
 
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared_state.config import DeactivationConfig
 from shared_state.errors import (
+    AdmissionLapsedError,
     AuthenticationError,
     ProviderError,
     ProviderTimeoutError,
@@ -17,7 +18,7 @@ from shared_state.ledger import Outcome
 
 def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
     """What a failed attempt counts as. A caller's own mistake counts for nobody."""
-    if isinstance(error, RejectedRequestError):
+    if isinstance(error, (RejectedRequestError, AdmissionLapsedError)):
         return Outcome.NEUTRAL
     if isinstance(error, AuthenticationError):
         return Outcome.CREDENTIALS

@@ -128,7 +128,7 @@ class Router:
         need = estimate(call, target.model, lane.token_room)
         tries = 0
         while True:
-            reservation = next(self._reservations)
+            reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
                 refusals.verdicts.append(verdict)
@@ -148,6 +148,7 @@ class Router:
                 interrupts,
                 trail,
                 deadline=deadline,
+                asked=asked,
                 is_reserved=is_reserved,
             )
             try:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.exactness_load import Load, plan
 from benchmarks.exactness_upstream import ORDERS, CountingUpstream
+from tests.support.processes import wait_until
 
 _SEED = 7
 
@@ -80,11 +81,13 @@ async def test_a_caller_who_leaves_ends_the_call(upstream: CountingUpstream):
     """At once, not when the answer would have come."""
     with pytest.raises(TimeoutError):
         await _ask(upstream, "left", "stall", within_s=0.1)
-    while (await _booked(upstream, "left"))[0].end_s is None:
-        await asyncio.sleep(0.01)
-    (call,) = await _booked(upstream, "left")
 
-    assert call.end_s is not None and call.end_s - call.at_s < 1
+    async def ended():
+        (call,) = await _booked(upstream, "left")
+        return call.end_s and call
+
+    call = await wait_until(ended)
+    assert call.end_s - call.at_s < 1
 
 
 async def test_calls_on_one_connection_follow_one_another(upstream: CountingUpstream):
