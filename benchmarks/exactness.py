@@ -51,8 +51,14 @@ async def examine(
     await asyncio.gather(load.run(), *(_strike(fleet, faults, name, seed, seconds) for name in faults))
     await fleet.mend()
     balance = await _quiet_balance(fleet, upstream, load)
-    name = "+".join(faults) or "none"
+    name = _ALL if len(faults) == len(_every_fault()) else "+".join(faults) or "none"
     return await _judged(upstream, asked, load, balance, name=name, seed=seed, began=began)
+
+
+def _every_fault() -> dict[str, Fault]:
+    from benchmarks.exactness_faults import FAULTS
+
+    return FAULTS
 
 
 async def _strike(fleet: Fleet, faults: dict[str, Fault], name: str, seed: int, seconds: float) -> None:
@@ -104,11 +110,11 @@ async def _judged(
 
 
 async def _examine_fleet(options: argparse.Namespace, names: str, seed: int) -> Report:
-    from benchmarks.exactness_faults import FAULTS
     from benchmarks.exactness_fleet import Fleet
 
-    chosen = list(FAULTS) if names == _ALL else [] if names == "none" else names.split("+")
-    faults = {name: FAULTS[name] for name in chosen}
+    known = _every_fault()
+    chosen = list(known) if names == _ALL else [] if names == "none" else names.split("+")
+    faults = {name: known[name] for name in chosen}
     with CountingUpstream(seed=seed) as upstream, Fleet(upstream, nodes=options.nodes) as fleet:
         requests, seconds = options.requests, options.seconds
         return await examine(fleet, upstream, faults, seed=seed, requests=requests, seconds=seconds)
