@@ -14,6 +14,7 @@ import structlog
 
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
+from shared_state.errors import TermChangedError
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, DomainLedger, Outcome, Settlement, Verdict
 from shared_state.store import STORE_ERRORS
 
@@ -52,9 +53,14 @@ class DomainBatcher:
         return len(self._outbox)
 
     async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
-        """Asks for admission. When Redis is away the answer is ``STORE_AWAY``, and what may have been admitted is given back."""
+        """Asks for admission. When Redis is away the answer is ``STORE_AWAY``, and what may have been admitted is given back.
+
+        While the domain is held after a loss it is ``HELD``.
+        """
         if not self._watch.connected:
             return _AWAY
+        if self._ledger.is_held():
+            return Verdict(Code.HELD, self._ledger.hold_until_ms)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Verdict] = loop.create_future()
         self._asks.append((ask, pool, answer))
@@ -145,10 +151,12 @@ class DomainBatcher:
                 waiter.set_result(None)
 
     async def _settle_batch(self, batch: list[Settlement]) -> bool:
-        if not self._watch.connected:
+        if not self._watch.connected or not self._ledger.is_asserted:
             return False
         try:
             await self._ledger.settle(batch)
+        except TermChangedError:
+            return False
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
             return False

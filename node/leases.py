@@ -10,11 +10,14 @@ import asyncio
 import functools
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from node.watch import StoreWatch
+from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
 from shared_state.store import STORE_ERRORS
 
@@ -29,10 +32,15 @@ _MOST_REQUESTS: Final = 256
 _WEIGHT: Final = 0.3
 _IDLE_RATE: Final = 0.05
 _NOTHING: Final = Amounts()
+#: One report a second, and a server never forgets that much.
+_REPORTS_KEPT: Final = 256
 
 
 class Allowance:
     """What may be spent on one model.
+
+    Args:
+        hurry: called when somebody waits for the report of what was spent.
 
     Attributes:
         left: what is held and not spent.
@@ -40,7 +48,9 @@ class Allowance:
         used: what was spent on calls that have ended, and not reported.
     """
 
-    def __init__(self, model: str, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, model: str, *, now: Callable[[], float], hurry: Callable[[], None] = lambda: None
+    ) -> None:
         self.model = model
         self.left = _NOTHING
         self.used = _NOTHING
@@ -54,6 +64,7 @@ class Allowance:
         self._one = _NOTHING
         self._gone = _NOTHING
         self._now = now
+        self._hurry = hurry
 
     def note(self, ask: Ask) -> None:
         """Learns from an ask how much a request needs, and how often one comes."""
@@ -90,6 +101,7 @@ class Allowance:
 
     async def until_reported(self, within_s: float) -> None:
         """Waits for the report, but no longer than that."""
+        self._hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._reported.wait()
@@ -139,18 +151,21 @@ class LeaseKeeper:
         self._watch = watch
         self._nodes = nodes
         self._loop_time = asyncio.get_running_loop().time
+        self._hurry = asyncio.Event()
         self.allowances = {
-            model.id: Allowance(model.id, now=self._loop_time) for model in ledger.domain.models
+            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+            for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
         self._pending: tuple[int, list[LeaseWish], float] | None = None
-        self._hurry = asyncio.Event()
+        #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
+        self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
 
     async def run(self) -> None:
         """Renews each second while Redis answers, until cancelled."""
         while True:
-            if self._watch.connected:
+            if self._watch.connected and self._ledger.is_asserted:
                 await self._renew()
             try:
                 async with asyncio.timeout(_RENEW_S):
@@ -160,21 +175,68 @@ class LeaseKeeper:
             self._hurry.clear()
 
     async def _renew(self) -> None:
-        # A report that may have been applied is sent again as it was: the same sequence is never applied twice.
-        if self._pending is None:
-            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
-            if not wishes:
-                return
-            self._pending = (next(self._sequence), wishes, self._loop_time())
-        sequence, wishes, asked_at = self._pending
+        pending = self._next_report()
+        if pending is None:
+            return
         try:
-            held = await self._ledger.renew_leases(
-                wishes, sequence=sequence, life_ms=round(LIFE_S * 1000), share=2 * max(1, self._nodes())
-            )
+            held = await self._send(*pending[:2])
+        except TermChangedError:
+            return
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
             return
+        self._take_over(*pending, held)
+
+    async def assert_held(self, *, term: int, known: int) -> Amounts:
+        """Tells a server what this node holds, and what it has spent since the renewal that the server knows; the latter.
+
+        Raises:
+            TermChangedError: that term is over.
+            RedisError, OSError, TimeoutError: the store is away; the same is said again by the next try.
+        """
+        pending = self._next_report()
+        lost = self._reported_after(known)
+        if pending is None and not lost:
+            return _NOTHING
+        sequence, wishes, asked_at = pending or (next(self._sequence), [], self._loop_time())
+        told = [replace(wish, used=_plus(wish.used, lost.pop(wish.model, _NOTHING))) for wish in wishes]
+        told += [LeaseWish(model, used, _NOTHING, 0, _NOTHING) for model, used in lost.items()]
+        held = await self._send(sequence, told, replay_in=term)
+        self._take_over(sequence, wishes, asked_at, held[: len(wishes)])
+        return functools.reduce(_plus, (wish.used for wish in told), _NOTHING)
+
+    def _next_report(self) -> tuple[int, list[LeaseWish], float] | None:
+        """What to say next. A report that may have been applied comes again as it was: the same sequence is never applied twice."""
+        if self._pending is None:
+            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
+            if wishes:
+                self._pending = (next(self._sequence), wishes, self._loop_time())
+        return self._pending
+
+    def _reported_after(self, known: int) -> dict[str, Amounts]:
+        lost: dict[str, Amounts] = {}
+        for sequence, report in self._reports:
+            if sequence > known:
+                for model, used in report.items():
+                    lost[model] = _plus(lost.get(model, _NOTHING), used)
+        return lost
+
+    async def _send(self, sequence: int, wishes: list[LeaseWish], *, replay_in: int = 0) -> list[Amounts]:
+        return await self._ledger.renew_leases(
+            wishes,
+            sequence=sequence,
+            life_ms=round(LIFE_S * 1000),
+            share=2 * max(1, self._nodes()),
+            replay_in=replay_in,
+        )
+
+    def _take_over(
+        self, sequence: int, wishes: list[LeaseWish], asked_at: float, held: list[Amounts]
+    ) -> None:
         self._pending = None
+        used = {wish.model: wish.used for wish in wishes if wish.used != _NOTHING}
+        if used:
+            self._reports.append((sequence, used))
         for wish, amounts in zip(wishes, held, strict=True):
             self.allowances[wish.model].renewed(wish, amounts, asked_at=asked_at)
 

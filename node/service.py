@@ -30,6 +30,7 @@ from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
@@ -80,6 +81,11 @@ class NodeService:
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
             for domain, ledger in self._ledgers.items()
         }
+        self._terms = {
+            domain: TermKeeper(ledger, self._leases[domain], self.snapshot, self.watch)
+            for domain, ledger in self._ledgers.items()
+        }
+        self.snapshot.follow(self._ledgers)
         cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
             Pipeline(self.snapshot, cursors),
@@ -91,7 +97,12 @@ class NodeService:
         )
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
-            self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
+            self.snapshot,
+            self.watch,
+            self._batchers,
+            self._leases,
+            self._terms,
+            lambda: self.router.in_flight,
         )
         self.info = NodeInfo(
             id=self.id,
@@ -168,6 +179,7 @@ class NodeService:
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
         loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
+        loops += [keeper.run() for keeper in self._terms.values()]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -205,6 +217,7 @@ class NodeService:
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
                 await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
+                await asyncio.gather(*(ledger.leave() for ledger in self._ledgers.values()))
                 await self.registry.leave(self.id)
         except STORE_ERRORS as error:
             left = sum(batcher.unsettled for batcher in self._batchers.values())

@@ -20,6 +20,7 @@ from scheduler.jobs.flush import Flush
 from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
+from scheduler.jobs.sequences import Sweep
 from scheduler.leadership import Leadership
 from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
@@ -36,6 +37,7 @@ RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
+SWEEP_EVERY_S: Final = 60.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
@@ -67,6 +69,7 @@ class SchedulerService:
                 is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+            Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
             Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
         ]

@@ -3,6 +3,7 @@
 ModelMeshError
 ├── ConfigurationError             the configuration is refused; every fault is listed
 ├── StateUnavailableError          Redis is away and the deployment prefers refusing
+│   └── TermChangedError           the server is new; this node has to assert what it knows
 ├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
@@ -90,6 +91,12 @@ class StateUnavailableError(ModelMeshError):
 
     http_status = 503
     default_code = "state_unavailable"
+
+
+class TermChangedError(StateUnavailableError):
+    """The server may have forgotten its last moments; this node has to assert what it knows before anything else is applied."""
+
+    default_code = "term_changed"
 
 
 class FencedOffError(ModelMeshError):

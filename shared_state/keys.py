@@ -21,7 +21,13 @@ class Keys:
     # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
 
     def domain(self, domain: str) -> str:
-        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``."""
+        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``.
+
+        Of its term, written by whoever opens it: ``run`` (id of the server), ``term`` (only ever grows), ``cause`` (first, restart,
+        failover, empty), ``hold`` (ms: until then nobody is plainly admitted), ``waiting`` (nodes that have not asserted; -1 unknown), ``base`` (the
+        epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; a restore deletes it, and so does the first
+        assertion after that time). ``copied``: server ms of the last durable copy, read by nodes.
+        """
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
@@ -43,6 +49,12 @@ class Keys:
     def reservations(self, domain: str, model: str) -> str:
         """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then pool TAB provider."""
         return f"{self.domain(domain)}:res:{model}"
+
+    def sequences(self, domain: str) -> str:
+        """Hash ``node TAB a|s|l`` -> sequence of the node's last batch of admissions, settlements, renewals; ``node TAB t`` -> the term that it
+        has asserted, -1 when it has left. Read when a term opens; the scheduler forgets nodes that are gone.
+        """
+        return f"{self.domain(domain)}:seq"
 
     def leases(self, domain: str) -> str:
         """Hash ``node TAB model`` -> sequence and five amounts (big-endian, 8 bytes each); ``:ends`` behind it: sorted set of their ends."""

@@ -13,6 +13,7 @@ from node.batch import DomainBatcher
 from node.call import Trail
 from node.leases import LeaseKeeper
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.errors import ModelMeshError
 from shared_state.state import Status
@@ -30,6 +31,12 @@ def _codes(error: type[ModelMeshError]) -> Iterator[str]:
 
 #: Outcomes that become labels; a code that a provider made up counts as ``other``.
 _OUTCOMES: Final = frozenset({"ok", *_codes(ModelMeshError)})
+_CORRECTED: Final = {
+    "terms": "Losses in the shared state after which this node asserted what it knew.",
+    "admissions": "Admissions that had been forgotten and were said again.",
+    "settlements": "Settlements that had been forgotten and were said again.",
+    "states": "Standbys that had been forgotten and were set again.",
+}
 _MODES: Final = ("exact", "leased", "open", "closed")
 
 
@@ -42,12 +49,14 @@ class _NodeCollector(Collector):
         watch: StoreWatch,
         batchers: Mapping[str, DomainBatcher],
         leases: Mapping[str, LeaseKeeper],
+        terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
     ) -> None:
         self._snapshot = snapshot
         self._watch = watch
         self._batchers = batchers
         self._leases = leases
+        self._terms = terms
         self._in_flight = in_flight
 
     def collect(self) -> Iterator[Metric]:
@@ -71,6 +80,7 @@ class _NodeCollector(Collector):
         )
         yield self._of_domains("modelmesh_unsettled", "Settlements on their way to Redis.", "unsettled")
         yield self._of_domains("modelmesh_lost_settlements", "Settlements given up.", "lost_settlements")
+        yield from self._corrections()
         yield self._lease_requests()
         yield self._models()
 
@@ -79,6 +89,19 @@ class _NodeCollector(Collector):
         for domain, batcher in self._batchers.items():
             family.add_metric([domain], getattr(batcher, attribute))
         return family
+
+    def _corrections(self) -> Iterator[Metric]:
+        held = GaugeMetricFamily(
+            "modelmesh_held", "Whether a domain is held after a loss in the shared state.", labels=["domain"]
+        )
+        for domain in self._terms:
+            held.add_metric([domain], float(domain in self._watch.held))
+        yield held
+        for name, help_ in _CORRECTED.items():
+            family = CounterMetricFamily(f"modelmesh_corrected_{name}", help_, labels=["domain"])
+            for domain, keeper in self._terms.items():
+                family.add_metric([domain], keeper.corrected[name])
+            yield family
 
     def _lease_requests(self) -> Metric:
         family = GaugeMetricFamily(
@@ -114,10 +137,11 @@ class Metrics:
         watch: StoreWatch,
         batchers: Mapping[str, DomainBatcher],
         leases: Mapping[str, LeaseKeeper],
+        terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, in_flight))
+        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight))
         self._requests = Counter(
             "modelmesh_requests",
             "Finished requests; pool, model and provider are empty where nobody was asked.",

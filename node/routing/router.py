@@ -137,8 +137,8 @@ class Router:
             tries += 1
             trail.attempts += 1
             trail.target = target
-            trail.mode = self._watch.mode
             is_reserved = verdict is not _WITHOUT_STORE
+            trail.mode = "exact" if is_reserved else self._on_loss
             attempt = Attempt(
                 call,
                 target,
@@ -193,7 +193,7 @@ class Router:
             lane.allowance.note(ask)
             if verdict.from_lease:
                 lane.allowance.shrink(ask)
-        elif verdict.code is Code.STORE_AWAY:
+        elif verdict.code in (Code.STORE_AWAY, Code.HELD):
             if verdict.in_doubt:
                 lane.allowance.shrink(ask)
             if self._may_go_without(lane, ask):
@@ -209,7 +209,7 @@ class Router:
         return await lane.batcher.admit(ask, target.pool.config)
 
     def _may_go_without(self, lane: Lane, ask: Ask) -> bool:
-        """Whether a call may go out while Redis is away: nothing to exceed, paid in advance, or the deployment prefers availability."""
+        """Whether a call may go out while Redis is away or held after a loss: nothing to exceed, paid in advance, or the deployment prefers availability."""
         if self._on_loss == "leased":
             return not lane.is_limited or lane.allowance.spend(ask)
         return self._on_loss == "open"

@@ -40,6 +40,11 @@ class Refusals:
                 "the shared state is away and no allowance is left; limits are kept",
                 retry_after_s=_DEFAULT_WAIT_S,
             )
+        if Code.HELD in codes:
+            return StateUnavailableError(
+                "the shared state was lost in part and is being put right; no allowance is left, limits are kept",
+                retry_after_s=wait_s,
+            )
         if codes == {Code.TOO_LARGE}:
             return LimitReachedError(
                 f"the request needs more than a limit of {plan.call.name!r} ever allows",

@@ -93,6 +93,7 @@ class Cluster:
         deaf_nodes: further nodes, not behind nginx, that may not subscribe to events.
         starts_valkey: False leaves starting the shared state to the test.
         store_url: another store than the Valkey of its own, which then is not started.
+        persistence: the shared state keeps an append-only file.
     """
 
     def __init__(
@@ -105,8 +106,11 @@ class Cluster:
         schedulers: int = 1,
         starts_valkey: bool = True,
         store_url: str | None = None,
+        persistence: bool = False,
     ) -> None:
-        self.valkey = ValkeyServer(port=free_port(), options=("--user", *_DEAF_USER.split()))
+        self.valkey = ValkeyServer(
+            port=free_port(), persistence=persistence, options=("--user", *_DEAF_USER.split())
+        )
         self.mocks: dict[str, MockProvider] = {}
         self.nodes: list[Node] = []
         self._names = 0

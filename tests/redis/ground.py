@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 import ormsgpack
 
 from shared_state import lua
+from shared_state.assertion import Assertion, Correction, Standby
 from shared_state.books import DomainBooks, read_books
 from shared_state.clock import ServerClock
 from shared_state.config import MeshConfig, PoolConfig
@@ -21,6 +22,7 @@ from shared_state.limits import windows_of
 from shared_state.state import EntityState
 from shared_state.store import Script, Store
 from shared_state.topology import DomainSpec, build_topology
+from tests.support.processes import wait_until
 
 DOMAIN = PROVIDER = "alpha"
 SMALL, BIG = "alpha.small", "alpha.big"
@@ -143,6 +145,15 @@ class Caller:
         settlement = Settlement(reservation, self._models.get(reservation, SMALL), pool, outcome, **fields)
         (applied,) = await self.ledger.settle([settlement])
         return applied
+
+    async def assert_known(
+        self, standbys: Sequence[Standby] = (), *, assertion: Assertion | None = None
+    ) -> Correction:
+        """What a node does when it has seen another term; it waits for a durable copy as long as it must."""
+        assertion = assertion or Assertion(self.ledger)
+        await wait_until(lambda: assertion.begin(epoch=self.ledger.epoch), what="no copy is waited for")
+        await assertion.replay()
+        return await assertion.finish(standbys, epoch=self.ledger.epoch)
 
     async def books(self) -> DomainBooks:
         """The books of the domain."""

@@ -306,7 +306,7 @@ async def test_only_its_owner_gives_the_lead_back(steered: SteeredStore) -> None
 
 #: Keys without an expiry, and what bounds each of them.
 LASTING = {
-    "{alpha}": "three fields",
+    "{alpha}": "a dozen fields",
     "{alpha}:model:*": "one per model that ever failed or was ordered about",
     "{alpha}:provider:*": "one per account that ever failed or was ordered about",
     "{alpha}:flight": "emptied by settlement, admission and the reaper",
@@ -316,6 +316,7 @@ LASTING = {
     "{alpha}:minutes": "trimmed by the flush",
     "{alpha}:due": "one entry per model and account",
     "{alpha}:news": "a hundred events",
+    "{alpha}:seq": "a few fields per node; the scheduler forgets those that are gone",
     "{cluster}:nodes": "struck by the leaving node and the reaper",
     "{cluster}:nodes:seen": "struck by the leaving node and the reaper",
     "{cluster}:leader": "one record",

@@ -74,7 +74,7 @@ async def test_the_leader_does_all_the_jobs_and_reports_them(
     await wait_until(lambda: sink.totals(0, 1e12))
     jobs = await wait_until(lambda: _jobs(store, at_least=5))
 
-    assert {"audit", "flush", "leases", "reaper", "recovery"} == jobs.keys()
+    assert {"audit", "flush", "leases", "reaper", "recovery", "sweep"} == jobs.keys()
     assert all(job["last_error"] is None and job["runs"] >= 1 for job in jobs.values())
 
 

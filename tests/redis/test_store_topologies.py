@@ -12,7 +12,7 @@ import pytest
 from shared_state.addresses import mask_url, parse_address
 from shared_state.bus import Bus
 from shared_state.cursors import move_current, read_currents, take_turns
-from shared_state.domains import order, read_epochs
+from shared_state.domains import order, read_pulses
 from shared_state.errors import ConfigurationError
 from shared_state.events import Event
 from shared_state.ledger import Code
@@ -99,10 +99,14 @@ def describe(node: str) -> NodeInfo:
     return NodeInfo(node, "127.0.0.1", 1, 1, 0.0, "alive", "1", "1", "exact", 0)
 
 
+async def epochs(store: Store) -> dict[str, int]:
+    return {domain: pulse.epoch for domain, pulse in (await read_pulses(store, DOMAINS)).items()}
+
+
 async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     """Many first calls at once, domains on all nodes, events, registry, cursors, statistics."""
     await asyncio.gather(*(store.ping() for _ in range(40)))
-    assert await read_epochs(store, DOMAINS) == dict.fromkeys(DOMAINS, 0)
+    assert await epochs(store) == dict.fromkeys(DOMAINS, 0)
 
     caller = Caller(store, make_domain(small={"rpm": 3}))
     (one, _), verdicts = await caller.admit(), await caller.admit_many(5)
@@ -115,7 +119,7 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
             await order(store, domain, kind="model", name=SMALL, action="deactivate")
         heard = {(await asyncio.wait_for(listener.events.get(), 3)).domain for _ in DOMAINS}
     assert heard == set(DOMAINS)
-    assert await read_epochs(store, DOMAINS) == dict.fromkeys(DOMAINS, 1)
+    assert await epochs(store) == dict.fromkeys(DOMAINS, 1)
 
     registry = Registry(store)
     await registry.beat(describe("a"))
@@ -148,6 +152,9 @@ async def test_a_killed_primary_is_replaced_and_its_admissions_are_remembered(
         victim.kill()
         await wait_until(lambda: succeeds(caller.books), FAILOVER_S, what="a replica takes over")
 
+        assert (await caller.admit())[1].code == Code.HELD
+        correction = await caller.assert_known()
+        assert (correction.cause, correction.admissions) == ("failover", 0)
         assert admitted(await caller.admit_many(9)) == 3
         assert (await caller.admit())[1].code == Code.AT_LIMIT
         assert (await caller.books()).is_balanced
@@ -190,9 +197,9 @@ async def test_other_masters_serve_while_one_is_frozen(namespace: str) -> None:
             await store.ping()
             frozen.freeze()
             try:
-                waiting = [asyncio.create_task(read_epochs(store, DOMAINS[:1])) for _ in range(50)]
+                waiting = [asyncio.create_task(read_pulses(store, DOMAINS[:1])) for _ in range(50)]
                 await asyncio.sleep(0)
-                assert await read_epochs(store, [well]) == {well: 0}
+                assert (await read_pulses(store, [well]))[well].epoch == 0
                 lost = await asyncio.gather(*waiting, return_exceptions=True)
             finally:
                 frozen.thaw()

@@ -81,6 +81,7 @@ class Watch:
         self.connected = True
         self.failures: list[BaseException] = []
         self.losses = 0
+        self.held: set[str] = set()
 
     @property
     def mode(self) -> str:

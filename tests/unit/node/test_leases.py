@@ -149,10 +149,13 @@ class Ledger:
         self.domain = build_topology(MeshConfig.model_validate(config)).domains["a"]
         self.calls: list[tuple[int, list[LeaseWish], int]] = []
         self.is_away = False
+        self.is_asserted = True
+        self.replays: list[int] = []
 
     async def renew_leases(
-        self, wishes: list[LeaseWish], *, sequence: int, life_ms: int, share: int
+        self, wishes: list[LeaseWish], *, sequence: int, life_ms: int, share: int, replay_in: int
     ) -> list[Amounts]:
+        self.replays.append(replay_in)
         self.calls.append((sequence, wishes, share))
         if self.is_away:
             raise TimeoutError

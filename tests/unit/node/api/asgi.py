@@ -117,6 +117,7 @@ class Front:
             self.place.watch,  # type: ignore[arg-type]
             {},
             {},
+            {},
             lambda: self.place.router.in_flight,
         )
         edge = Edge(

@@ -198,7 +198,7 @@ async def test_without_redis_the_deployment_decides(
     if serves:
         await place.serve()
         assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
-        assert place.trail.mode == "leased"
+        assert place.trail.mode == on_loss
     else:
         with pytest.raises(StateUnavailableError):
             await place.serve()
