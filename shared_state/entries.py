@@ -61,10 +61,11 @@ class LeaseWish:
     """What a node reports and wants for a model.
 
     Attributes:
-        used: what was spent of the lease since the last report.
+        used: what was spent of the lease on calls that have ended since the last report.
         kept: what the node still holds and may spend meanwhile.
         requests: how many requests the new lease should cover.
         one: what one of them is expected to need.
+        running: what was spent on calls that have not ended.
     """
 
     model: str
@@ -72,6 +73,7 @@ class LeaseWish:
     kept: Amounts
     requests: int
     one: Amounts
+    running: Amounts = Amounts()
 
 
 @dataclass(slots=True)
@@ -213,11 +215,6 @@ def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]
 def distinct(models: Iterable[str]) -> tuple[str, ...]:
     """Each model once, in order."""
     return tuple(sorted(set(models)))
-
-
-def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Words as the packer takes them: it refuses tuples that have a name."""
-    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
 
 
 def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:

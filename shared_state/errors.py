@@ -24,7 +24,8 @@ ModelMeshError
     ├── QuotaExhaustedError
     ├── ProviderTimeoutError
     ├── ProviderUnavailableError   no connection, or a 5xx
-    └── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    ├── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    └── AdmissionLapsedError       nothing was sent: the admission had become too old
 """
 
 from __future__ import annotations
@@ -291,3 +292,13 @@ class ProviderProtocolError(ProviderError):
     """Garbage, an empty answer, or a stream without its end."""
 
     default_code = "provider_protocol"
+
+
+class AdmissionLapsedError(ProviderError):
+    """Nothing was sent: there was no connection in time, or the process slept, and the admission may count no more. Ask anew."""
+
+    default_code = "admission_lapsed"
+    blame = Blame.NOBODY
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False, stale=True)

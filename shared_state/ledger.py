@@ -211,7 +211,14 @@ class DomainLedger:
         index = {model: i for i, model in enumerate(models, 1)}
         packed = ormsgpack.packb(
             [
-                (index[wish.model], tuple(wish.used), tuple(wish.kept), wish.requests, tuple(wish.one))
+                (
+                    index[wish.model],
+                    tuple(wish.used),
+                    tuple(wish.kept),
+                    wish.requests,
+                    tuple(wish.one),
+                    tuple(wish.running),
+                )
                 for wish in wishes
             ]
         )

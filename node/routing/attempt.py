@@ -23,6 +23,7 @@ from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
+    AdmissionLapsedError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
@@ -33,6 +34,8 @@ from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
+#: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
+_ADMISSION_LIFE_S: Final = 2.0
 
 
 class Attempt:
@@ -49,6 +52,7 @@ class Attempt:
         trail: Trail,
         *,
         deadline: float,
+        asked: float,
         is_reserved: bool = True,
     ) -> None:
         self._call = call
@@ -59,6 +63,7 @@ class Attempt:
         self._interrupts = interrupts
         self._trail = trail
         self._deadline = deadline
+        self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
@@ -106,8 +111,9 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(self._call, self._target.model)
-                self._sent = self._loop.time()
+                request = self._lane.connector.request(
+                    self._call, self._target.model, on_send=self._begin_sending
+                )
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
@@ -130,6 +136,12 @@ class Attempt:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
         if self._learned and self._lane.batcher.learn(self._target.model.id, self._learned):
             self._learned = []
+
+    def _begin_sending(self) -> None:
+        """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
+        self._sent = self._loop.time()
+        if self._sent - self._asked > _ADMISSION_LIFE_S:
+            raise AdmissionLapsedError(f"{self._target.model.provider} could not be called in time")
 
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()

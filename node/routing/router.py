@@ -32,6 +32,9 @@ from shared_state.ledger import Ask, Code, Verdict
 
 #: Admitted while Redis is away: out of a lease, or because nothing is limited.
 _WITHOUT_STORE: Final = Verdict(Code.ADMITTED)
+_AWAY: Final = Verdict(Code.STORE_AWAY)
+#: How long a request waits, once Redis is back, until it knows what was spent meanwhile.
+_REPORT_S: Final = 0.25
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
 
@@ -128,7 +131,7 @@ class Router:
         need = estimate(call, target.model, lane.token_room)
         tries = 0
         while True:
-            reservation = next(self._reservations)
+            reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
                 refusals.verdicts.append(verdict)
@@ -148,10 +151,11 @@ class Router:
                 interrupts,
                 trail,
                 deadline=deadline,
+                asked=asked,
                 is_reserved=is_reserved,
             )
             try:
-                await attempt.run()
+                await _run(attempt, lane, reservation)
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
@@ -187,7 +191,7 @@ class Router:
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
-            verdict = await lane.batcher.admit(ask, target.pool.config)
+            verdict = await self._ask(lane, ask, target)
         if verdict.code is Code.ADMITTED:
             lane.allowance.note(ask)
             if verdict.from_lease:
@@ -199,8 +203,24 @@ class Router:
                 return _WITHOUT_STORE
         return verdict
 
+    async def _ask(self, lane: Lane, ask: Ask, target: Target) -> Verdict:
+        """Asks Redis, once it knows what was spent while it was away."""
+        if self._watch.connected and not lane.allowance.is_reported:
+            await lane.allowance.until_reported(_REPORT_S)
+            if not lane.allowance.is_reported:
+                return _AWAY
+        return await lane.batcher.admit(ask, target.pool.config)
+
     def _may_go_without(self, lane: Lane, ask: Ask) -> bool:
         """Whether a call may go out while Redis is away or held after a loss: nothing to exceed, paid in advance, or the deployment prefers availability."""
         if self._on_loss == "leased":
             return not lane.is_limited or lane.allowance.spend(ask)
         return self._on_loss == "open"
+
+
+async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:
+    """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
+    try:
+        await attempt.run()
+    finally:
+        lane.allowance.end(reservation)

@@ -262,3 +262,31 @@ async def test_an_error_event_reaches_a_reader_who_is_slow() -> None:
 
     assert [type(error) for error in place.reader.errors] == [ProviderTimeoutError]
     place.assert_clean()
+
+
+# -- the way to the provider
+
+
+@in_virtual_time
+async def test_the_providers_clock_begins_when_the_request_goes_out() -> None:
+    """Time that a connection took moves the charge to where the provider counts it."""
+    place = house(alpha=whole())
+    place.transport.connects = [pause(0.4)]
+    await place.serve()
+
+    assert place.ledger.settled[0].dispatch_delay_ms == 400
+
+
+@in_virtual_time
+async def test_an_admission_that_has_become_old_is_given_back_and_asked_anew() -> None:
+    """Nothing was sent, nobody is blamed, nothing is charged."""
+    place = house(alpha=whole())
+    place.transport.connects = [pause(3)]
+    await place.serve()
+    first, second = place.ledger.settled
+
+    assert (first.outcome, first.flags & NOT_SENT) == (Outcome.NEUTRAL, NOT_SENT)
+    assert second.outcome is Outcome.SUCCESS
+    assert [ask.reservation for ask in place.ledger.asks] == [first.reservation, second.reservation]
+    assert len(place.transport.requests) == 1
+    place.assert_clean()
