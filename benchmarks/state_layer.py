@@ -67,7 +67,12 @@ class Load:
     def __init__(self, store: Store, topology: Topology) -> None:
         self._store = store
         self._pool = topology.pools["chat"].config
-        self._ledger = DomainLedger(store, topology.domains["hot"], node="bench", clock=ServerClock())
+        clock = ServerClock()
+        # a node has one batch of a kind under way, so what runs in parallel belongs to several nodes
+        self._idle = [
+            DomainLedger(store, topology.domains["hot"], node=f"bench{i}", clock=clock)
+            for i in range(IN_PARALLEL)
+        ]
         self._numbers = itertools.count(1)
 
     async def admit(self, size: int) -> list[str]:
@@ -76,19 +81,23 @@ class Load:
             Ask(f"bench.{next(self._numbers)}", "hot.model", "chat", 200, 300, 4_000_000, 600_000)
             for _ in range(size)
         ]
-        verdicts = await self._ledger.admit(asks)
+        ledger = self._idle.pop()
+        verdicts = await ledger.admit(asks)
+        self._idle.append(ledger)
         if any(verdict.code for verdict in verdicts):
             raise RuntimeError(f"a request was refused: {next(v for v in verdicts if v.code)}")
         return [ask.reservation for ask in asks]
 
     async def settle(self, reservations: list[str]) -> None:
         """Settles a batch with less than was reserved."""
-        applied = await self._ledger.settle(
+        ledger = self._idle.pop()
+        applied = await ledger.settle(
             [
                 Settlement(r, "hot.model", self._pool, Outcome.SUCCESS, 180, 150, 2_000_000, 800, 90)
                 for r in reservations
             ]
         )
+        self._idle.append(ledger)
         if not all(applied):
             raise RuntimeError("a settlement was not applied")
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
+from node.early import EarlyWord
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
+from shared_state.errors import TermChangedError
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, DomainLedger, Outcome, Settlement, Verdict
 from shared_state.store import STORE_ERRORS
 
@@ -44,6 +46,7 @@ class DomainBatcher:
         self._settling: asyncio.Task[None] | None = None
         self._handed = self._applied = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._early = EarlyWord(ledger, watch, on_reply=on_reply)
         self.lost_settlements = 0
 
     @property
@@ -52,9 +55,14 @@ class DomainBatcher:
         return len(self._outbox)
 
     async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
-        """Asks for admission. When Redis is away the answer is ``STORE_AWAY``, and what may have been admitted is given back."""
+        """Asks for admission. When Redis is away the answer is ``STORE_AWAY``, and what may have been admitted is given back.
+
+        While the domain is held after a loss it is ``HELD``.
+        """
         if not self._watch.connected:
             return _AWAY
+        if self._ledger.is_held():
+            return Verdict(Code.HELD, self._ledger.hold_until_ms)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Verdict] = loop.create_future()
         self._asks.append((ask, pool, answer))
@@ -77,6 +85,10 @@ class DomainBatcher:
         self._handed += 1
         if self._settling is None:
             self._settling = asyncio.get_running_loop().create_task(self._settle_all())
+
+    def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
+        """Hands over what the head of a long answer says about the provider's limits; False if it has to wait for the settlement."""
+        return self._early.tell(model, learned)
 
     async def until_settled(self, within_s: float) -> None:
         """Waits a moment until what was handed over so far has reached Redis, so that whoever acts next acts on it."""
@@ -145,10 +157,12 @@ class DomainBatcher:
                 waiter.set_result(None)
 
     async def _settle_batch(self, batch: list[Settlement]) -> bool:
-        if not self._watch.connected:
+        if not self._watch.connected or not self._ledger.is_asserted:
             return False
         try:
             await self._ledger.settle(batch)
+        except TermChangedError:
+            return False
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
             return False

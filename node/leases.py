@@ -7,12 +7,17 @@ own recent traffic. An allowance is spent only during an outage, and only for as
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from node.watch import StoreWatch
+from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
 from shared_state.store import STORE_ERRORS
 
@@ -27,26 +32,39 @@ _MOST_REQUESTS: Final = 256
 _WEIGHT: Final = 0.3
 _IDLE_RATE: Final = 0.05
 _NOTHING: Final = Amounts()
+#: One report a second, and a server never forgets that much.
+_REPORTS_KEPT: Final = 256
 
 
 class Allowance:
     """What may be spent on one model.
 
+    Args:
+        hurry: called when somebody waits for the report of what was spent.
+
     Attributes:
         left: what is held and not spent.
-        used: what was spent and not reported.
+        running: what was spent on calls that have not ended: they still take their slots.
+        used: what was spent on calls that have ended, and not reported.
     """
 
-    def __init__(self, model: str, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, model: str, *, now: Callable[[], float], hurry: Callable[[], None] = lambda: None
+    ) -> None:
         self.model = model
         self.left = _NOTHING
         self.used = _NOTHING
+        self._running: dict[str, Amounts] = {}
+        self._spent = _NOTHING
+        self._reported = asyncio.Event()
+        self._reported.set()
         self._usable_until = 0.0
         self._rate = 0.0
         self._asks = 0
         self._one = _NOTHING
         self._gone = _NOTHING
         self._now = now
+        self._hurry = hurry
 
     def note(self, ask: Ask) -> None:
         """Learns from an ask how much a request needs, and how often one comes."""
@@ -61,8 +79,32 @@ class Allowance:
         ):
             return False
         self.left = _minus(self.left, need)
-        self.used = _plus(self.used, need)
+        self._running[ask.reservation] = need
+        self._spent = _plus(self._spent, need)
+        self._reported.clear()
         return True
+
+    def end(self, reservation: str) -> None:
+        """The call is over for which this ask was admitted; whoever was not admitted out of the allowance may say so too."""
+        need = self._running.pop(reservation, None)
+        if need is not None:
+            self.used = _plus(self.used, need)
+
+    @property
+    def running(self) -> Amounts:
+        return functools.reduce(_plus, self._running.values(), _NOTHING)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether Redis knows what was spent. Before that it might admit a request of ours out of a lease that is spent."""
+        return self._reported.is_set()
+
+    async def until_reported(self, within_s: float) -> None:
+        """Waits for the report, but no longer than that."""
+        self._hurry()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._reported.wait()
 
     def shrink(self, ask: Ask) -> None:
         """Gives up what an ask took, or may have taken, from the lease in Redis."""
@@ -72,7 +114,8 @@ class Allowance:
 
     def is_idle(self) -> bool:
         """Whether there is nothing to hold, to report or to want."""
-        return self._rate < _IDLE_RATE and not self._asks and self.left == _NOTHING and self.used == _NOTHING
+        is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
+        return self._rate < _IDLE_RATE and not self._asks and is_empty
 
     def wish(self) -> LeaseWish:
         """What to report and to want now. What is more than wanted is given up at once."""
@@ -83,16 +126,17 @@ class Allowance:
             self.left = _NOTHING
         most = Amounts(*(requests * amount for amount in self._one))
         self.left = Amounts(*map(min, self.left, most))
-        self._gone = _NOTHING
-        return LeaseWish(self.model, self.used, self.left, requests, self._one)
+        self._gone = self._spent = _NOTHING
+        return LeaseWish(self.model, self.used, self.left, requests, self._one, self.running)
 
     def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
         """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
-        spent_since = _minus(self.used, wish.used)
         # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
-        self.left = _minus(_minus(held, spent_since), self._gone)
-        self.used = spent_since
+        self.left = _minus(_minus(held, self._spent), self._gone)
+        self.used = _minus(self.used, wish.used)
         self._usable_until = asked_at + LIFE_S - _MARGIN_S
+        if self._spent == _NOTHING:
+            self._reported.set()
 
 
 class LeaseKeeper:
@@ -107,18 +151,21 @@ class LeaseKeeper:
         self._watch = watch
         self._nodes = nodes
         self._loop_time = asyncio.get_running_loop().time
+        self._hurry = asyncio.Event()
         self.allowances = {
-            model.id: Allowance(model.id, now=self._loop_time) for model in ledger.domain.models
+            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+            for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
         self._pending: tuple[int, list[LeaseWish], float] | None = None
-        self._hurry = asyncio.Event()
+        #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
+        self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
 
     async def run(self) -> None:
         """Renews each second while Redis answers, until cancelled."""
         while True:
-            if self._watch.connected:
+            if self._watch.connected and self._ledger.is_asserted:
                 await self._renew()
             try:
                 async with asyncio.timeout(_RENEW_S):
@@ -128,21 +175,68 @@ class LeaseKeeper:
             self._hurry.clear()
 
     async def _renew(self) -> None:
-        # A report that may have been applied is sent again as it was: the same sequence is never applied twice.
-        if self._pending is None:
-            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
-            if not wishes:
-                return
-            self._pending = (next(self._sequence), wishes, self._loop_time())
-        sequence, wishes, asked_at = self._pending
+        pending = self._next_report()
+        if pending is None:
+            return
         try:
-            held = await self._ledger.renew_leases(
-                wishes, sequence=sequence, life_ms=round(LIFE_S * 1000), share=2 * max(1, self._nodes())
-            )
+            held = await self._send(*pending[:2])
+        except TermChangedError:
+            return
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
             return
+        self._take_over(*pending, held)
+
+    async def assert_held(self, *, term: int, known: int) -> Amounts:
+        """Tells a server what this node holds, and what it has spent since the renewal that the server knows; the latter.
+
+        Raises:
+            TermChangedError: that term is over.
+            RedisError, OSError, TimeoutError: the store is away; the same is said again by the next try.
+        """
+        pending = self._next_report()
+        lost = self._reported_after(known)
+        if pending is None and not lost:
+            return _NOTHING
+        sequence, wishes, asked_at = pending or (next(self._sequence), [], self._loop_time())
+        told = [replace(wish, used=_plus(wish.used, lost.pop(wish.model, _NOTHING))) for wish in wishes]
+        told += [LeaseWish(model, used, _NOTHING, 0, _NOTHING) for model, used in lost.items()]
+        held = await self._send(sequence, told, replay_in=term)
+        self._take_over(sequence, wishes, asked_at, held[: len(wishes)])
+        return functools.reduce(_plus, (wish.used for wish in told), _NOTHING)
+
+    def _next_report(self) -> tuple[int, list[LeaseWish], float] | None:
+        """What to say next. A report that may have been applied comes again as it was: the same sequence is never applied twice."""
+        if self._pending is None:
+            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
+            if wishes:
+                self._pending = (next(self._sequence), wishes, self._loop_time())
+        return self._pending
+
+    def _reported_after(self, known: int) -> dict[str, Amounts]:
+        lost: dict[str, Amounts] = {}
+        for sequence, report in self._reports:
+            if sequence > known:
+                for model, used in report.items():
+                    lost[model] = _plus(lost.get(model, _NOTHING), used)
+        return lost
+
+    async def _send(self, sequence: int, wishes: list[LeaseWish], *, replay_in: int = 0) -> list[Amounts]:
+        return await self._ledger.renew_leases(
+            wishes,
+            sequence=sequence,
+            life_ms=round(LIFE_S * 1000),
+            share=2 * max(1, self._nodes()),
+            replay_in=replay_in,
+        )
+
+    def _take_over(
+        self, sequence: int, wishes: list[LeaseWish], asked_at: float, held: list[Amounts]
+    ) -> None:
         self._pending = None
+        used = {wish.model: wish.used for wish in wishes if wish.used != _NOTHING}
+        if used:
+            self._reports.append((sequence, used))
         for wish, amounts in zip(wishes, held, strict=True):
             self.allowances[wish.model].renewed(wish, amounts, asked_at=asked_at)
 

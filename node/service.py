@@ -21,9 +21,12 @@ from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
+from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
@@ -33,6 +36,7 @@ from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
@@ -70,7 +74,9 @@ class NodeService:
         self.clock = ServerClock()
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
+        self.events = EventFan()
         self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
@@ -86,12 +92,25 @@ class NodeService:
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
             for domain, ledger in self._ledgers.items()
         }
+        self._terms = {
+            domain: TermKeeper(ledger, self._leases[domain], self.snapshot, self.watch)
+            for domain, ledger in self._ledgers.items()
+        }
+        self.snapshot.follow(self._ledgers)
         self._gatehouse = self._build_gatehouse()
         self.router = self._build_router()
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
-            self.snapshot, self.watch, self._batchers, self._leases, lambda: self.router.in_flight
+            self.snapshot,
+            self.watch,
+            self._batchers,
+            self._leases,
+            self._terms,
+            lambda: self.router.in_flight,
+            self.findings,
         )
+        self._gauges = ClusterGauges(store, self.snapshot, self.watch)
+        self.metrics.add(self._gauges)
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -113,10 +132,12 @@ class NodeService:
     def _on_event(self, event: Event) -> None:
         self.snapshot.observe_event(event)
         self._keyring.observe_event(event)
+        self.events.publish(event)
 
     def _on_gap(self) -> None:
         self.snapshot.refresh_all()
         self._keyring.doubt()
+        self.events.tell_gap()
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
@@ -158,6 +179,7 @@ class NodeService:
             {domain.id: self._gatehouse.build(domain) for domain in self.topology.gates.values()},
             lanes,
             of_key=self._gatehouse.of_key,
+            watch=self.watch,
             reservations=reservations,
             now_ms=self.clock.now_ms,
             on_loss=on_loss,
@@ -181,14 +203,16 @@ class NodeService:
             now_ms=self.clock.now_ms,
         )
         edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
+        parts = OpsParts(
+            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+        )
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
                 *model_routes(models, door),
                 *health_routes(self.readiness),
-                metrics_route(self.metrics, ops),
+                metrics_route(self.metrics, ops, refresh=self._gauges.refresh),
                 *ops_routes(parts, ops),
             ],
         )
@@ -207,6 +231,7 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(self.topology.pools),
+            "store": self.findings.brief(),
         }
 
     async def start(self) -> None:
@@ -216,8 +241,10 @@ class NodeService:
             self.snapshot.run(),
             self._bus.run(),
             self._keyring.run(),
+            self.findings.run(),
             self._beat(),
         ]
+        loops += [keeper.run() for keeper in self._terms.values()]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -246,6 +273,7 @@ class NodeService:
     async def announce_drain(self) -> None:
         """Tells the cluster that this node takes no new work."""
         self.info.state = "draining"
+        self.events.end()  # readers along would hold the drain up to its deadline
         try:
             await self.registry.beat(self.info)
         except STORE_ERRORS as error:
@@ -255,8 +283,9 @@ class NodeService:
         """Hands in what is unsettled, leaves the registry, closes connections."""
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
+                await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
                 await asyncio.gather(
-                    self._gatehouse.flush(), *(batcher.flush() for batcher in self._batchers.values())
+                    self._gatehouse.leave(), *(ledger.leave() for ledger in self._ledgers.values())
                 )
                 await self.registry.leave(self.id)
         except STORE_ERRORS as error:

@@ -1,20 +1,23 @@
 """This node's view of the shared state: routing reads it without a round trip.
 
 Events and the epochs in replies say when a domain has changed; then the domain is read again, whole. Without any hint every domain
-is checked once a second. When Redis is away the last view stays.
+is checked once a second. When Redis is away the last view stays; so it does when the server is another one, until this node has asserted what it knows.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from node.watch import StoreWatch
+from shared_state.assertion import Standby
 from shared_state.clock import ServerClock
 from shared_state.cursors import read_currents
-from shared_state.domains import read_domain, read_epochs
+from shared_state.domains import read_domain, read_pulses
 from shared_state.events import Event
-from shared_state.state import ACTIVE, DomainState, EntityState
+from shared_state.ledger import DomainLedger
+from shared_state.state import ACTIVE, DomainState, EntityState, Status
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import ModelSpec, Topology
 
@@ -34,6 +37,7 @@ class Snapshot:
         self._domains = {name: DomainState() for name in topology.domains}
         self._sticky = [pool.id for pool in topology.pools.values() if "stick" in pool.strategy]
         self._wanted: set[str] = set()
+        self._ledgers: Mapping[str, DomainLedger] = {}
         self._wake = asyncio.Event()
         watch.on_return(self.refresh_all)
 
@@ -49,9 +53,31 @@ class Snapshot:
         """The state of an account."""
         return self._domains[domain].providers.get(provider, ACTIVE)
 
+    def is_active(self, spec: ModelSpec) -> bool:
+        """Whether a model and its account both take traffic."""
+        return self.model(spec).status == self.provider(spec).status == Status.ACTIVE
+
     def epoch(self, domain: str) -> int:
         """The epoch of the last read, -1 before the first."""
         return self._domains[domain].epoch
+
+    def follow(self, ledgers: Mapping[str, DomainLedger]) -> None:
+        """Takes over only what belongs to the term that these have asserted."""
+        self._ledgers = ledgers
+
+    def standbys(self, domain: str) -> list[Standby]:
+        """What is known to be on standby; of those that come back by themselves, only who has still to wait."""
+        state, now_ms = self._domains[domain], self.clock.now_ms()
+        return [
+            Standby(kind, name, entity.reason, entity.mode, entity.until_ms)
+            for kind, entities in (("provider", state.providers), ("model", state.models))
+            for name, entity in entities.items()
+            if entity.status == Status.STANDBY and (entity.needs_trial(now_ms) or not entity.is_open(now_ms))
+        ]
+
+    def refresh(self, domain: str) -> None:
+        """Reads a domain again."""
+        self._want(domain)
 
     def observe_epoch(self, domain: str, epoch: int) -> None:
         """Reads the domain again if a reply or event shows a different epoch than ours."""
@@ -96,14 +122,19 @@ class Snapshot:
 
     async def _refresh(self, *, poll: bool) -> None:
         if poll:
-            for domain, epoch in (await read_epochs(self._store, list(self._domains))).items():
-                if self._domains[domain].epoch != epoch:
+            for domain, pulse in (await read_pulses(self._store, list(self._domains))).items():
+                known = self._domains[domain]
+                if (known.epoch, known.term) != pulse[:2]:
                     self._wanted.add(domain)
+                if domain in self._ledgers:
+                    self._ledgers[domain].journal.copied_ms = pulse.copied_ms
         self._wake.clear()
         wanted, self._wanted = self._wanted, set()
         for domain in wanted:  # a failure loses the rest of them, but the return of Redis wants everything
-            now_ms, self._domains[domain] = await read_domain(self._store, self.topology.domains[domain])
+            now_ms, state = await read_domain(self._store, self.topology.domains[domain])
             self.clock.observe(now_ms)
+            if domain not in self._ledgers or self._ledgers[domain].observe_term(state.term):
+                self._domains[domain] = state
         pools = list(
             {*self._sticky, *self.current}
         )  # pools that a capability implies show up once they are used

@@ -30,11 +30,13 @@ class StoreWatch:
         self._returns: list[Callable[[], None]] = []
         self.connected = False
         self.losses = 0
+        #: Domains in which plain admissions have to wait, for the server may have forgotten its last moments.
+        self.held: set[str] = set()
 
     @property
     def mode(self) -> str:
-        """``exact`` while Redis answers, else what the deployment chose for its loss."""
-        return "exact" if self.connected else self._on_loss
+        """``exact`` while Redis answers and nothing is held, else what the deployment chose for its loss."""
+        return "exact" if self.connected and not self.held else self._on_loss
 
     def on_return(self, callback: Callable[[], None]) -> None:
         """Registers what to do whenever Redis is back, the first time included."""

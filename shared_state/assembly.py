@@ -27,9 +27,10 @@ from shared_state.config.checks import (
 from shared_state.config.faults import FaultLog, suggest
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
-from shared_state.config.pools import PoolConfig
+from shared_state.config.pools import FallbacksConfig, PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
+from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
@@ -59,7 +60,7 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
     parts.gates = _build_gates(config, parts)
-    _check_prices(config, parts, log)
+    _check_prices(parts, log)
     return parts
 
 
@@ -245,16 +246,24 @@ def _build_pools(
     pools = {}
     for pool_id, pool in config.pools.items():
         _check_references(pool_id, pool, config, log)
+        _check_fallbacks(pool_id, pool, config, log)
         node = _target(pool_id, pool, parts.tree, log)
         members = _members(pool, node, models, parts.tree)
+        score = None
+        if is_dynamic(pool):
+            facts = {model.id: static_facts(model, config, parts.providers) for model in members}
+            members, score = choose(pool_id, pool, members, facts, log)
         if not members and log.is_sound(("pools", pool_id), ("models",), ("providers",), ("capabilities",)):
-            log.add_absence(("pools", pool_id), f"has no model{f': none offers {node}' if node else ''}")
+            lacking = f": none offers {node}" if node else ""
+            choosy = ", or where and score leave none of them" if is_dynamic(pool) else ""
+            log.add_absence(("pools", pool_id), f"has no model{lacking}{choosy}")
         pools[pool_id] = PoolSpec(
             id=pool_id,
             capability=node,
-            strategy=_strategy(pool_id, pool, log),
+            strategy=strategy_of(pool, _strategy(pool_id, pool, log)),
             models=tuple(member for member in members if member.id in parts.models),
             config=pool.model_copy(update={"limits": with_budget(pool.limits, pool.budget)}),
+            score=score,
         )
     return pools
 
@@ -270,11 +279,24 @@ def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: F
                 log.add(("pools", pool_id, key, index), f"unknown {kind} {name!r}{suggest(name, known)}")
 
 
+def _check_fallbacks(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
+    known = [name for name in (*config.pools, *config.models) if name != pool_id]
+    for kind in FallbacksConfig.model_fields:
+        for index, name in enumerate(getattr(pool.fallbacks, kind)):
+            path = ("pools", pool_id, "fallbacks", kind, index)
+            if name == pool_id:
+                log.add(path, "a pool cannot fall back to itself")
+            elif name not in known and not (log.is_excused("models", name) or log.is_excused("pools", name)):
+                log.add(path, f"unknown model or pool {name!r}{suggest(name, known)}")
+
+
 def _target(pool_id: str, pool: PoolConfig, tree: CapabilityTree, log: FaultLog) -> str | None:
     """The node that a pool serves: ``capability``, or the pool's own name if it lists no models either."""
     if pool.capability is None and pool.models:
         return None
     node = tree.resolve_name(pool.capability or pool_id)
+    if node is None and pool.capability is None and is_dynamic(pool):
+        return None
     if node is None and pool.capability:
         log.add(("pools", pool_id, "capability"), _unknown_capability(pool.capability, tree))
     elif node is None:
@@ -291,12 +313,12 @@ def _members(
 ) -> list[ModelSpec]:
     """Models under the node that pass the provider filters, then those listed; a listed model needs no filter."""
     members: dict[str, ModelSpec] = {}
-    if node is not None:
-        leaves = frozenset(tree.get_leaves(node))
+    if node is not None or takes_all(pool):
+        leaves = frozenset(tree.get_leaves(node)) if node is not None else None
         members = {
             name: spec
             for name, spec in models.items()
-            if spec.capabilities & leaves
+            if (leaves is None or spec.capabilities & leaves)
             and (not pool.providers or spec.provider in pool.providers)
             and spec.provider not in pool.excluded_providers
         }
@@ -314,7 +336,7 @@ def _strategy(pool_id: str, pool: PoolConfig, log: FaultLog) -> str:
         return pool.strategy
 
 
-def _check_prices(config: MeshConfig, parts: Parts, log: FaultLog) -> None:
+def _check_prices(parts: Parts, log: FaultLog) -> None:
     """Money can be limited only where prices are known; a free model says so with prices of 0."""
     everywhere = MESH_GATE in parts.gates
     dear_pools = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import ormsgpack
 
@@ -21,6 +21,18 @@ _SCAN_AT_ONCE: Final = 1000
 Kind = Literal["model", "provider"]
 
 
+class Pulse(NamedTuple):
+    """What tells whether a domain has to be read again.
+
+    Attributes:
+        copied_ms: server time of its last durable copy; 0 if there is none.
+    """
+
+    epoch: int
+    term: int
+    copied_ms: int
+
+
 @dataclass(slots=True, frozen=True)
 class Order:
     """State of an entity after an operator's order."""
@@ -33,25 +45,28 @@ class Order:
 async def read_domain(store: Store, domain: DomainSpec) -> tuple[int, DomainState]:
     """Server time and the state of all models and providers, consistent at one moment."""
     wanted = [("provider", p.id) for p in domain.providers] + [("model", m.id) for m in domain.models]
-    now_ms, epoch, *rows = await store.run(
+    now_ms, epoch, term, *rows = await store.run(
         "read_domain", [store.keys.domain(domain.id)], [ormsgpack.packb(wanted)]
     )
     states = {entity: decode_entity(row) for entity, row in zip(wanted, rows, strict=True)}
     return now_ms, DomainState(
         epoch=epoch,
+        term=term,
         models={name: state for (kind, name), state in states.items() if kind == "model"},
         providers={name: state for (kind, name), state in states.items() if kind == "provider"},
     )
 
 
-async def read_epochs(store: Store, domains: Sequence[str]) -> dict[str, int]:
-    """The epoch of each domain, in one round trip."""
+async def read_pulses(store: Store, domains: Sequence[str]) -> dict[str, Pulse]:
+    """The pulse of each domain, in one round trip."""
     pipe = store.client.pipeline(transaction=False)
     for domain in domains:
-        pipe.hget(store.keys.domain(domain), "epoch")
+        pipe.hmget(store.keys.domain(domain), ["epoch", "term", "copied"])
     async with Deadline(store.timeout_s):
-        epochs = await pipe.execute()
-    return {domain: int(epoch or 0) for domain, epoch in zip(domains, epochs, strict=True)}
+        rows = await pipe.execute()
+    return {
+        domain: Pulse(*(int(value or 0) for value in row)) for domain, row in zip(domains, rows, strict=True)
+    }
 
 
 async def next_lease_ends(store: Store, domains: Sequence[str]) -> dict[str, float]:
@@ -63,11 +78,10 @@ async def next_lease_ends(store: Store, domains: Sequence[str]) -> dict[str, flo
     }
 
 
-async def read_news(store: Store, domains: Sequence[str], *, most: int) -> list[bytes]:
-    """The latest events of each domain, as they were published."""
+async def read_lists_of_news(store: Store, domains: Sequence[str]) -> list[list[bytes]]:
+    """The latest events of each domain as they were published, newest first."""
     names = [store.keys.news(domain) for domain in domains]
-    found = await _read_each(store, names, lambda pipe, name: pipe.lrange(name, 0, most - 1))
-    return [event for events in found for event in events]
+    return await _read_each(store, names, lambda pipe, name: pipe.lrange(name, 0, -1))
 
 
 async def _read_each(store: Store, names: Sequence[str], ask: Callable[[Any, str], object]) -> list[Any]:
@@ -135,6 +149,25 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
             raise FencedOffError(domain)
         abandoned += count
     return abandoned
+
+
+async def read_nodes_on_record(store: Store, domain: str) -> set[str]:
+    """The nodes whose sequences the domain knows."""
+    fields = await store.command("HKEYS", store.keys.sequences(domain))
+    return {field.decode().rpartition("\t")[0] for field in fields}
+
+
+async def forget_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> None:
+    """Forgets the sequences of nodes that will not be heard of again.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    names = sorted(nodes)
+    for i in range(0, len(names), _ABANDON_AT_ONCE):
+        batch = ormsgpack.packb(names[i : i + _ABANDON_AT_ONCE])
+        if await store.run("forget_nodes", [store.keys.domain(domain)], [token, batch]) < 0:
+            raise FencedOffError(domain)
 
 
 def _node_of(member: str) -> str:

@@ -21,7 +21,13 @@ class Keys:
     # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
 
     def domain(self, domain: str) -> str:
-        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``."""
+        """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``.
+
+        Of its term, written by whoever opens it: ``run`` (id of the server), ``term`` (only ever grows), ``cause`` (first, restart,
+        failover, empty), ``hold`` (ms: until then nobody is plainly admitted), ``waiting`` (nodes that have not asserted; -1 unknown), ``base`` (the
+        epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; a restore deletes it, and so does the first
+        assertion after that time). Of durable copies: ``copying`` (server ms of the latest that was begun), ``copied`` (of the latest that is stored).
+        """
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
@@ -44,6 +50,12 @@ class Keys:
         """Hash reservation -> admitted ms, tokens in, tokens out, cost nano-USD (big-endian 8, 4, 4, 8 bytes), then pool TAB provider."""
         return f"{self.domain(domain)}:res:{model}"
 
+    def sequences(self, domain: str) -> str:
+        """Hash ``node TAB a|s|l`` -> sequence of the node's last batch of admissions, settlements, renewals; ``node TAB t`` -> the term that it
+        has asserted, -1 when it has left. Read when a term opens; part of the copies; the scheduler forgets nodes that are gone.
+        """
+        return f"{self.domain(domain)}:seq"
+
     def leases(self, domain: str) -> str:
         """Hash ``node TAB model`` -> sequence and five amounts (big-endian, 8 bytes each); ``:ends`` behind it: sorted set of their ends."""
         return f"{self.domain(domain)}:lease"
@@ -57,11 +69,11 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
-        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        """Sorted set of the minutes whose statistics were not stored durably yet; trimmed by the flush."""
         return f"{self.domain(domain)}:minutes"
 
     def due(self, domain: str) -> str:
@@ -93,6 +105,16 @@ class Keys:
     def jobs(self) -> str:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
+
+    @property
+    def audit(self) -> str:
+        """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
+        return f"{self._prefix}{{cluster}}:audit"
+
+    @property
+    def report(self) -> str:
+        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
+        return f"{self._prefix}{{cluster}}:store"
 
     @property
     def client_keys(self) -> str:

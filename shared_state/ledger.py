@@ -1,169 +1,144 @@
-"""Admission and settlement of one quota domain: the typed side of ``admit.lua`` and ``settle.lua``.
+"""Admission and settlement of one quota domain: the typed side of ``admit.lua``, ``settle.lua`` and ``renew_leases.lua``.
 
-Both take batches, for many callers share one round trip. When Redis is away both raise; whether the batch was applied is
-then unknown, and sending it again with the same reservations is safe.
+All take batches, for many callers share one round trip. When Redis is away they raise; whether the batch was applied is
+then unknown. Every batch carries a sequence: an admission that was given up is void once the next batch has arrived, however
+late its own arrives; a settlement may be sent again, for it is idempotent by reservation. Every batch carries the term that the node knows
+as well: after a loss nothing is applied until the node has asserted what it knows (``assertion.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import ormsgpack
 
 from shared_state.clock import ServerClock
-from shared_state.config import PoolConfig
-from shared_state.errors import FencedOffError
+from shared_state.entries import (
+    ESTIMATED,
+    LEASED,
+    MAX_BATCH,
+    NOT_SENT,
+    UNKNOWN,
+    Amounts,
+    Ask,
+    Batch,
+    Code,
+    LeaseWish,
+    Outcome,
+    Settlement,
+    Verdict,
+    distinct,
+    pack_asks,
+    pack_settlements,
+    plain,
+)
+from shared_state.errors import FencedOffError, TermChangedError
+from shared_state.journal import Journal, Record
 from shared_state.limits import windows_of
 from shared_state.store import Argument, Store
 from shared_state.topology import DomainSpec
 
-#: Largest batch of one script call: bounds how long the server is busy with it.
-MAX_BATCH: Final = 256
+__all__ = [
+    "ESTIMATED",
+    "LEASED",
+    "MAX_BATCH",
+    "NOT_SENT",
+    "UNKNOWN",
+    "Amounts",
+    "Ask",
+    "Code",
+    "DomainLedger",
+    "LeaseWish",
+    "Outcome",
+    "Settlement",
+    "Verdict",
+]
+
 _TABLES_KEPT: Final = 256
 _STALE_CALENDAR: Final = -2
+#: Where a reply's particulars begin, behind time, epoch, note and what belongs to the note.
+_HEAD: Final = 4
+_HAS_LEFT: Final = -1
 
 
-class Code(IntEnum):
-    """Answer to one request for admission."""
+class Note(IntEnum):
+    """How a batch was received as a whole."""
 
-    ADMITTED = 0
-    AT_LIMIT = 1
-    STANDBY = 2
-    TOO_LARGE = 3
-    STALE_CALENDAR = 4
-    TRIAL_TAKEN = 5
-    STORE_AWAY = 6
-
-
-class Outcome(IntEnum):
-    """How an attempt ended, as the thresholds see it."""
-
-    SUCCESS = 1
-    FAILURE = 2
-    NEUTRAL = 3
-    RATE_LIMITED = 4
-    CREDENTIALS = 5
-    QUOTA = 6
-    UNREACHABLE = 7
-
-
-NOT_SENT: Final = 1
-ESTIMATED: Final = 2
-LEASED: Final = 4
-UNKNOWN: Final = -1
-
-
-class Amounts(NamedTuple):
-    """Amounts in the five dimensions that windows count; cost in USD 1e-9."""
-
-    requests: int = 0
-    tokens: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_nano: int = 0
-
-
-@dataclass(slots=True, frozen=True)
-class LeaseWish:
-    """What a node reports and wants for a model.
-
-    Attributes:
-        used: what was spent of the lease since the last report.
-        kept: what the node still holds and may spend meanwhile.
-        requests: how many requests the new lease should cover.
-        one: what one of them is expected to need.
-    """
-
-    model: str
-    used: Amounts
-    kept: Amounts
-    requests: int
-    one: Amounts
-
-
-@dataclass(slots=True)
-class Ask:
-    """One request for admission.
-
-    Attributes:
-        tokens_in: estimate of the prompt, erring upward.
-        tokens_out: most tokens that may come back.
-        cost_nano: most that it may cost, in USD 1e-9.
-        lease_ms: after this long without settlement the reservation is abandoned.
-        resent: an earlier try may have been applied.
-    """
-
-    reservation: str
-    model: str
-    pool: str
-    tokens_in: int
-    tokens_out: int
-    cost_nano: int
-    lease_ms: int
-    resent: bool = False
-
-
-@dataclass(slots=True, frozen=True)
-class Verdict:
-    """Answer to an ask.
-
-    Attributes:
-        at_ms: when it could succeed (server time); 0 unknown, -1 never.
-        name: the window or the reason that refused.
-        trial: admitted as the one trial of a recovering model.
-        from_lease: admitted out of this node's own lease, which is smaller by that now.
-        in_doubt: the store went away over it; it may have been admitted.
-    """
-
-    code: Code
-    at_ms: int = 0
-    name: str = ""
-    trial: bool = False
-    from_lease: bool = False
-    in_doubt: bool = False
-
-
-@dataclass(slots=True)
-class Settlement:
-    """End of an attempt. Token counts and cost of -1 are unknown: the reservation is charged in full.
-
-    Attributes:
-        learned: (window, remaining, reset ms) by the provider's own count, which wins when it is stricter.
-    """
-
-    reservation: str
-    model: str
-    pool: PoolConfig
-    outcome: Outcome
-    tokens_in: int = UNKNOWN
-    tokens_out: int = UNKNOWN
-    cost_nano: int = UNKNOWN
-    latency_ms: int = 0
-    first_token_ms: int = 0
-    retry_after_ms: int = 0
-    flags: int = 0
-    dispatch_delay_ms: int = 0
-    pool_id: str = ""
-    learned: Sequence[tuple[str, int, int]] = ()
+    FINE = 0
+    STALE = 1
+    UNASSERTED = 2
+    HELD = 3
 
 
 class DomainLedger:
-    """Admits and settles on behalf of one node."""
+    """Admits and settles on behalf of one node.
+
+    Attributes:
+        epoch: of the domain, by the last reply.
+        term: the one that this node has asserted, or found when it came; 0 before the first reply.
+        is_asserted: False from the moment at which another term was seen until this node has asserted it.
+        hold_until_ms: until then (server time) nobody is plainly admitted.
+        on_hold: called whenever it is seen that another term is in force, or that plain admissions have to wait.
+    """
 
     def __init__(self, store: Store, domain: DomainSpec, *, node: str, clock: ServerClock) -> None:
         self.domain = domain
+        self.node = node
         self.epoch = -1
+        self.term = 0
+        self.is_asserted = True
+        self.hold_until_ms = 0
+        self.journal = Journal()
+        self.on_hold: Callable[[], None] = lambda: None
+        self.sequences = {"admit": 0, "settle": 0}
         self._store = store
-        self._node = node
         self._clock = clock
         self._key = store.keys.domain(domain.id)
         self._specs = {model.id: model for model in domain.models}
         self._account_limits = domain.providers[0].config.limits
         self._tables: dict[tuple[str, ...], bytes] = {}
+        #: Admissions up to this sequence that have no answer are given up: whatever of them arrives late is void.
+        self._void = 0
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def is_held(self) -> bool:
+        """Whether plain admissions have to wait: for this node's assertion, or for the others'."""
+        if self.is_asserted and not self.hold_until_ms:
+            return False
+        return not self.is_asserted or self._clock.now_ms() < self.hold_until_ms
+
+    def observe_term(self, term: int) -> bool:
+        """Whether a term that was read elsewhere is this node's own; a node that is new here takes it over."""
+        if self.term == 0 and term > 0:
+            self.term = term
+        if term == self.term or self.term == 0:
+            return True
+        self._lose_term(self.hold_until_ms)
+        return False
+
+    def take_term(self, term: int, *, hold_until_ms: int) -> None:
+        """This node has asserted what it knows."""
+        self.term, self.hold_until_ms, self.is_asserted = term, hold_until_ms, True
+
+    async def read_hold(self) -> None:
+        """Looks whether the hold has ended.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        term, hold = await self._store.command("HMGET", self._key, "term", "hold")
+        if self.observe_term(int(term or 0)):
+            self.hold_until_ms = int(hold or 0)
+
+    async def until_quiet(self) -> None:
+        """Waits for the answers of all batches that are under way; each comes within the store's deadline."""
+        await self._quiet.wait()
 
     async def admit(self, asks: Sequence[Ask]) -> list[Verdict]:
         """Checks and reserves, each ask for itself, in the order given.
@@ -171,104 +146,133 @@ class DomainLedger:
         Raises:
             RedisError, OSError, TimeoutError: the store is away; asks may have been admitted.
         """
-        reply = await self._admit(asks)
-        if any(code == Code.STALE_CALENDAR for code in reply[3::4]):
-            self._tables.clear()
-            reply = await self._admit(asks)
-        self.epoch = reply[1]
-        verdicts = [_ADMITTED] * len(asks)
-        for i in range(2, len(reply), 4):
-            verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
-        return verdicts
-
-    async def _admit(self, asks: Sequence[Ask]) -> list[Any]:
-        models = _distinct(ask.model for ask in asks)
-        index = {model: i for i, model in enumerate(models, 1)}
-        batch = [
-            (
-                ask.reservation,
-                index[ask.model],
-                ask.pool,
-                ask.tokens_in,
-                ask.tokens_out,
-                ask.cost_nano,
-                ask.lease_ms,
-                1 if ask.resent else 0,
-            )
-            for ask in asks
-        ]
-        return await self._run("admit", self._table(models), ormsgpack.packb(batch), self._node)
+        batch = pack_asks(asks)
+        self._enter()
+        try:
+            sequence, reply = await self._in_turn("admit", batch)
+            if any(code == Code.STALE_CALENDAR for code in reply[_HEAD + 1 :: 4]):
+                self._tables.clear()
+                sequence, reply = await self._in_turn("admit", batch)
+            if reply[2] != Note.FINE:
+                return [Verdict(Code.HELD, reply[3])] * len(asks)
+            verdicts = [_ADMITTED] * len(asks)
+            for i in range(_HEAD, len(reply), 4):
+                verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
+            self._note_admissions(sequence, batch, asks, verdicts)
+            return verdicts
+        finally:
+            self._leave_call()
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Applies each settlement once; False for one whose reservation was settled or abandoned before.
 
         Raises:
+            TermChangedError: none was applied; they have to wait for this node's assertion.
             RedisError, OSError, TimeoutError: the store is away; settlements may have been applied.
         """
-        reply = await self._settle(settlements)
-        if reply[1] < 0:
-            self._tables.clear()
-            reply = await self._settle(settlements)
-        self.epoch = reply[1]
-        unknown = set(reply[2:])
-        return [place not in unknown for place in range(1, len(settlements) + 1)]
-
-    async def _settle(self, settlements: Sequence[Settlement]) -> list[Any]:
-        models = _distinct(s.model for s in settlements)
-        index = {model: i for i, model in enumerate(models, 1)}
-        policies: dict[int, tuple[int, PoolConfig]] = {}
-        for s in settlements:
-            policies.setdefault(id(s.pool), (len(policies) + 1, s.pool))
-        batch = [
-            (
-                s.reservation,
-                index[s.model],
-                policies[id(s.pool)][0],
-                int(s.outcome),
-                s.tokens_in,
-                s.tokens_out,
-                s.cost_nano,
-                s.latency_ms,
-                s.first_token_ms,
-                s.retry_after_ms,
-                s.flags,
-                s.dispatch_delay_ms,
-                s.pool_id,
-                s.learned,
-            )
-            for s in settlements
-        ]
-        rules = [_policy(pool) for _, pool in policies.values()]
-        return await self._run(
-            "settle", self._table(models), ormsgpack.packb(batch), self._node, ormsgpack.packb(rules)
-        )
+        batch = pack_settlements(settlements)
+        self._enter()
+        try:
+            sequence, reply = await self._in_turn("settle", batch)
+            if reply[1] < 0:
+                self._tables.clear()
+                sequence, reply = await self._in_turn("settle", batch)
+            if reply[2] != Note.FINE:
+                raise TermChangedError(self.domain.id)
+            unknown = tuple(place - 1 for place in reply[_HEAD:])
+            record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
+            self.journal.settled(record, [s.reservation for s in settlements])
+            applied = [True] * len(settlements)
+            for place in unknown:
+                applied[place] = False
+            return applied
+        finally:
+            self._leave_call()
 
     async def renew_leases(
-        self, wishes: Sequence[LeaseWish], *, sequence: int, life_ms: int, share: int
+        self,
+        wishes: Sequence[LeaseWish],
+        *,
+        sequence: int,
+        life_ms: int,
+        share: int,
+        replay_in: int = 0,
     ) -> list[Amounts]:
         """Reports on the node's leases and has them filled up; what they hold now, in the order of the wishes.
 
+        Args:
+            replay_in: the term to which all this is asserted: what is kept is held, what was used is charged, nothing is granted.
+
         Raises:
+            TermChangedError: nothing was done; it has to wait for this node's assertion.
             RedisError, OSError, TimeoutError: the store is away; sending the same sequence again is safe.
         """
-        reply = await self._renew_leases(wishes, sequence, life_ms, share)
-        if reply[1] < 0:
-            self._tables.clear()
-            reply = await self._renew_leases(wishes, sequence, life_ms, share)
-        return [Amounts(*reply[i : i + 5]) for i in range(2, len(reply), 5)]
-
-    async def _renew_leases(
-        self, wishes: Sequence[LeaseWish], sequence: int, life_ms: int, share: int
-    ) -> list[Any]:
-        models = _distinct(wish.model for wish in wishes)
+        models = distinct(wish.model for wish in wishes)
         index = {model: i for i, model in enumerate(models, 1)}
-        batch = [
-            (index[wish.model], tuple(wish.used), tuple(wish.kept), wish.requests, tuple(wish.one))
-            for wish in wishes
-        ]
-        return await self._run(
-            "renew_leases", self._table(models), self._node, sequence, life_ms, share, ormsgpack.packb(batch)
+        packed = ormsgpack.packb(
+            [
+                (
+                    index[wish.model],
+                    tuple(wish.used),
+                    tuple(wish.kept),
+                    wish.requests,
+                    tuple(wish.one),
+                    tuple(wish.running),
+                )
+                for wish in wishes
+            ]
         )
+
+        async def send() -> list[Any]:
+            head = self._head(sequence, replay_in)
+            return await self._run("renew_leases", self._table(models), head, life_ms, share, packed)
+
+        self._enter()
+        try:
+            reply = await send()
+            if reply[1] < 0:
+                self._tables.clear()
+                reply = await send()
+            self._observe(reply)
+            if reply[2] == Note.UNASSERTED:
+                raise TermChangedError(self.domain.id)
+            return [Amounts(*reply[i : i + 5]) for i in range(_HEAD, len(reply), 5)]
+        finally:
+            self._leave_call()
+
+    async def replay(self, kind: str, batch: Batch, *, sequence: int, term: int) -> None:
+        """Says again what a server has lost; nothing is refused.
+
+        Raises:
+            TermChangedError: that term is over.
+            RedisError, OSError, TimeoutError: the store is away; it may have been applied.
+        """
+        head = self._head(sequence, term)
+        reply = await self._send(kind, batch, head)
+        if reply[1] < 0 or any(code == Code.STALE_CALENDAR for code in reply[_HEAD + 1 :: 4]):
+            self._tables.clear()
+            reply = await self._send(kind, batch, head)
+        if reply[2] == Note.UNASSERTED:
+            raise TermChangedError(self.domain.id)
+
+    async def say(self, verb: str, *, term: int, epoch: int, said: bytes = b"") -> list[Any]:
+        """One step of an assertion: ``begin`` or ``finish``.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; it may have been applied.
+        """
+        head = ormsgpack.packb((self.node, 0, 0, term, max(epoch, self.epoch), 1))
+        return await self._run("assert_term", head, self.domain.id, self._store.keys.channel, verb, said)
+
+    async def leave(self) -> None:
+        """Nobody needs to wait for this node any more.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        if self.term:
+            key = self._store.keys.sequences(self.domain.id)
+            await self._store.command("HSET", key, f"{self.node}\tt", _HAS_LEFT)
 
     async def end_leases(self, *, token: int, most: int = 200) -> int:
         """Ends leases whose time is over, charged in full; how many.
@@ -286,7 +290,7 @@ class DomainLedger:
 
     async def _end_leases(self, token: int, most: int) -> int:
         ended: int = await self._store.run(
-            "end_leases", [self._key], [self._table(_distinct(self._specs)), token, most]
+            "end_leases", [self._key], [self._table(distinct(self._specs)), token, most]
         )
         return ended
 
@@ -296,6 +300,87 @@ class DomainLedger:
             "ZRANGE", self._store.keys.leases(self.domain.id) + ":ends", 0, 0, "WITHSCORES"
         )
         return float(first[1]) if first else math.inf
+
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = distinct(heads)
+        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
+
+    async def _in_turn(self, kind: str, batch: Batch) -> tuple[int, list[Any]]:
+        """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""
+        while True:
+            self.sequences[kind] = sequence = self.sequences[kind] + 1
+            try:
+                reply = await self._send(kind, batch, self._head(sequence))
+            except BaseException:
+                if kind == "admit":
+                    self._void = max(self._void, sequence)
+                raise
+            self._observe(reply)
+            if reply[2] != Note.STALE:
+                return sequence, reply
+            self.sequences[kind] = max(self.sequences[kind], reply[3])
+
+    async def _send(self, kind: str, batch: Batch, head: bytes) -> list[Any]:
+        rules = (batch.rules,) if batch.rules else ()
+        return await self._run(kind, self._table(batch.models), batch.packed, head, *rules)
+
+    def _head(self, sequence: int, replay_in: int = 0) -> bytes:
+        is_replay = 1 if replay_in else 0
+        return ormsgpack.packb(
+            (self.node, sequence, self._void, replay_in or self.term, self.epoch, is_replay)
+        )
+
+    def _observe(self, reply: list[Any]) -> None:
+        note, value = reply[2], reply[3]
+        if note == Note.FINE:
+            if reply[1] >= 0:
+                self.epoch = reply[1]
+            self.term = self.term or value
+        elif note == Note.UNASSERTED:
+            self._lose_term(value)
+        elif note == Note.HELD:
+            self.hold_until_ms = value
+            self.on_hold()
+
+    def _lose_term(self, hold_until_ms: int) -> None:
+        self.is_asserted, self.hold_until_ms = False, hold_until_ms
+        self.on_hold()
+
+    def _note_admissions(
+        self, sequence: int, batch: Batch, asks: Sequence[Ask], verdicts: list[Verdict]
+    ) -> None:
+        refused = tuple(place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED)
+        if len(refused) == len(asks):
+            return
+        record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
+        reservations = [
+            ask.reservation
+            for ask, verdict in zip(asks, verdicts, strict=True)
+            if verdict.code == Code.ADMITTED
+        ]
+        self.journal.admitted(record, reservations)
+
+    def _enter(self) -> None:
+        self._under_way += 1
+        self._quiet.clear()
+
+    def _leave_call(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._quiet.set()
 
     async def _run(self, script: str, *args: Argument) -> list[Any]:
         reply: list[Any] = await self._store.run(script, [self._key], args)
@@ -320,10 +405,6 @@ class DomainLedger:
         return table
 
 
-def _distinct(models: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(models)))
-
-
 def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
     if code == Code.ADMITTED:
         return _TRIAL if at_ms == 1 else _FROM_LEASE
@@ -333,16 +414,3 @@ def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
 _ADMITTED: Final = Verdict(Code.ADMITTED)
 _TRIAL: Final = Verdict(Code.ADMITTED, trial=True)
 _FROM_LEASE: Final = Verdict(Code.ADMITTED, from_lease=True)
-
-
-def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:
-    rules, recovery = pool.deactivation, pool.recovery
-    return (
-        rules.retry_limit,
-        rules.error_rate_threshold,
-        round(rules.error_window * 1000),
-        rules.error_min_requests,
-        round(recovery.cooldown * 1000),
-        round(recovery.max_cooldown * 1000),
-        len(recovery.ramp),
-    )

@@ -71,9 +71,14 @@ ACTIVE = EntityState()
 
 @dataclass(frozen=True, slots=True)
 class DomainState:
-    """All entities of a quota domain at one epoch."""
+    """All entities of a quota domain at one epoch.
+
+    Attributes:
+        term: of the records; 0 before the first, -1 if the server is another one and nobody has opened its term yet.
+    """
 
     epoch: int = -1
+    term: int = 0
     models: dict[str, EntityState] = field(default_factory=dict)
     providers: dict[str, EntityState] = field(default_factory=dict)
 

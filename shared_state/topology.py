@@ -43,13 +43,18 @@ class Resolution:
     Attributes:
         pools: pools to choose from, in order of preference.
         models: the only models that fit the name; None if every model of the pools does.
-        is_exact: the name is that of a model.
     """
 
     name: str
     pools: tuple[PoolSpec, ...]
     models: tuple[ModelSpec, ...] | None = None
-    is_exact: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the name is that of one model, and of nothing else."""
+        return self.models is not None and any(
+            self.name in (model.id, _upstream_name(model)) for model in self.models
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +92,7 @@ class Topology:
             return Resolution(name, (self.pools[name],))
         model = self.models.get(name) or self._by_upstream(name)
         if model is not None:
-            return Resolution(name, (self._pool_with(model),), (model,), is_exact=True)
+            return Resolution(name, (self._pool_with(model),), (model,))
         node = self.tree.resolve_name(name)
         if node is None:
             raise ModelNotFoundError(f"unknown model {_shown(name)}{self._near(name)}", param="model")

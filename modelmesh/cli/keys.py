@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelmesh.cli.operate import JsonOption, ops_client, seconds
+from modelmesh.cli.operate import JsonOption, open_client, seconds
 from modelmesh.cli.output import refusals, show, show_json
 
 _keys = typer.Typer(name="keys", help="Client keys.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key; its text is shown this once."""
-    from modelmesh.views import new_key_view
+    from modelmesh.key_views import new_key_view
 
     limits = {
         "rpm": rpm,
@@ -60,19 +60,22 @@ def create(
         "expires_s": seconds(expires, hint="--expires"),
         "note": note,
     }
-    with refusals(), ops_client() as client:
+    with refusals(), open_client() as client:
         key = client.create_key(body)
-    show_json(key) if as_json else show(new_key_view(key))
+    show_json(key.model_dump()) if as_json else show(new_key_view(key))
 
 
 @_keys.command("list")
 def list_(*, as_json: JsonOption = False) -> None:
     """All keys, without their text."""
-    from modelmesh.views import keys_view
+    from modelmesh.key_views import keys_view
+    from modelmesh.ops_client import understand
+    from shared_state.shapes.keys import KeysView
 
-    with refusals(), ops_client() as client:
-        keys = client.keys()
-    show_json(keys) if as_json else show(keys_view(keys, now=time.time()))
+    with refusals(), open_client() as client:
+        answer = client.get("keys")
+        keys = understand(answer, KeysView).keys
+    show_json(answer["keys"]) if as_json else show(keys_view(keys, now=time.time()))
 
 
 @_keys.command("revoke")
@@ -80,6 +83,9 @@ def revoke(key: Annotated[str, typer.Argument(metavar="ID")], *, as_json: JsonOp
     """Make a key void for good, on every node at once."""
     from rich.text import Text
 
-    with refusals(), ops_client() as client:
+    with refusals(), open_client() as client:
         revoked = client.revoke_key(key)
-    show_json(revoked) if as_json else show(Text(f"{revoked['id']} ({revoked['name']}) is revoked"))
+    if as_json:
+        show_json(revoked.model_dump())
+    else:
+        show(Text(f"{revoked.id} ({revoked.name}) is revoked"))

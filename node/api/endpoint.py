@@ -12,12 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
+from node.api.caps import read_caps
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
+from node.routing.weight import weigh
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey
 from shared_state.config.values import parse_duration
@@ -106,6 +108,8 @@ class Endpoint:
             started=started,
             deadline_s=_deadline(scope),
             provider=preferred.decode("latin-1") if preferred else None,
+            prompt_tokens=weigh(body, fields),
+            caps=read_caps(scope),
             key=key,
         )
 

@@ -11,10 +11,13 @@ from prometheus_client.registry import Collector
 
 from node.batch import DomainBatcher
 from node.call import Trail
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.snapshot import Snapshot
+from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.errors import ModelMeshError
+from shared_state.findings import Severity
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,6 +33,12 @@ def _codes(error: type[ModelMeshError]) -> Iterator[str]:
 
 #: Outcomes that become labels; a code that a provider made up counts as ``other``.
 _OUTCOMES: Final = frozenset({"ok", *_codes(ModelMeshError)})
+_CORRECTED: Final = {
+    "terms": "Losses in the shared state after which this node asserted what it knew.",
+    "admissions": "Admissions that had been forgotten and were said again.",
+    "settlements": "Settlements that had been forgotten and were said again.",
+    "states": "Standbys that had been forgotten and were set again.",
+}
 _MODES: Final = ("exact", "leased", "open", "closed")
 
 
@@ -42,13 +51,17 @@ class _NodeCollector(Collector):
         watch: StoreWatch,
         batchers: Mapping[str, DomainBatcher],
         leases: Mapping[str, LeaseKeeper],
+        terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
+        findings: StoreFindings,
     ) -> None:
         self._snapshot = snapshot
         self._watch = watch
         self._batchers = batchers
         self._leases = leases
+        self._terms = terms
         self._in_flight = in_flight
+        self._findings = findings
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
@@ -69,8 +82,10 @@ class _NodeCollector(Collector):
         yield GaugeMetricFamily(
             "modelmesh_in_flight", "Requests under way on this node.", value=self._in_flight()
         )
+        yield self._store_findings()
         yield self._of_domains("modelmesh_unsettled", "Settlements on their way to Redis.", "unsettled")
         yield self._of_domains("modelmesh_lost_settlements", "Settlements given up.", "lost_settlements")
+        yield from self._corrections()
         yield self._lease_requests()
         yield self._models()
 
@@ -78,6 +93,30 @@ class _NodeCollector(Collector):
         family = GaugeMetricFamily(name, help_, labels=["domain"])
         for domain, batcher in self._batchers.items():
             family.add_metric([domain], getattr(batcher, attribute))
+        return family
+
+    def _corrections(self) -> Iterator[Metric]:
+        held = GaugeMetricFamily(
+            "modelmesh_held", "Whether a domain is held after a loss in the shared state.", labels=["domain"]
+        )
+        for domain in self._terms:
+            held.add_metric([domain], float(domain in self._watch.held))
+        yield held
+        for name, help_ in _CORRECTED.items():
+            family = CounterMetricFamily(f"modelmesh_corrected_{name}", help_, labels=["domain"])
+            for domain, keeper in self._terms.items():
+                family.add_metric([domain], keeper.corrected[name])
+            yield family
+
+    def _store_findings(self) -> Metric:
+        family = GaugeMetricFamily(
+            "modelmesh_store_findings",
+            "What the scheduler's self-test of the store found.",
+            labels=["severity"],
+        )
+        found = [finding.severity for finding in self._findings.findings]
+        for severity in Severity:
+            family.add_metric([severity], found.count(severity))
         return family
 
     def _lease_requests(self) -> Metric:
@@ -114,10 +153,12 @@ class Metrics:
         watch: StoreWatch,
         batchers: Mapping[str, DomainBatcher],
         leases: Mapping[str, LeaseKeeper],
+        terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
+        findings: StoreFindings,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, in_flight))
+        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight, findings))
         self._requests = Counter(
             "modelmesh_requests",
             "Finished requests; pool, model and provider are empty where nobody was asked.",
@@ -140,6 +181,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+
+    def add(self, collector: Collector) -> None:
+        """Takes in what somebody else holds."""
+        self._registry.register(collector)
 
     def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
         """Counts a finished request; ``started`` and ``ended`` are loop time."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from node.ops.schema import KeyBody, KeysView, KeyView, NewKeyView, WindowView
+from starlette.requests import Request
+from starlette.responses import Response
+
+from node.ops.operations import Operation, ViewResponse, read_small_body
 from shared_state.client_keys import ClientKey, ClientKeys, new_key_id, new_key_text
 from shared_state.config.checks import spends_money, with_budget
 from shared_state.errors import ModelNotFoundError, RequestError
 from shared_state.gates import build_gate, key_gate
+from shared_state.shapes.keys import KeyBody, KeysView, KeyView, NewKeyView
+from shared_state.shapes.status import WindowView
 from shared_state.specs import DomainSpec
 from shared_state.topology import Topology
 
@@ -36,6 +41,24 @@ class KeyOrders:
         self._topology = topology
         self._node = node
         self._now_ms = now_ms
+
+    def operations(self) -> list[Operation]:
+        """The routes under ``/ops/keys``."""
+
+        async def listing(request: Request) -> Response:
+            return ViewResponse(await self.all())
+
+        async def create(request: Request) -> Response:
+            return ViewResponse(await self.create(await read_small_body(request, KeyBody)))
+
+        async def revoke(request: Request) -> Response:
+            return ViewResponse(await self.revoke(request.path_params["key"]))
+
+        return [
+            Operation("keys", listing, "All client keys, without their text.", KeysView),
+            Operation("keys", create, "Make a client key.", NewKeyView, method="POST", body=KeyBody),
+            Operation("keys/{key}", revoke, "Make a client key void for good.", KeyView, method="DELETE"),
+        ]
 
     async def all(self) -> KeysView:
         """All keys, oldest first."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from node.call import Call
 from node.providers.usage import Usage, cost_nano
+from node.routing.tokenizer import tokenizer_for
+from node.routing.weight import without_media
 from shared_state.config import LimitsConfig
 from shared_state.topology import ModelSpec
 
-#: A token of today's tokenizers covers at least two bytes of a JSON body on average, in any script.
+#: For a body that nobody weighed: prose in any major language has more bytes to a token.
 BYTES_PER_TOKEN: Final = 2
 #: Output reserved when neither the request nor the model says how much may come.
 DEFAULT_OUTPUT_TOKENS: Final = 4096
@@ -34,7 +38,7 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
     An output bound that the caller did not state is cut to what the token windows can ever hold; else a model with a
     small window and a large output would never be admitted.
     """
-    tokens_in = -(-call.body_bytes // BYTES_PER_TOKEN)
+    tokens_in = prompt_tokens(call, model)
     stated = call.surface.most_output(call.fields)
     if stated is None:
         answers = call.fields.get("n") or 1
@@ -46,6 +50,16 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
     tokens_in, tokens_out = min(tokens_in, _MOST_TOKENS), min(tokens_out, _MOST_TOKENS)
     cost = cost_nano(Usage(tokens_in, tokens_out), model.config.pricing)
     return Estimate(tokens_in, tokens_out, min(cost, _MOST_COST_NANO))
+
+
+def prompt_tokens(call: Call, model: ModelSpec) -> int:
+    """Most tokens that the prompt can have: counted where the model has a tokenizer, else as weighed at the door."""
+    weight = call.prompt_tokens or -(-call.body_bytes // BYTES_PER_TOKEN)
+    tokenizer = tokenizer_for(model.upstream) if model.config.tokenizer == "tiktoken" else None
+    if tokenizer is None:
+        return weight
+    lean, media = without_media(call.fields)
+    return media + tokenizer.count(orjson.dumps(lean))
 
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:

@@ -1,33 +1,52 @@
-"""Where the gates of a node stand: each with its ledger, its batches and its leases, built when it is first needed."""
+"""Where the gates of a node stand: each with its ledger, its batches, its leases and its term, built when it is first needed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
 from node.routing.estimate import token_room
-from node.routing.gates import Gate
+from node.routing.stays import Gate
+from node.terms import TermKeeper
 from node.watch import StoreWatch
+from shared_state.assertion import Standby
 from shared_state.client_keys import ClientKey
 from shared_state.clock import ServerClock
 from shared_state.config import LimitsConfig
+from shared_state.domains import read_pulses
 from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import DomainLedger
 from shared_state.limits import has_limits
 from shared_state.specs import DomainSpec
-from shared_state.store import Store
+from shared_state.store import STORE_ERRORS, Store
 
 _NOTHING: Final = LimitsConfig()
-#: Gates of keys that are kept at hand; beyond that, those that are idle make room.
-_MOST_KEYS: Final = 10_000
+_POLL_S: Final = 1.0
+
+
+class _Stateless:
+    """What a node knows of a gate's states: there are none, so nothing can be forgotten but its epoch."""
+
+    def __init__(self, ledger: DomainLedger) -> None:
+        self._ledger = ledger
+
+    def epoch(self, _: str) -> int:
+        return self._ledger.epoch
+
+    def standbys(self, _: str) -> list[Standby]:
+        return []
+
+    def refresh(self, _: str) -> None:
+        """Nothing to read."""
 
 
 class Gatehouse:
-    """Builds gates and keeps their leases alive.
+    """Builds gates and keeps their leases and terms.
+
+    There is a gate for every client key that this node has seen; a key never changes, so neither does its gate.
 
     Args:
         node: signs reservations.
@@ -54,64 +73,69 @@ class Gatehouse:
         self._nodes = nodes
         self._holds_leases = on_loss == "leased"
         self._on_failure = on_failure
+        self._ledgers: dict[str, DomainLedger] = {}
         self._batchers: dict[str, DomainBatcher] = {}
-        self._waiting: dict[str, LeaseKeeper] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._of_keys: OrderedDict[str, Gate] = OrderedDict()
+        self._of_keys: dict[str, Gate] = {}
+        self._waiting: list[Callable[[], Coroutine[Any, Any, None]]] = [self._poll]
+        self._tasks: list[asyncio.Task[None]] = []
         self._is_started = False
 
     def build(self, domain: DomainSpec) -> Gate:
-        """A new gate; its leases are held from `start` on, or at once if that was called."""
-        ledger = DomainLedger(self._store, domain, node=self._node, clock=self._clock)
-        batcher = self._batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=_ignore)
-        keeper = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
-        gate = Gate(
-            domain.id,
-            domain.limits,
-            batcher,
-            keeper.allowances[ANY_MODEL],
-            token_room(domain.limits, _NOTHING),
-            has_limits(domain.limits),
+        """A new gate; the work behind it begins with `start`, or at once if that was called."""
+        ledger = self._ledgers[domain.id] = DomainLedger(
+            self._store, domain, node=self._node, clock=self._clock
         )
-        if gate.is_limited and self._holds_leases:
-            self._waiting[domain.id] = keeper
-            if self._is_started:
-                self.start()
-        return gate
+        batcher = self._batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=_ignore)
+        leases = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
+        self._waiting.append(TermKeeper(ledger, leases, _Stateless(ledger), self._watch).run)
+        is_limited = has_limits(domain.limits)
+        if is_limited and self._holds_leases:
+            self._waiting.append(leases.run)
+        if self._is_started:
+            self.start()
+        room = token_room(domain.limits, _NOTHING)
+        return Gate(domain.id, domain.limits, batcher, leases.allowances[ANY_MODEL], room, is_limited)
 
     def of_key(self, key: ClientKey) -> Gate:
         """The gate of a client key, built when it is first used."""
         gate = self._of_keys.get(key.id)
         if gate is None:
             gate = self._of_keys[key.id] = self.build(build_gate(key_gate(key.id), key.limits))
-            if len(self._of_keys) > _MOST_KEYS:
-                self._make_room()
-        self._of_keys.move_to_end(key.id)
         return gate
 
-    def _make_room(self) -> None:
-        """Gives up the gate that was used least recently, unless it still has something to hand in."""
-        key, gate = next(iter(self._of_keys.items()))
-        if gate.batcher.unsettled or not gate.allowance.is_idle():
-            self._of_keys.move_to_end(key)
-            return
-        del self._of_keys[key], self._batchers[gate.id]
-        task = self._tasks.pop(gate.id, None)
-        if task is not None:
-            task.cancel()
-
     def start(self) -> None:
-        """Begins to hold leases."""
+        """Begins the work behind the gates."""
         self._is_started = True
-        for domain, keeper in self._waiting.items():
-            task = self._tasks[domain] = asyncio.get_running_loop().create_task(keeper.run())
+        for work in self._waiting:
+            task = asyncio.get_running_loop().create_task(work())
             task.add_done_callback(self._on_failure)
+            self._tasks.append(task)
         self._waiting.clear()
+
+    async def _poll(self) -> None:
+        """Notices a loss at gates that are not in use, until cancelled."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if self._watch.connected and self._ledgers:
+                try:
+                    pulses = await read_pulses(self._store, list(self._ledgers))
+                except STORE_ERRORS as error:
+                    self._watch.report_failure(error)
+                    continue
+                for domain, pulse in pulses.items():
+                    self._ledgers[domain].observe_term(pulse.term)
+                    self._ledgers[domain].journal.copied_ms = pulse.copied_ms
 
     @property
     def unsettled(self) -> int:
         """Settlements that have not reached Redis yet."""
         return sum(batcher.unsettled for batcher in self._batchers.values())
+
+    async def leave(self) -> None:
+        """Waits until every settlement handed over so far has reached Redis, and takes leave of every domain."""
+        for domain, batcher in list(self._batchers.items()):
+            await batcher.flush()
+            await self._ledgers[domain].leave()
 
     async def flush(self) -> None:
         """Waits until every settlement handed over so far has reached Redis."""
@@ -120,9 +144,9 @@ class Gatehouse:
 
     async def stop(self) -> None:
         """Lets the leases go; what they hold ends by itself."""
-        for task in self._tasks.values():
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _ignore(_: DomainLedger) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +14,7 @@ from node.call import Call, Reply, Target, Trail
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
+from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
@@ -85,7 +87,7 @@ class Router:
             plan = await self._pipeline.plan(call)
             if self._gates is not None:
                 walk = self._gates.walk(plan)
-            trail.skipped = dict(plan.skipped)
+            trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
             await self._try_targets(plan, reply, interrupts, trail, walk)
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
@@ -102,6 +104,7 @@ class Router:
     ) -> None:
         refusals = Refusals()
         waiting = list(plan.targets)
+        detours = Detours(self._pipeline, plan)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
             follow_up = await self._try_target(
@@ -110,8 +113,9 @@ class Router:
             if follow_up is None:
                 return
             if follow_up is Next.STOP:
-                break
-            if follow_up is Next.SAME_PROVIDER:
+                waiting = await detours.after(target, refusals.errors[-1], waiting)
+                trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+            elif follow_up is Next.SAME_PROVIDER:
                 waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
         raise refusals.error(plan, self._clock.now_ms())
 
@@ -129,9 +133,8 @@ class Router:
     ) -> Next | None:
         """Tries one target until it answers (None) or the policy moves on."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
-        deadline = call.started + (
-            rules.deadline if call.deadline_s is None else min(call.deadline_s, rules.deadline)
-        )
+        own_s = math.inf if call.deadline_s is None else call.deadline_s
+        deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
         need = estimate(call, target.model, lane.token_room)
         tries = 0
         while True:
@@ -140,7 +143,7 @@ class Router:
                 refusals.verdicts.append(closed)
                 trail.skipped[target.model.id] = f"pool:{closed.name or closed.code.name.lower()}"
                 return Next.OTHER
-            reservation = next(self._reservations)
+            reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
                 if walk is not None:
@@ -152,8 +155,8 @@ class Router:
             tries += 1
             trail.attempts += 1
             trail.target = target
-            trail.mode = self._watch.mode
             is_reserved = verdict is not WITHOUT_STORE
+            trail.mode = "exact" if is_reserved else self._on_loss
             attempt = Attempt(
                 call,
                 target,
@@ -163,10 +166,11 @@ class Router:
                 interrupts,
                 trail,
                 deadline=deadline,
+                asked=asked,
                 is_reserved=is_reserved,
             )
             try:
-                await attempt.run()
+                await _run(attempt, lane, reservation)
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
@@ -205,4 +209,14 @@ class Router:
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
-            return await ask_for_admission(lane, ask, target.pool.config, on_loss=self._on_loss)
+            return await ask_for_admission(
+                lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
+            )
+
+
+async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:
+    """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
+    try:
+        await attempt.run()
+    finally:
+        lane.allowance.end(reservation)

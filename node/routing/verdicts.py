@@ -40,6 +40,11 @@ class Refusals:
                 "the shared state is away and no allowance is left; limits are kept",
                 retry_after_s=_DEFAULT_WAIT_S,
             )
+        if Code.HELD in codes:
+            return StateUnavailableError(
+                "the shared state was lost in part and is being put right; no allowance is left, limits are kept",
+                retry_after_s=wait_s,
+            )
         if codes == {Code.TOO_LARGE}:
             return LimitReachedError(
                 f"the request needs more than a limit of {plan.call.name!r} ever allows",
@@ -60,9 +65,10 @@ class Refusals:
         )
 
     def _exhausted(self, name: str) -> ModelMeshError:
+        for error in reversed(self.errors):  # a fallback that failed too does not take the refusal's place
+            if isinstance(error, RejectedRequestError):
+                return error
         last = self.errors[-1]
-        if isinstance(last, RejectedRequestError):
-            return last
         if all(isinstance(error, RateLimitError) for error in self.errors):
             waits = [error.retry_after_s for error in self.errors if error.retry_after_s is not None]
             return LimitReachedError(

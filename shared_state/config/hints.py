@@ -28,8 +28,6 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "budget": "enforce",
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
-    "models.*.features": "grounding fine_tunable",
-    "models.*.constraints": "max_images max_file_size supported_languages",
     "pools.*": "weights model_priority provider_priority rate_limit fallback_strategy balance_mode strategy_instance "
     "provider_deactivation provider_recovery rotation model_weights",
     "pools.*.deactivation": "request_limit token_limit budget_limit quota_window maintenance_window",
@@ -66,6 +64,8 @@ _TODAY: Final[dict[str, str]] = {
     "models.*.max_output_tokens": "constraints.max_output_tokens",
     "pools.*.hierarchy_node": "capability",
     "pools.*.allowed_providers": "providers",
+    "pools.*.context_window_fallbacks": "fallbacks.context_window",
+    "pools.*.content_policy_fallbacks": "fallbacks.content_policy",
     "pools.*.failure_threshold": "deactivation.retry_limit",
     "pools.*.cooldown_seconds": "recovery.cooldown, with a unit: 60s",
     "pools.*.max_retries": "retry.max_attempts",

@@ -57,13 +57,42 @@ class RetryConfig(Section):
     deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
 
 
+class FallbacksConfig(Section):
+    """Where a call goes on, within its deadline and attempts, after a refusal that others need not share.
+
+    Models and pools, in order; without any the caller gets the provider's own error. A request for one exact model
+    stays with it.
+    """
+
+    context_window: list[str] = Field(
+        default_factory=list,
+        description="after `context_length_exceeded`, or at once if the text fits nowhere",
+    )
+    content_policy: list[str] = Field(
+        default_factory=list, description="after a provider has declined the content"
+    )
+
+
 class PoolConfig(Section):
-    """A pool; without ``capability`` and ``models`` its own name is the capability."""
+    """A pool; without ``capability`` and ``models`` its own name is the capability.
+
+    A dynamic pool chooses its members by ``where`` and their order by ``score``, both over what is known of a model.
+    Without ``capability``, and with a name that is none, every model may become a member.
+    """
 
     capability: str | None = None
     models: list[str] = Field(default_factory=list)
     providers: list[str] = Field(default_factory=list)
     excluded_providers: list[str] = Field(default_factory=list)
+    where: str | None = Field(
+        None,
+        description="expression; of the models of the capability those become members for which it holds",
+    )
+    score: str | None = Field(
+        None,
+        description="expression or `package.module:function`; the highest is asked first, 0 or less is no member; "
+        "in place of `strategy`",
+    )
     strategy: str = "modelmesh.stick-until-failure.v1"
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -75,3 +104,4 @@ class PoolConfig(Section):
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()
+    fallbacks: FallbacksConfig = FallbacksConfig()

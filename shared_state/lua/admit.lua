@@ -1,26 +1,34 @@
 -- Admits a batch of requests to the models of one quota domain: checks and reserves all windows of the model and of
--- the account, all or nothing. A refused request consumes nothing. Idempotent by reservation.
+-- the account, all or nothing. A refused request consumes nothing. A batch is applied once, by its sequence; what comes again in a younger
+-- one is idempotent by reservation. A replay admits what a lost server had admitted, whatever the windows say, charged now: later than true.
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
 -- ARGV[2]  msgpack {{reservation, index of the model, pool, tokens in, tokens out, cost nano-USD, lease ms, resent}, ...}
--- ARGV[3]  node
--- Returns  {now ms, epoch, then for each request that was not plainly admitted: its index, code, time ms, name}
+-- ARGV[3]  msgpack {node, sequence, 0, term, epoch, 1 if this is a replay}
+-- Returns  {now ms, epoch, note, value, then for each request that was not plainly admitted: its index, code, time ms, name}
+--          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
+--          2 the node has to assert itself in a new term, 3 nobody is admitted before `value` ms or the end of all assertions
 --          code 0 admitted as the one trial (time 1) or out of the node's own lease (time 2), 1 at a limit (name of the window), 2 on standby (name of the reason),
 --          3 larger than a limit, 4 the calendar in ARGV[1] is out of date, 5 another request is the trial
--- Publishes model_trial, model_activated, provider_trial, provider_activated
+-- Publishes term_opened, model_trial, model_activated, provider_trial, provider_activated
 --#include now
 --#include windows
 --#include entities
+--#include run
+--#include term
 --#include bookkeeping
 --#include leases
 
-local ADMITTED, AT_LIMIT, TOO_LARGE, STALE = 0, 1, 3, 4
+local ADMITTED, AT_LIMIT, TOO_LARGE, STALE_CALENDAR = 0, 1, 3, 4
 local limits = cmsgpack.unpack(ARGV[1])
 local asks = cmsgpack.unpack(ARGV[2])
-home.domain, home.channel, home.node = limits[1], limits[2], ARGV[3]
+local caller = read_caller(ARGV[3], 'a')
+home.domain, home.channel, home.node = limits[1], limits[2], caller.node
 
 local now = now_ms()
+local note, value = enter(caller, now)
+if note ~= FINE then return { now, 0, note, value } end
 local tally = new_tally()
 
 abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
@@ -58,7 +66,8 @@ end
 local amounts = { 1, 0, 0, 0, 0 }
 
 local function refuse(model)
-  if account.stale then return STALE, 0, '' end
+  if account.stale then return STALE_CALENDAR, 0, '' end
+  if caller.is_replay then return end
   local code, at, name = closed_gate(model)
   if code then return code, at, name end
   name, at = refusal(model.scope, amounts, now)
@@ -101,7 +110,7 @@ local function spend_own_lease(model)
   return true
 end
 
-local reply, flight, expiries = { now, 0 }, {}, {}
+local reply, flight, expiries = { now, 0, note, value }, {}, {}
 
 local function except(i, code, at, name)
   local n = #reply
@@ -113,8 +122,8 @@ local function reserve(i, ask, model, from_lease)
   take(account, amounts, now)
   take(model.scope, amounts, now)
   local member = member_of(model.id, reservation)
-  local trial = claim_trial(model.provider, member, now + lease, now)
-  trial = claim_trial(model.entity, member, now + lease, now) or trial
+  local trial = not caller.is_replay and claim_trial(model.provider, member, now + lease, now)
+  trial = not caller.is_replay and claim_trial(model.entity, member, now + lease, now) or trial
   expiries[lease] = expiries[lease] or int(now + lease)
   flight[#flight + 1] = expiries[lease]
   flight[#flight + 1] = member
@@ -135,6 +144,7 @@ for i, ask in ipairs(asks) do
   end
 end
 
+if not account.stale then keep_sequence(caller) end
 if #flight > 0 then redis.call('ZADD', KEYS[1] .. ':flight', unpack(flight)) end
 save_scope(account)
 for _, model in ipairs(models) do

@@ -1,5 +1,6 @@
 -- Settles a batch of attempts of one quota domain: releases, trues up what was reserved, tallies the outcome, judges the
 -- thresholds, moves the state and counts the statistics. Idempotent by reservation: what was settled or abandoned before changes nothing.
+-- A batch is applied once, by its sequence. What it gives back may still be on its way here; the admit sequence that it voids says so.
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
@@ -10,14 +11,19 @@
 --                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
 --          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
 --                  the lease is charged by its renewal, here the attempt is booked, once
--- ARGV[3]  node
+-- ARGV[3]  msgpack {node, sequence, admit sequence up to which admissions without an answer are given up, term, epoch, 1 if this is a replay}
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
--- Returns  {now ms, epoch, then the indexes of those that changed nothing}; {now ms, -1}: the calendar in ARGV[1] is out of date
--- Publishes budget_alert, model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
+-- Returns  {now ms, epoch, note, value, then the indexes of those that changed nothing}; epoch -1: the calendar in ARGV[1] is out of date
+--          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
+--          2 the node has to assert itself in a new term
+-- Publishes term_opened, budget_alert, model_deactivated, model_activated, model_ramp, provider_deactivated, provider_activated
 --#include now
 --#include windows
 --#include entities
+--#include run
+--#include term
 --#include bookkeeping
+--#include learned
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
@@ -32,9 +38,12 @@ for i, p in ipairs(cmsgpack.unpack(ARGV[4])) do
   policies[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
     max_cooldown = p[6], ramp_steps = p[7] }
 end
-home.domain, home.channel, home.node = limits[1], limits[2], ARGV[3]
+local caller = read_caller(ARGV[3], 's')
+home.domain, home.channel, home.node = limits[1], limits[2], caller.node
 
 local now = now_ms()
+local note, value = enter(caller, now)
+if note ~= FINE then return { now, 0, note, value } end
 local tally = new_tally()
 local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
 local providers, models = {}, {}
@@ -139,17 +148,6 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   end
 end
 
--- The provider's own count wins when it is stricter: others may use the account, or it may count differently. What it takes away
--- is charged like a use of now. Where nothing is configured, an empty window means a pause until it resets.
-local function learn(model, learned)
-  for _, l in ipairs(learned) do
-    local name, remaining, reset = l[1], l[2], l[3]
-    if not (tighten(model.scope, name, remaining) or tighten(account, name, remaining)) and remaining == 0 and reset > 0 then
-      deactivate(model.entity, 'rate_limited', now + reset, 'time', now)
-    end
-  end
-end
-
 local function judge(model, policy, s)
   local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
   if outcome == SUCCESS then
@@ -218,7 +216,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
-  learn(model, s[14])
+  learn(model.scope, account, model.entity, s[14], now)
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
 end
@@ -229,8 +227,9 @@ for i, s in ipairs(settlements) do
   table.insert(model.places, i)
 end
 for _, model in pairs(models) do
-  if account.stale or model.scope.stale then return { now, -1 } end
+  if account.stale or model.scope.stale then return { now, -1, note, value } end
 end
+keep_sequence(caller)
 
 -- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
 local function book_leased(model, s)
@@ -246,7 +245,7 @@ local function book_leased(model, s)
   return true
 end
 
-local reply = { now, 0 }
+local reply = { now, 0, note, value }
 for _, model in pairs(models) do
   for i, record in ipairs(close_reservations(model.entity.id, model.reservations)) do
     local place = model.places[i]

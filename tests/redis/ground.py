@@ -11,7 +11,8 @@ import orjson
 import ormsgpack
 
 from shared_state import lua
-from shared_state.books import DomainBooks, read_books
+from shared_state.assertion import Assertion, Correction, Standby
+from shared_state.books import Audited, DomainBooks, audited, read_books
 from shared_state.clock import ServerClock
 from shared_state.config import MeshConfig, PoolConfig
 from shared_state.domains import Kind, Order, order, read_domain, recover_due
@@ -21,6 +22,7 @@ from shared_state.limits import windows_of
 from shared_state.state import EntityState
 from shared_state.store import Script, Store
 from shared_state.topology import DomainSpec, build_topology
+from tests.support.processes import wait_until
 
 DOMAIN = PROVIDER = "alpha"
 SMALL, BIG = "alpha.small", "alpha.big"
@@ -144,6 +146,15 @@ class Caller:
         (applied,) = await self.ledger.settle([settlement])
         return applied
 
+    async def assert_known(
+        self, standbys: Sequence[Standby] = (), *, assertion: Assertion | None = None
+    ) -> Correction:
+        """What a node does when it has seen another term; it waits for a durable copy as long as it must."""
+        assertion = assertion or Assertion(self.ledger)
+        await wait_until(lambda: assertion.begin(epoch=self.ledger.epoch), what="no copy is waited for")
+        await assertion.replay()
+        return await assertion.finish(standbys, epoch=self.ledger.epoch)
+
     async def books(self) -> DomainBooks:
         """The books of the domain."""
         return await read_books(self.store, self.domain.id)
@@ -223,14 +234,21 @@ class Bench(Caller):
 class Only:
     """A directory of these quota domains and no others."""
 
-    def __init__(self, *domains: str) -> None:
-        self._domains = domains
+    def __init__(self, *domains: str | DomainSpec) -> None:
+        self._specs = {domain.id: domain for domain in domains if isinstance(domain, DomainSpec)}
+        self._ids = [domain if isinstance(domain, str) else domain.id for domain in domains]
 
     async def ids(self) -> Sequence[str]:
-        return self._domains
+        return self._ids
 
-    async def limited(self) -> Mapping[str, DomainSpec]:
-        raise NotImplementedError
+    async def specs(self) -> Mapping[str, DomainSpec]:
+        return self._specs
+
+    limited = specs
+
+    async def audited(self) -> Sequence[Audited]:
+        known = audited(self._specs)
+        return [*known, *(Audited(name) for name in self._ids if name not in self._specs)]
 
 
 def admitted(verdicts: Iterable[Verdict]) -> int:

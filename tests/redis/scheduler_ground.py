@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from scheduler.sinks.base import Sink, SinkError
+from scheduler.sinks.base import Sink, SinkError, StoredCopy
 from shared_state.clock import ServerClock
 from shared_state.config.root import MeshConfig
 from shared_state.ledger import Ask, Code, DomainLedger, Outcome, Settlement
@@ -23,7 +23,11 @@ DOMAIN, MODEL, POOL = "alpha", "alpha.small", "chat"
 
 
 def make_config(
-    *, lease_s: float = 0.6, flush_interval_s: float = 30.0, namespace: str = "mm"
+    *,
+    lease_s: float = 0.6,
+    flush_interval_s: float = 30.0,
+    copy_interval_s: float = 10.0,
+    namespace: str = "mm",
 ) -> dict[str, object]:
     """A configuration with one model, as a document."""
     return {
@@ -37,14 +41,17 @@ def make_config(
         },
         "models": {MODEL: {"provider": "alpha", "capabilities": ["chat-completion"]}},
         "pools": {POOL: {"capability": "chat-completion"}},
-        "scheduler": {"lease": lease_s, "flush_interval": flush_interval_s},
+        "scheduler": {
+            "lease": lease_s,
+            "flush_interval": flush_interval_s,
+            "copy_interval": copy_interval_s,
+        },
     }
 
 
-def make_topology(*, lease_s: float = 0.6, flush_interval_s: float = 30.0) -> Topology:
+def make_topology(**options: float) -> Topology:
     """The topology of `make_config`."""
-    config = make_config(lease_s=lease_s, flush_interval_s=flush_interval_s)
-    return build_topology(MeshConfig.model_validate(config))
+    return build_topology(MeshConfig.model_validate(make_config(**options)))  # type: ignore[arg-type]
 
 
 class Node:
@@ -126,6 +133,16 @@ class FlakySink(Sink):
         await self.inner.write(rows)
         if self.fails_after:
             raise SinkError("the answer was lost")
+
+    async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        if self.fails_before:
+            raise SinkError("no space left")
+        await self.inner.save_copy(domain, taken_ms, blob)
+        if self.fails_after:
+            raise SinkError("the answer was lost")
+
+    async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+        return await self.inner.latest_copy(domain, until_ms=until_ms)
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -49,6 +49,7 @@ class Site:
             {domain.id: self.gatehouse.build(domain) for domain in topology.gates.values()},
             self.house.router._lanes,
             of_key=self.gatehouse.of_key,
+            watch=watch,
             reservations=(f"{name}.{number}" for number in range(1, 10_000)),
             now_ms=clock.now_ms,
             on_loss="leased",
@@ -229,5 +230,5 @@ async def test_the_auditor_reads_the_books_of_gates(sites: Callable[..., list[Si
     await race(both, 30)
     await asyncio.gather(*(site.gatehouse.flush() for site in both))
 
-    await Audit(both[0].store, Only(*both[0].topology.gates)).run(0)
+    await Audit(both[0].store, Only(*both[0].topology.gates.values())).run(0)
     assert (await both[0].books("mesh:budget")).admitted == 30

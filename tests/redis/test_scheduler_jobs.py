@@ -12,9 +12,10 @@ from scheduler.contact import Contact
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
+from scheduler.jobs.sequences import Sweep
 from scheduler.sinks import SinkError, SqliteSink
 from shared_state.books import read_books
-from shared_state.domains import order, read_domain
+from shared_state.domains import order, read_domain, read_nodes_on_record
 from shared_state.errors import FencedOffError
 from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.statistics import minutes_of
@@ -204,8 +205,8 @@ class TestFlush:
         assert total.metrics["attempts"] == 4
         assert total.metrics["latency_le_2"] == 3
         assert [current] == await minutes_of(store, DOMAIN)
-        assert await store.client.exists(store.keys.statistics(DOMAIN, current - 2)) == 0
-        assert await store.client.exists(store.keys.statistics(DOMAIN, current)) == 1
+        assert await store.client.ttl(store.keys.statistics(DOMAIN, current - 2)) > 0
+        assert await store.client.ttl(store.keys.statistics(DOMAIN, current)) == -1
 
     @pytest.mark.parametrize("where", ["fails_before", "fails_after"])
     async def test_a_crash_around_the_write_loses_and_doubles_nothing(
@@ -267,3 +268,34 @@ async def in_flight(store: Store) -> int:
     books = await read_books(store, DOMAIN)
     assert books.is_balanced
     return sum(row.in_flight for row in books.rows)
+
+
+# -- sequences
+
+
+async def test_nodes_that_are_gone_are_forgotten(store: Store, topology: Topology) -> None:
+    """Two looks in a row must have missed them; a node that is registered stays."""
+    alive, gone = (Node(store, topology, name) for name in ("n1", "n2"))
+    for node in (alive, gone):
+        await node.settle(await node.admit())
+    await alive.beat()
+    sweep = Sweep(store, Only(DOMAIN))
+    await sweep.run(TOKEN)
+    after_one = await read_nodes_on_record(store, DOMAIN)
+    await sweep.run(TOKEN)
+
+    assert after_one == {"n1", "n2"}
+    assert await read_nodes_on_record(store, DOMAIN) == {"n1"}
+
+
+async def test_a_scheduler_that_lost_the_lead_forgets_nobody(store: Store, topology: Topology) -> None:
+    """Its token is older than one that was seen."""
+    await Node(store, topology, "n2").admit()
+    await Sweep(store, Only(DOMAIN)).run(TOKEN)
+    sweep = Sweep(store, Only(DOMAIN))
+    await store.client.hset(store.keys.domain(DOMAIN), "fence", TOKEN + 1)
+    await sweep.run(TOKEN)
+
+    with pytest.raises(FencedOffError):
+        await sweep.run(TOKEN)
+    assert await read_nodes_on_record(store, DOMAIN) == {"n2"}

@@ -9,7 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from shared_state.domains import read_epochs
+from shared_state.domains import read_pulses
+from shared_state.errors import TermChangedError
 from shared_state.ledger import Code
 from shared_state.registry import Registry
 from shared_state.statistics import forget_minute
@@ -49,11 +50,11 @@ def count_up(store: Store) -> None:
         lambda store: store.run("beat", [store.keys.nodes, store.keys.nodes + ":seen"], ["n1", "{}"]),
         lambda store: store.command("TIME"),
         lambda store: store.ping(),
-        lambda store: read_epochs(store, [DOMAIN]),
+        lambda store: read_pulses(store, [DOMAIN]),
         lambda store: Registry(store).nodes(),
         lambda store: forget_minute(store, DOMAIN, 7),
     ],
-    ids=["run", "command", "ping", "read_epochs", "nodes", "forget_minute"],
+    ids=["run", "command", "ping", "read_pulses", "nodes", "forget_minute"],
 )
 async def test_a_frozen_server_is_given_up_within_the_deadline(
     server: ValkeyServer, store: Store, call: Callable[..., object]
@@ -119,16 +120,21 @@ async def test_scripts_that_the_server_forgot_are_sent_again(store: Store) -> No
     assert (await caller.books()).is_balanced
 
 
-async def test_a_server_that_lost_everything_is_served_at_once(server: ValkeyServer, store: Store) -> None:
-    """Neither scripts nor state: the next call works, and what was in flight before is unknown."""
+async def test_a_server_that_lost_everything_serves_who_is_new_at_once(
+    server: ValkeyServer, store: Store
+) -> None:
+    """Neither scripts nor state: the next call works; what was in flight before is unknown, and its node has to say so first."""
     caller = Caller(store, make_domain(small={"rpm": 2}))
     before, _ = await caller.admit()
     server.restart(keep_data=False)
     with pytest.raises(STORE_ERRORS):
         await store.ping()
 
-    assert not (await caller.admit())[1].code
-    assert not await caller.settle(before, pool=make_pool())
+    newcomer = Caller(store, caller.domain, node="n2")
+    assert not (await newcomer.admit())[1].code
+    assert not await newcomer.settle(before, pool=make_pool())
+    with pytest.raises(TermChangedError):
+        await caller.settle(before, pool=make_pool())
     books = await caller.books()
     assert books.is_balanced
     assert [(row.model, row.in_flight) for row in books.rows] == [(SMALL, 1)]

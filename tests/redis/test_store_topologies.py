@@ -11,20 +11,23 @@ from contextlib import aclosing, asynccontextmanager, closing, suppress
 import pytest
 
 from shared_state.addresses import mask_url, parse_address
+from shared_state.books import by_cause, read_audit, report_audit
 from shared_state.bus import Bus
 from shared_state.client_keys import ClientKey, ClientKeys, new_key_text
 from shared_state.config import MeshConfig
 from shared_state.cursors import move_current, read_currents, take_turns
 from shared_state.directory import DomainDirectory
-from shared_state.domains import next_lease_ends, order, read_epochs, read_news
+from shared_state.domains import next_lease_ends, order, read_lists_of_news, read_pulses
 from shared_state.errors import ConfigurationError
 from shared_state.events import Event
 from shared_state.gates import ANY_MODEL
 from shared_state.ledger import Code
+from shared_state.recent import read_recent
 from shared_state.registry import NodeInfo, Registry
 from shared_state.statistics import forget_minute, minutes_of, read_minute, server_minute
 from shared_state.store import STORE_ERRORS, Script, Store
 from shared_state.topology import build_topology
+from shared_state.usage import read_domain_use
 from tests.redis.ground import DOMAIN, SMALL, Caller, admitted, make_domain, make_pool
 from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
@@ -105,10 +108,14 @@ def describe(node: str) -> NodeInfo:
     return NodeInfo(node, "127.0.0.1", 1, 1, 0.0, "alive", "1", "1", "exact", 0)
 
 
+async def epochs(store: Store) -> dict[str, int]:
+    return {domain: pulse.epoch for domain, pulse in (await read_pulses(store, DOMAINS)).items()}
+
+
 async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     """Many first calls at once, domains on all nodes, events, registry, cursors, statistics."""
     await asyncio.gather(*(store.ping() for _ in range(40)))
-    assert await read_epochs(store, DOMAINS) == dict.fromkeys(DOMAINS, 0)
+    assert await epochs(store) == dict.fromkeys(DOMAINS, 0)
 
     caller = Caller(store, make_domain(small={"rpm": 3}))
     (one, _), verdicts = await caller.admit(), await caller.admit_many(5)
@@ -121,7 +128,7 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
             await order(store, domain, kind="model", name=SMALL, action="deactivate")
         heard = {(await asyncio.wait_for(listener.events.get(), 3)).domain for _ in DOMAINS}
     assert heard == set(DOMAINS)
-    assert await read_epochs(store, DOMAINS) == dict.fromkeys(DOMAINS, 1)
+    assert await epochs(store) == dict.fromkeys(DOMAINS, 1)
 
     registry = Registry(store)
     await registry.beat(describe("a"))
@@ -136,6 +143,14 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     (minute,) = await minutes_of(store, DOMAIN)
     assert abs(await server_minute(store) - minute) <= 1
     assert [row.model for row in await read_minute(store, DOMAIN, minute)] == [SMALL]
+    assert (
+        sum(row.metrics["attempts"] for row in (await read_recent(store, [DOMAIN, *DOMAINS], minutes=5)).rows)
+        == 1
+    )
+    use = await read_domain_use(store, caller.domain, now_ms=minute * 60_000)
+    assert [(window.name, window.used) for window in use.models[SMALL]] == [("rpm", 3)]
+    await report_audit(store, by_cause([]))
+    assert await read_audit(store) is not None
     await forget_minute(store, DOMAIN, minute)
     assert await minutes_of(store, DOMAIN) == []
     seconds, _ = await store.client.time()
@@ -163,7 +178,7 @@ async def test_client_keys_are_told_and_their_domains_listed(store: Store) -> No
     assert set(domains) == set(await directory.ids()) == {f"key:k{n}" for n in range(8)}
     assert [admitted(batch) for batch in verdicts] == [2] * 8
     assert await next_lease_ends(store, list(domains)) == dict.fromkeys(domains, math.inf)
-    assert await read_news(store, list(domains), most=5) == []
+    assert await read_lists_of_news(store, list(domains)) == [[]] * 8
 
 
 async def test_a_killed_primary_is_replaced_and_its_admissions_are_remembered(
@@ -178,6 +193,9 @@ async def test_a_killed_primary_is_replaced_and_its_admissions_are_remembered(
         victim.kill()
         await wait_until(lambda: succeeds(caller.books), FAILOVER_S, what="a replica takes over")
 
+        assert (await caller.admit())[1].code == Code.HELD
+        correction = await caller.assert_known()
+        assert (correction.cause, correction.admissions) == ("failover", 0)
         assert admitted(await caller.admit_many(9)) == 3
         assert (await caller.admit())[1].code == Code.AT_LIMIT
         assert (await caller.books()).is_balanced
@@ -220,9 +238,9 @@ async def test_other_masters_serve_while_one_is_frozen(namespace: str) -> None:
             await store.ping()
             frozen.freeze()
             try:
-                waiting = [asyncio.create_task(read_epochs(store, DOMAINS[:1])) for _ in range(50)]
+                waiting = [asyncio.create_task(read_pulses(store, DOMAINS[:1])) for _ in range(50)]
                 await asyncio.sleep(0)
-                assert await read_epochs(store, [well]) == {well: 0}
+                assert (await read_pulses(store, [well]))[well].epoch == 0
                 lost = await asyncio.gather(*waiting, return_exceptions=True)
             finally:
                 frozen.thaw()

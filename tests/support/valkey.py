@@ -90,6 +90,22 @@ class ValkeyServer:
             (self.directory / "appendonly.aof").unlink(missing_ok=True)
         self.start()
 
+    @property
+    def log_size(self) -> int:
+        """Bytes in the append-only file: so much has been written, whatever of it has reached the disk."""
+        return self._log().stat().st_size
+
+    def lose_tail(self, size: int) -> None:
+        """Kill it as if the machine had died with only so many bytes of the append-only file on the disk, and start again."""
+        self.kill()
+        with self._log().open("r+b") as log:
+            log.truncate(size)
+        self.start()
+
+    def _log(self) -> Path:
+        (path,) = (self.directory / "appendonlydir").glob("*.incr.aof")
+        return path
+
     def kill(self) -> None:
         """SIGKILL; the socket file stays behind, as after a crash."""
         if self.process:

@@ -14,11 +14,12 @@ from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
 from node.routing.estimate import token_room
-from node.routing.gates import Gate, Gates
+from node.routing.gates import Gates
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.router import Router
+from node.routing.stays import Gate
 from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
@@ -86,6 +87,7 @@ class Watch:
         self.failures: list[BaseException] = []
         self.losses = 0
         self.returns: list[Callable[[], None]] = []
+        self.held: set[str] = set()
 
     @property
     def mode(self) -> str:
@@ -143,6 +145,8 @@ class Ledger:
         self.asks: list[Ask] = []
         self.open: set[str] = set()
         self.settled: list[Settlement] = []
+        self.learned: list[tuple[str, list[tuple[str, int, int]]]] = []
+        self.takes_early_words = True
 
     async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
         self.asks.append(ask)
@@ -158,6 +162,11 @@ class Ledger:
         if not settlement.flags & LEASED:
             self.open.remove(settlement.reservation)
         self.settled.append(settlement)
+
+    def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
+        if self.takes_early_words:
+            self.learned.append((model, list(learned)))
+        return self.takes_early_words
 
     async def until_settled(self, within_s: float) -> None:
         """Nothing is ever on its way here."""
@@ -233,18 +242,19 @@ class House:
         self.gates = {domain.id: self._gate(domain) for domain in topology.gates.values()}
         draws = itertools.cycle(draw)
         self.pipeline = Pipeline(self.view, self.cursors, draw=lambda: next(draws))  # type: ignore[arg-type]
-        lanes, reservations = self._lanes(), (f"r{number}" for number in itertools.count(1))
+        lanes = self._lanes()
         self.router = Router(
             self.pipeline,
             lanes,
             self.watch,  # type: ignore[arg-type]
             clock=self.view.clock,  # type: ignore[arg-type]
-            reservations=reservations,
+            reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,
             gates=Gates(
                 self.gates,
                 lanes,
                 of_key=self._key_gate,
+                watch=self.watch,  # type: ignore[arg-type]
                 reservations=(f"g{number}" for number in itertools.count(1)),
                 now_ms=self.view.clock.now_ms,
                 on_loss=on_loss,

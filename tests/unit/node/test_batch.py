@@ -33,6 +33,11 @@ class ScriptedLedger:
         self.refused: set[str] = set()
         self.errors: list[Exception] = []
         self.wait: Callable[[], Awaitable[object]] | None = None
+        self.is_asserted = True
+        self.hold_until_ms = 0
+
+    def is_held(self) -> bool:
+        return not self.is_asserted or self.hold_until_ms > 0
 
     async def admit(self, asks: Sequence[Ask]) -> list[Verdict]:
         self.admissions.append([ask.reservation for ask in asks])

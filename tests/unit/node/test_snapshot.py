@@ -24,20 +24,26 @@ class Pipe:
 
     def __init__(self, store: Records) -> None:
         self._store = store
-        self._answers: list[int | str | None] = []
+        self._answers: list[Any] = []
         self._asks_epochs = False
 
-    def hget(self, key: str, field: str) -> None:
-        assert field == "epoch"
+    def hmget(self, key: str, fields: list[str]) -> None:
+        assert fields == ["epoch", "term", "copied"]
         self._asks_epochs = True
-        self._answers.append(self._store.epochs[key] or None)
+        self._answers.append((self._store.epochs[key] or None, self._store.terms[key] or None, None))
 
     def get(self, key: str) -> None:
         self._answers.append(self._store.current.get(key))
 
-    async def execute(self) -> list[bytes | None]:
+    async def execute(self) -> list[Any]:
         await self._store.answer("epochs" if self._asks_epochs else "pointers")
-        return [None if answer is None else str(answer).encode() for answer in self._answers]
+        return [_as_bytes(answer) for answer in self._answers]
+
+
+def _as_bytes(answer: Any) -> Any:
+    if isinstance(answer, tuple):
+        return [_as_bytes(part) for part in answer]
+    return None if answer is None else str(answer).encode()
 
 
 class Records:
@@ -47,6 +53,7 @@ class Records:
         self.keys = Keys("t")
         self.timeout_s = 0.25
         self.epochs: Counter[str] = Counter()
+        self.terms: Counter[str] = Counter()
         self.states: dict[str, dict[str, str]] = {}
         self.current: dict[str, str] = {}
         self.reads: Counter[str] = Counter()
@@ -71,7 +78,7 @@ class Records:
         for _, name in ormsgpack.unpackb(args[0]):
             flat = [part.encode() for item in self.states.get(name, {}).items() for part in item]
             rows.append(flat)
-        return [NOW_MS, self.epochs[keys[0]], *rows]
+        return [NOW_MS, self.epochs[keys[0]], self.terms[keys[0]], *rows]
 
     async def answer(self, what: str) -> None:
         self.reads[what] += 1

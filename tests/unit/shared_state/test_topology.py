@@ -366,3 +366,21 @@ def test_loader_runs_the_same_checks():
     topology = build_topology(read_config(document, environ={}))
 
     assert len(topology.version) == 12
+
+
+@pytest.mark.parametrize("kind", ["context_window", "content_policy"])
+def test_fallbacks_name_models_and_other_pools(kind):
+    """What a call may go on to must exist; a pool is no way out of itself."""
+    models = {"alpha.small": chat_model(), "alpha.large": chat_model()}
+
+    def pools(*names: str) -> dict:
+        return {
+            "chat": {"models": ["alpha.small"], "fallbacks": {kind: list(names)}},
+            "long": {"models": ["alpha.large"]},
+        }
+
+    build({"alpha": COMPATIBLE}, models, pools("long", "alpha.large"))
+    assert faults_of({"alpha": COMPATIBLE}, models, pools("long", "alpha.larg", "chat")) == [
+        f"pools.chat.fallbacks.{kind}[1]: unknown model or pool 'alpha.larg'; did you mean 'alpha.large'?",
+        f"pools.chat.fallbacks.{kind}[2]: a pool cannot fall back to itself",
+    ]

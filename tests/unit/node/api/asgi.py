@@ -21,6 +21,7 @@ from node.api.surfaces import SURFACES
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from shared_state.client_keys import ClientKey
+from shared_state.findings import Finding, StoreReport
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -70,11 +71,13 @@ async def ask(
     path: str,
     *pieces: bytes,
     headers: Headers = (),
+    query: str = "",
     leaves: asyncio.Event | None = None,
+    heard: Heard | None = None,
 ) -> Heard:
-    """One request to its end; the caller leaves when the event is set."""
+    """One request to its end; the caller leaves when the event is set. ``heard`` can be looked at meanwhile."""
     given = list(pieces) or [b""]
-    heard = Heard()
+    heard = heard or Heard()
 
     async def receive() -> Message:
         if given:
@@ -88,7 +91,7 @@ async def ask(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": list(headers),
         "http_version": "1.1",
         "scheme": "http",
@@ -102,6 +105,17 @@ async def post(app: ASGIApp, body: Any = None, *, path: str = "/v1/chat/completi
     """One request with a JSON body; by default a good one."""
     fields = {"model": "chat", "messages": MESSAGES} if body is None else body
     return await ask(app, "POST", path, orjson.dumps(fields), **more)
+
+
+class Findings:
+    """What the self-test found, as the test says."""
+
+    def __init__(self) -> None:
+        self.report: StoreReport | None = None
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self.report.findings if self.report else ()
 
 
 class Keys:
@@ -144,18 +158,21 @@ class Front:
         keys_required: bool = False,
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
+        self.keys = keys or Keys()
+        self.keyring = Keyring(self.keys, self.place.watch)  # type: ignore[arg-type]
         self.log = io.BytesIO()
         self.request_log = RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
+        self.findings = Findings()
         self.metrics = Metrics(
             self.place.view,  # type: ignore[arg-type]
             self.place.watch,  # type: ignore[arg-type]
             {},
             {},
+            {},
             lambda: self.place.router.in_flight,
+            self.findings,  # type: ignore[arg-type]
         )
-        self.keys = keys or Keys()
-        self.keyring = Keyring(self.keys, self.place.watch)  # type: ignore[arg-type]
         door = ClientDoor(
             doorkeeper, self.keyring, is_required=keys_required, now_ms=self.place.view.clock.now_ms
         )

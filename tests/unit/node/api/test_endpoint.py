@@ -388,3 +388,19 @@ async def test_no_task_outlives_its_request() -> None:
     await asyncio.sleep(0)
 
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# -- what a request weighs
+
+
+async def test_a_request_is_weighed_at_the_door() -> None:
+    """An image is reserved as an image, however large its file."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 90_000}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    node = front()
+    await post(node.app, {**GOOD, "messages": messages})
+    await post(node.app, {**GOOD, "messages": [{"role": "user", "content": "7 8 9 " * 1000}]})
+    image, digits = (asked.tokens_in for asked in node.place.ledger.asks)
+
+    assert 2000 < image < 2100
+    assert 4500 < digits < 4600

@@ -1,0 +1,43 @@
+"""Forgets the sequences of nodes that are gone, so that a domain's record of them does not grow for ever."""
+
+from __future__ import annotations
+
+import structlog
+
+from shared_state.directory import Directory
+from shared_state.domains import forget_nodes, read_nodes_on_record
+from shared_state.registry import Registry
+from shared_state.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Sweep:
+    """Looks for nodes that have a sequence and are not registered.
+
+    A node is forgotten when two looks in a row have missed it: what it sent last must have arrived, and a registry that was lost
+    must have had the time to fill again.
+    """
+
+    def __init__(self, store: Store, domains: Directory) -> None:
+        self._store = store
+        self._domains = domains
+        self._registry = Registry(store)
+        self._missed: dict[str, set[str]] = {}
+
+    async def run(self, token: int) -> None:
+        """One look at every domain.
+
+        Raises:
+            FencedOffError: another scheduler leads.
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        for domain in await self._domains.ids():
+            on_record = await read_nodes_on_record(self._store, domain)
+            registered = {node.info.id for node in await self._registry.nodes()}
+            missing = on_record - registered
+            gone = missing & self._missed.get(domain, set())
+            if gone:
+                await forget_nodes(self._store, domain, gone, token=token)
+                log.info("nodes forgotten", domain=domain, nodes=len(gone))
+            self._missed[domain] = missing - gone

@@ -1,0 +1,12 @@
+-- Which server this is. Empty where INFO is forbidden: then only a term that went back tells one from another.
+local function run_id()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and info:match('run_id:(%x+)') or ''
+end
+
+-- Whether it was a replica of another one.
+local function was_promoted()
+  local info = redis.pcall('INFO', 'replication')
+  local before = type(info) == 'string' and info:match('master_replid2:(%x+)') or ''
+  return before:find('[^0]') ~= nil
+end
