@@ -60,6 +60,7 @@ class Call:
         provider: a provider that the caller prefers.
         prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
         caps: bounds that the caller sets to who may serve.
+        session: the caller's name for a conversation, empty for none.
     """
 
     surface: Surface
@@ -71,6 +72,7 @@ class Call:
     provider: str | None = None
     prompt_tokens: int = 0
     caps: Caps | None = None
+    session: str = ""
 
     @property
     def name(self) -> str:

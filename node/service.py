@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import secrets
 import time
 from collections.abc import Iterator
@@ -31,7 +32,11 @@ from node.providers.connector import Connector
 from node.routing.cursors import Cursors
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
+from node.routing.sessions import Sessions
+from node.routing.strategies import build_strategies
+from node.signals import Signals
 from node.snapshot import Snapshot
 from node.terms import TermKeeper
 from node.upstream import open_transport
@@ -92,11 +97,11 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
-        cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
-            Pipeline(self.snapshot, cursors),
+            Pipeline(self.snapshot, self._build_ranker()),
             self._build_lanes(),
             self.watch,
+            self.signals,
             clock=self.clock,
             reservations=_reservation_ids(self.id),
             on_loss=config.redis.on_loss,
@@ -138,6 +143,30 @@ class NodeService:
     def _on_gap(self) -> None:
         self.snapshot.refresh_all()
         self.events.tell_gap()
+
+    def _build_ranker(self) -> Ranker:
+        """The selection stage; only domains whose pools want signals are read for them."""
+        topology, strategies = self.topology, build_strategies(self.topology.pools.values())
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        self.signals = Signals(
+            self.store,
+            [domain for domain in topology.domains.values() if domain.id in wanted],
+            self.watch,
+            clock=self.clock,
+            nodes=lambda: self.nodes_seen,
+        )
+        sessions = Sessions(
+            self.store,
+            self.watch,
+            epoch_of=self.snapshot.epoch_of,
+        )
+        cursors = Cursors(self.store, self.watch, self.snapshot.current)
+        return Ranker(strategies, self.snapshot, Facts(cursors, sessions, self.signals), draw=random.random)
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
@@ -199,7 +228,7 @@ class NodeService:
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
         loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
-        loops += [keeper.run() for keeper in self._terms.values()]
+        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

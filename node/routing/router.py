@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from node.call import Call, Reply, Target, Trail
+from node.providers.headroom import headroom_told
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
@@ -20,6 +21,8 @@ from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
 from node.routing.verdicts import Refusals
+from node.routing.waiting import Waiting
+from node.signals import Signals
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
 from shared_state.errors import (
@@ -53,6 +56,7 @@ class Router:
         pipeline: Pipeline,
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
+        signals: Signals,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -62,6 +66,8 @@ class Router:
         self._pipeline = pipeline
         self._lanes = lanes
         self._watch = watch
+        self._signals = signals
+        self._waiting = Waiting(pipeline)
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
@@ -86,7 +92,9 @@ class Router:
         try:
             plan = await self._pipeline.plan(call)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
-            await self._try_targets(plan, reply, interrupts, trail)
+            await self._waiting.carry(
+                plan, lambda plan: self._try_targets(plan, reply, interrupts, trail), interrupts, trail
+            )
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
                 raise ClientDisconnectedError("the client has left") from None
@@ -137,6 +145,8 @@ class Router:
                 refusals.verdicts.append(verdict)
                 trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
                 return Next.OTHER
+            if plan.on_admitted is not None:
+                plan.on_admitted()
             tries += 1
             trail.attempts += 1
             trail.target = target
@@ -155,7 +165,10 @@ class Router:
                 is_reserved=is_reserved,
             )
             try:
-                await _run(attempt, lane, reservation)
+                with self._signals.under_way(target.model.id):
+                    await _run(attempt, lane, reservation)
+                if attempt.headers is not None and self._signals.wants(target.model.id):
+                    self._signals.tell(target.model.id, headroom_told(attempt.headers))
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()

@@ -312,3 +312,31 @@ async def test_an_oversized_answer_is_the_providers_fault(monkeypatch: pytest.Mo
     assert place.reader.body == b""
     assert place.ledger.outcomes == [("alpha.m", Outcome.FAILURE)]
     place.assert_clean()
+
+
+@in_virtual_time
+async def test_attempts_count_as_under_way_until_they_end() -> None:
+    """However they end: the signals of this node's own work."""
+    place = house(alpha=refused(500), beta=whole())
+    seen: list[list[str]] = []
+    send = place.transport.handle_async_request
+
+    async def watched(request: httpx.Request) -> httpx.Response:
+        seen.append(list(place.signals.under_way_now))
+        return await send(request)
+
+    place.transport.handle_async_request = watched  # type: ignore[method-assign]
+    await place.serve()
+
+    assert seen == [["alpha.m"], ["beta.m"]]
+    assert place.signals.under_way_now == []
+
+
+@in_virtual_time
+async def test_what_a_provider_says_of_its_limits_is_passed_on() -> None:
+    """For the ranking of the next request."""
+    said = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "7"}
+    place = house(alpha=Answer(*whole().body.parts, headers={"content-type": "application/json", **said}))
+    await place.serve()
+
+    assert place.signals.told == [("alpha.m", (0.07, 60.0))]
