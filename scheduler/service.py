@@ -28,6 +28,7 @@ from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
+from shared_state.books import audited
 from shared_state.config.loader import load_config
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
@@ -40,7 +41,7 @@ LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
-SELF_TEST_EVERY_S: Final = 3600.0
+SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -75,9 +76,9 @@ class SchedulerService:
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
-            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("audit", Audit(store, audited(topology.domains)).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
-            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         if self._copies is not None:
             jobs += [

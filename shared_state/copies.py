@@ -23,9 +23,9 @@ from shared_state.limits import windows_of
 from shared_state.store import Argument, Store
 from shared_state.topology import DomainSpec
 
-#: Reading so many takes the server some 20 ms. Those beyond are booked as abandoned when the copy is restored: charged in full, but
-#: not counted as in flight.
-MOST_RESERVATIONS: Final = 10_000
+#: Reading so many takes the server some 10 ms, and nobody is served meanwhile. Those beyond are booked as abandoned when the copy is
+#: restored: charged in full, but not counted as in flight.
+MOST_RESERVATIONS: Final = 4000
 
 _MAGIC: Final = b"modelmesh-copy-1\n"
 _LEVEL: Final = 3

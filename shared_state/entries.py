@@ -43,6 +43,7 @@ class Outcome(IntEnum):
 NOT_SENT: Final = 1
 ESTIMATED: Final = 2
 LEASED: Final = 4
+STREAM: Final = 64
 UNKNOWN: Final = -1
 
 
@@ -61,10 +62,11 @@ class LeaseWish:
     """What a node reports and wants for a model.
 
     Attributes:
-        used: what was spent of the lease since the last report.
+        used: what was spent of the lease on calls that have ended since the last report.
         kept: what the node still holds and may spend meanwhile.
         requests: how many requests the new lease should cover.
         one: what one of them is expected to need.
+        running: what was spent on calls that have not ended.
     """
 
     model: str
@@ -72,6 +74,7 @@ class LeaseWish:
     kept: Amounts
     requests: int
     one: Amounts
+    running: Amounts = Amounts()
 
 
 @dataclass(slots=True)

@@ -7,11 +7,14 @@ ModelMeshError
 ├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
+│   ├── UnsupportedFeatureError
+│   ├── ContextLengthError
 │   ├── PayloadTooLargeError
 │   ├── AuthenticationRequiredError
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
+│   ├── SessionModelUnavailableError
 │   ├── LimitReachedError
 │   ├── AllProvidersExhaustedError
 │   └── DeadlineExceededError
@@ -22,7 +25,8 @@ ModelMeshError
     ├── QuotaExhaustedError
     ├── ProviderTimeoutError
     ├── ProviderUnavailableError   no connection, or a 5xx
-    └── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    ├── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    └── AdmissionLapsedError       nothing was sent: the admission had become too old
 """
 
 from __future__ import annotations
@@ -120,6 +124,18 @@ class ModelNotFoundError(RequestError):
     default_code = "model_not_found"
 
 
+class UnsupportedFeatureError(RequestError):
+    """No model of that name can do what the request asks for; ``param`` is the field that asks."""
+
+    default_code = "unsupported_feature"
+
+
+class ContextLengthError(RequestError):
+    """The text is longer than the context window of every model of that name."""
+
+    default_code = "context_length_exceeded"
+
+
 class RouteNotFoundError(RequestError):
     """No such route."""
 
@@ -167,6 +183,12 @@ class NoActiveModelError(RoutingError):
     """Every fit model is on standby."""
 
     default_code = "no_active_model"
+
+
+class SessionModelUnavailableError(RoutingError):
+    """The model that a strict session belongs to is on standby."""
+
+    default_code = "session_model_unavailable"
 
 
 class LimitReachedError(RoutingError):
@@ -277,3 +299,13 @@ class ProviderProtocolError(ProviderError):
     """Garbage, an empty answer, or a stream without its end."""
 
     default_code = "provider_protocol"
+
+
+class AdmissionLapsedError(ProviderError):
+    """Nothing was sent: there was no connection in time, or the process slept, and the admission may count no more. Ask anew."""
+
+    default_code = "admission_lapsed"
+    blame = Blame.NOBODY
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False, stale=True)

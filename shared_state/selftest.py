@@ -225,6 +225,19 @@ async def read_servers(
     ]
 
 
+async def read_runs(store: Store) -> dict[str, str]:
+    """Every server that accepts writes, and the id of its present run; empty where it is not shown.
+
+    Raises:
+        RedisError, OSError, TimeoutError: one of them is away.
+    """
+    runs = {}
+    for name, ask in await primaries(store.client):
+        info = await _Teller(ask, store.timeout_s).see("INFO", "server") or {}
+        runs[name] = str(info.get("run_id", ""))
+    return runs
+
+
 class _Teller:
     """Asks one server, each command under the deadline; notes which commands it refuses."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -49,8 +50,14 @@ class Connector:
             }
         }
 
-    def request(self, call: Call, model: ModelSpec) -> httpx.Request:
-        """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need."""
+    def request(
+        self, call: Call, model: ModelSpec, *, on_send: Callable[[], None] | None = None
+    ) -> httpx.Request:
+        """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
+
+        Args:
+            on_send: called just before the first byte goes out; what it raises is raised instead.
+        """
         fields = {**call.fields, "model": model.upstream}
         if call.is_stream:
             options = fields.get("stream_options")
@@ -73,7 +80,7 @@ class Connector:
                 (b"x-request-id", call.request_id.encode()),
             ],
             content=body,
-            extensions=self._extensions,
+            extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
         )
 
     async def send(self, request: httpx.Request) -> httpx.Response:

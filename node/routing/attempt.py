@@ -23,20 +23,27 @@ from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
+    AdmissionLapsedError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
     RateLimitError,
 )
-from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
+from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
+#: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
+_ADMISSION_LIFE_S: Final = 2.0
 
 
 class Attempt:
-    """Carries one admitted reservation to its settlement."""
+    """Carries one admitted reservation to its settlement.
+
+    Attributes:
+        headers: of the provider's answer, once there is one.
+    """
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class Attempt:
         trail: Trail,
         *,
         deadline: float,
+        asked: float,
         is_reserved: bool = True,
     ) -> None:
         self._call = call
@@ -59,6 +67,7 @@ class Attempt:
         self._interrupts = interrupts
         self._trail = trail
         self._deadline = deadline
+        self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
@@ -67,6 +76,7 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
+        self.headers: httpx.Headers | None = None
 
     async def run(self) -> None:
         """Sends the call and passes the answer on.
@@ -106,11 +116,13 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(self._call, self._target.model)
-                self._sent = self._loop.time()
+                request = self._lane.connector.request(
+                    self._call, self._target.model, on_send=self._begin_sending
+                )
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
+            self.headers = response.headers
             if comfort is not None:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -130,6 +142,12 @@ class Attempt:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
         if self._learned and self._lane.batcher.learn(self._target.model.id, self._learned):
             self._learned = []
+
+    def _begin_sending(self) -> None:
+        """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
+        self._sent = self._loop.time()
+        if self._sent - self._asked > _ADMISSION_LIFE_S:
+            raise AdmissionLapsedError(f"{self._target.model.provider} could not be called in time")
 
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()
@@ -263,6 +281,8 @@ class Attempt:
         now = self._loop.time()
         settlement.latency_ms = round((now - self._admitted) * 1000)
         settlement.dispatch_delay_ms = _ms_beyond(self._sent - self._admitted)
+        if self._call.is_stream:
+            settlement.flags |= STREAM
         if self._first_content:
             settlement.first_token_ms = round((self._first_content - self._admitted) * 1000)
         if usage is not None:

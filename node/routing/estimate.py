@@ -9,6 +9,7 @@ import orjson
 
 from node.call import Call
 from node.providers.usage import Usage, cost_nano
+from node.routing.strategies.base import Request
 from node.routing.tokenizer import tokenizer_for
 from node.routing.weight import without_media
 from shared_state.config import LimitsConfig
@@ -18,6 +19,9 @@ from shared_state.topology import ModelSpec
 BYTES_PER_TOKEN: Final = 2
 #: Output reserved when neither the request nor the model says how much may come.
 DEFAULT_OUTPUT_TOKENS: Final = 4096
+#: What is expected rather than reserved: the usual size of a token, and of an answer whose bound is not stated.
+_USUAL_BYTES_PER_TOKEN: Final = 4
+_USUAL_OUTPUT_TOKENS: Final = 500
 #: Records in Redis keep tokens in 32 bits, and Lua counts exactly up to 2**53.
 _MOST_TOKENS: Final = 2**31 - 1
 _MOST_COST_NANO: Final = 2**53 - 1
@@ -60,6 +64,32 @@ def prompt_tokens(call: Call, model: ModelSpec) -> int:
         return weight
     lean, media = without_media(call.fields)
     return media + tokenizer.count(orjson.dumps(lean))
+
+
+def expect(call: Call) -> Request:
+    """What a call will probably use, for comparing models with each other."""
+    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN)
+    if call.prompt_tokens:  # images are many bytes and few tokens
+        tokens_in = min(tokens_in, call.prompt_tokens)
+    stated = call.surface.most_output(call.fields)
+    usual = _USUAL_OUTPUT_TOKENS * int(call.fields.get("n") or 1)
+    return Request(
+        tokens_in=tokens_in,
+        tokens_out=usual if stated is None else stated,
+        tokens_known=max(0, tokens_in - _newest_tokens(call)) if call.session else 0,
+        is_stream=call.is_stream,
+        session=call.session,
+    )
+
+
+def _newest_tokens(call: Call) -> int:
+    """Size of the last message of a conversation: what came before it was sent once already."""
+    messages = call.fields.get("messages")
+    if not isinstance(messages, list) or len(messages) < 2:
+        return call.body_bytes
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, dict) else None
+    return -(-len(content) // _USUAL_BYTES_PER_TOKEN) if isinstance(content, str) else call.body_bytes
 
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:

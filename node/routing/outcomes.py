@@ -7,6 +7,7 @@ from typing import Final
 from shared_state.catalogue.dialects import Dialect
 from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
+    AdmissionLapsedError,
     AuthenticationError,
     ProviderError,
     ProviderTimeoutError,
@@ -26,7 +27,7 @@ _BAD_GATEWAYS: Final = frozenset({*range(520, 528), 530})
 
 def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
     """What a failed attempt counts as. A caller's own mistake counts for nobody."""
-    if isinstance(error, RejectedRequestError):
+    if isinstance(error, (RejectedRequestError, AdmissionLapsedError)):
         return Outcome.NEUTRAL
     if isinstance(error, AuthenticationError):
         return Outcome.CREDENTIALS

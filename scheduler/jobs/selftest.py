@@ -1,4 +1,4 @@
-"""Examines the store, publishes what was found, and logs what has changed since the last look."""
+"""Examines the store at the start, hourly, and when another server has taken over; publishes and logs what was found."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Final
 import structlog
 
 from shared_state.findings import Finding, Severity, StoreReport, publish_report, read_report
-from shared_state.selftest import judge, read_servers
+from shared_state.selftest import judge, read_runs, read_servers
 from shared_state.store import Store
 
 log = structlog.get_logger(__name__)
 
+EXAMINE_EVERY_S: Final = 3600.0
 _LOUD: Final = (Severity.ERROR, Severity.WARNING)
 
 
@@ -37,13 +38,24 @@ class SelfTest:
         self._wall = wall
         self._clocks: dict[str, tuple[int, float]] = {}
         self._told: frozenset[Finding] = frozenset()
+        self._runs: dict[str, str] = {}
+        self._examined_s = -EXAMINE_EVERY_S
 
     async def run(self, _token: int) -> None:
-        """One look. Needs no fence, for it changes nothing that another scheduler relies on.
+        """Examines the store if it is time, or if it is not the one that was examined. Needs no fence, for it changes nothing
+        that another scheduler relies on.
 
         Raises:
             RedisError, OSError, TimeoutError: the store is away.
         """
+        runs = await read_runs(self._store)
+        is_same = runs == self._runs and await read_report(self._store) is not None
+        if is_same and self._clock() - self._examined_s < EXAMINE_EVERY_S:
+            return
+        await self._examine()
+        self._runs, self._examined_s = runs, self._clock()
+
+    async def _examine(self) -> None:
         servers = await read_servers(self._store, earliest_ms=await self._earliest_ms(), wall=self._wall)
         findings = judge(servers)
         self._clocks = {server.name: (server.time_ms, self._clock()) for server in servers}

@@ -152,6 +152,14 @@ local function merge_state(kind, id, fields)
   if theirs >= 0 and theirs < math.huge then redis.call('ZADD', KEYS[1] .. ':due', int(theirs), due_name(live)) end
 end
 
+-- Of batches the later one, for what is in the copy need not be replayed; of the term that a node has asserted, and whether it has left,
+-- the domain knows better.
+local function merge_sequence(field, value)
+  local key = KEYS[1] .. ':seq'
+  local live = redis.call('HGET', key, field)
+  if not live or (field:sub(-2) ~= '\tt' and tonumber(live) < tonumber(value)) then redis.call('HSET', key, field, value) end
+end
+
 for name, scope in pairs(scopes) do merge_scope(name, scope) end
 for _, lease in ipairs(copy.leases) do merge_lease(lease) end
 local reservations, admissions = 0, 0
@@ -167,11 +175,7 @@ for field, value in pairs(copy.done) do
   redis.call('HSETNX', KEYS[1] .. ':done', field, value)
   redis.call('PEXPIRE', KEYS[1] .. ':done', DONE_KEPT_MS)
 end
-for field, value in pairs(copy.seq) do
-  if tonumber(redis.call('HGET', KEYS[1] .. ':seq', field) or -1) < tonumber(value) then
-    redis.call('HSET', KEYS[1] .. ':seq', field, value)
-  end
-end
+for field, value in pairs(copy.seq) do merge_sequence(field, value) end
 for _, scope in pairs(scopes) do save_scope(scope) end
 
 epoch = math.max(epoch, copy.epoch) + 1

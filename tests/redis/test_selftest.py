@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from node.findings import StoreFindings
 from scheduler.jobs.selftest import SelfTest
 from shared_state.findings import REPORT_TTL_S, Severity, StoreReport, read_report
 from shared_state.selftest import read_servers
-from shared_state.store import Store
+from shared_state.store import STORE_ERRORS, Store
 from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
 from tests.support.valkey_fleet import ClusterFleet, SentinelFleet
@@ -49,7 +49,8 @@ async def examine(store: Store, **options: object) -> StoreReport:
     return report
 
 
-def codes(report: StoreReport) -> set[str]:
+def codes(report: StoreReport | None) -> set[str]:
+    assert report is not None
     return {finding.code for finding in report.findings}
 
 
@@ -126,6 +127,30 @@ async def test_a_clock_that_goes_back_is_noticed_also_by_the_next_scheduler(stor
     ahead = {name: ms + 60_000 for name, ms in report.clocks.items()}
     servers = await read_servers(store, earliest_ms=ahead)
     assert servers[0].earliest_ms - servers[0].time_ms > 50_000
+
+
+async def test_another_server_is_examined_at_once(
+    start_server: Callable[..., ValkeyServer], namespace: str
+) -> None:
+    """One that came back empty, or with other options; the same one only every hour."""
+    server = start_server()
+    async with aclosing(Store(server.url, namespace=namespace, timeout_s=5)) as store:
+        selftest = SelfTest(store)
+        await selftest.run(1)
+        await store.command("CONFIG", "SET", "appendonly", "yes")
+        await selftest.run(1)
+        assert "persistence" in codes(await read_report(store))
+        await store.command("DEL", store.keys.report)
+        await selftest.run(1)
+        assert "persistence" not in codes(await read_report(store))
+        raw = await store.command("GET", store.keys.report)
+        server.restart(keep_data=False)
+        with suppress(*STORE_ERRORS):  # the connection of before
+            await store.ping()
+        await store.command("SET", store.keys.report, raw)
+        await selftest.run(1)
+
+        assert "persistence" in codes(await read_report(store))
 
 
 async def test_nodes_are_told(store: Store) -> None:
