@@ -136,7 +136,7 @@ class Router:
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
-        need = estimate(call, target.model, lane.token_room)
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
         tries = 0
         while True:
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()

@@ -139,6 +139,16 @@ async def test_a_model_with_a_tokenizer_reserves_what_it_counts() -> None:
     assert estimate(call, closer, None).tokens_in == prompt_tokens(call, closer)
 
 
+async def test_a_call_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many candidates and attempts ask."""
+    call = chat()
+    closer = mesh("alpha.gpt-4", model=COUNTED).models["alpha.gpt-4"]
+    first = prompt_tokens(call, closer)
+    monkeypatch.setattr(Tokenizer, "count", lambda *_: pytest.fail("counted again"))
+
+    assert prompt_tokens(call, closer) == first
+
+
 async def test_images_weigh_the_same_with_a_tokenizer() -> None:
     """Their data is not read as text."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
