@@ -36,7 +36,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     registry: Any = importlib.import_module("tiktoken.registry")
     monkeypatch.setattr(registry, "ENCODINGS", {})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("socket.socket.connect", _no_network)
+    monkeypatch.setattr("requests.get", _no_network)
     for cached in (tokenizer_for, _load):
         cached.cache_clear()
     yield
@@ -44,7 +44,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
         cached.cache_clear()
 
 
-def _no_network(*_: object) -> None:
+def _no_network(*_: object, **__: object) -> None:
     raise AssertionError("a vocabulary was asked for over the network")
 
 
