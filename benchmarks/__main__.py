@@ -14,16 +14,20 @@ from rich.console import Console
 
 from benchmarks.figures import disturbance, summarise
 from benchmarks.harness import Harness, RunOptions
+from benchmarks.peers import PEERS
 from benchmarks.plot import draw
 from benchmarks.results import file_name, page, write_json
 from benchmarks.samples import Run
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.subjects import SUBJECTS
+from benchmarks.subjects import SUBJECTS, SubjectError
 from benchmarks.tables import rich_table, sheets
 from tests.support.processes import ProcessFailedError
 
 RESULTS: Final = Path(__file__).parent / "results"
 _DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast")
+#: Peers in one run with nodes: the loads that all of them can be given, fewer rounds, for they start slowly.
+_PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", *PEERS)
+_PEER_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
 _FILE_WIDTH: Final = 150
 _SMOKE_SUBJECTS: Final = ("direct", "node/fast")
 _SMOKE_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
@@ -34,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     try:
+        if arguments.command == "peers":
+            install_peers(console)
         if arguments.command == "profile":
             from benchmarks.profiling import profile
 
@@ -42,6 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProcessFailedError as error:
         console.print(f"[red]{error}[/red]")
         return 1
+
+
+def install_peers(console: Console) -> None:
+    """Install every peer that is missing; one that cannot be is left out of the run, which says so."""
+    for name, peer in PEERS.items():
+        with console.status(f"installing {name}"):
+            try:
+                type(peer()).install()
+            except SubjectError as error:
+                console.print(f"[yellow]{name}: {error}[/yellow]")
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
@@ -65,19 +81,23 @@ def _write(run: Run, arguments: argparse.Namespace) -> list[Path]:
         written.append(arguments.json)
     if not arguments.smoke:
         directory: Path = arguments.results
-        source = directory / file_name(run.setting)
+        source = directory / file_name(run.setting, of_peers=arguments.command == "peers")
         write_json(run, source)
         figures = summarise(run)
-        (directory / "latest.svg").write_text(draw(figures))
-        (directory / "latest.md").write_text(page(run, figures, source=source.name, picture="latest.svg"))
-        written += [source, directory / "latest.md", directory / "latest.svg"]
+        name = "peers" if arguments.command == "peers" else "latest"
+        picture, text = directory / f"{name}.svg", directory / f"{name}.md"
+        picture.write_text(draw(figures))
+        text.write_text(page(run, figures, source=source.name, picture=picture.name))
+        written += [source, text, picture]
     return written
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     is_smoke = arguments.smoke
-    subjects = arguments.subject or (_SMOKE_SUBJECTS if is_smoke else _DEFAULT_SUBJECTS)
-    scenarios = arguments.scenario or (_SMOKE_SCENARIOS if is_smoke else SCENARIOS)
+    default = (_SMOKE_SUBJECTS, _SMOKE_SCENARIOS) if is_smoke else (_DEFAULT_SUBJECTS, tuple(SCENARIOS))
+    if arguments.command == "peers":
+        default = (_PEER_SUBJECTS, _PEER_SCENARIOS)
+    subjects, scenarios = arguments.subject or default[0], arguments.scenario or default[1]
     return RunOptions(
         subjects=list(subjects),
         scenarios=[SCENARIOS[name] for name in SCENARIOS if name in scenarios],
@@ -91,16 +111,11 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure, and write results/")
-    _repeatable(run, "--scenario", SCENARIOS, "default: all")
-    _repeatable(run, "--subject", SUBJECTS, f"default: {', '.join(_DEFAULT_SUBJECTS)}")
-    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (1)")
-    run.add_argument("--rounds", type=int, metavar="N", help="each with a fresh process of every subject (3)")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write every sample there too")
-    run.add_argument("--results", type=Path, metavar="DIR", default=RESULTS)
-    run.add_argument(
-        "--smoke", action="store_true", help="two seconds, to see that it works; no result files"
-    )
+    for name, help_text in (
+        ("run", "measure, and write results/"),
+        ("peers", "the same beside other gateways, which are installed first"),
+    ):
+        _add_run(commands.add_parser(name, help=help_text))
     look = commands.add_parser("profile", help="where a node's CPU time goes, by function")
     look.add_argument("--engine", choices=("fast", "stock"), default="fast")
     look.add_argument("--scenario", choices=tuple(SCENARIOS), default="unary32")
@@ -111,6 +126,18 @@ def _parser() -> argparse.ArgumentParser:
         "--tool", choices=("auto", "py-spy", "cprofile"), default="auto", help="py-spy where it is installed"
     )
     return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    _repeatable(run, "--scenario", SCENARIOS, "default: all")
+    _repeatable(run, "--subject", [*SUBJECTS, *PEERS], f"default: {', '.join(_DEFAULT_SUBJECTS)}")
+    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (1)")
+    run.add_argument("--rounds", type=int, metavar="N", help="each with a fresh process of every subject (3)")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write every sample there too")
+    run.add_argument("--results", type=Path, metavar="DIR", default=RESULTS)
+    run.add_argument(
+        "--smoke", action="store_true", help="two seconds, to see that it works; no result files"
+    )
 
 
 def _repeatable(parser: argparse.ArgumentParser, flag: str, choices: Iterable[str], text: str) -> None:

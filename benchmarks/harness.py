@@ -126,7 +126,9 @@ class Harness:
     ) -> Sample:
         load = [mock.process.pid]
         try:
-            async with Driver(subject.port, scenario) as driver:
+            async with Driver(
+                subject.port, scenario, headers=subject.headers, counts_events=subject.keeps_events
+            ) as driver:
                 warm_up = await driver.run(self._options.warm_up_s)
                 gc.collect()
                 before = read(subject.parts, load=load, redis_meter=meter)

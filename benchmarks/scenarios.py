@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import orjson
@@ -53,13 +55,14 @@ class Scenario:
             fields | {"messages": [{"role": "user", "content": _prose(BODY_BYTES - len(bare))}]}
         )
 
-    def request(self, port: int) -> bytes:
+    def request(self, port: int, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
         """The request as it goes over the wire."""
         body = self.body()
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
             f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: modelmesh-benchmark\r\n"
             "authorization: Bearer benchmark\r\ncontent-type: application/json\r\naccept: */*\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"{more}content-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 

@@ -39,6 +39,10 @@ class Subject(ABC):
         #: Name and process of each part; a part's descendants count with it.
         self.parts: dict[str, int] = {}
         self.redis_url: str | None = None
+        #: What a request to it carries besides the usual.
+        self.headers: dict[str, str] = {}
+        #: Whether it passes a stream's events on one by one; a peer may put them together anew.
+        self.keeps_events = True
         self._stack = ExitStack()
 
     @abstractmethod
@@ -53,8 +57,8 @@ class Subject(ABC):
         """End everything that was started. May be called twice."""
         self._stack.close()
 
-    def _launch(self, part: str, command: list[str]) -> ChildProcess:
-        process = self._stack.enter_context(closing(ChildProcess(command, name=part, cwd=ROOT)))
+    def _launch(self, part: str, command: list[str], *, env: dict[str, str] | None = None) -> ChildProcess:
+        process = self._stack.enter_context(closing(ChildProcess(command, name=part, cwd=ROOT, env=env)))
         self.parts[part] = process.pid
         return process
 
@@ -115,10 +119,8 @@ class Nginx(Subject):
         self.port = free_port()
         conf = directory / "nginx.conf"
         conf.write_text(_NGINX_CONF % {"port": self.port, "mock_port": mock_port})
-        started = time.perf_counter()
         process = self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
-        _await_answer(process, self.port, "/v1/models")
-        return time.perf_counter() - started
+        return await_answer(process, self.port, "/v1/models")
 
 
 class Node(Subject):
@@ -151,10 +153,8 @@ class Node(Subject):
         self.port = free_port()
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
         command = [sys.executable, *self._launcher, "-c", str(config), "--redis", valkey.url, *address]
-        started = time.perf_counter()
         process = self._launch("node", command)
-        _await_answer(process, self.port, "/ready")
-        took_s = time.perf_counter() - started
+        took_s = await_answer(process, self.port, "/ready")
         self.parts["valkey"] = valkey.process.pid
         return took_s
 
@@ -188,17 +188,18 @@ def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, A
     }
 
 
-def _await_answer(process: ChildProcess, port: int, path: str) -> None:
-    """Wait until ``GET path`` is answered with 200.
+def await_answer(process: ChildProcess, port: int, path: str, *, within_s: float = _START_S) -> float:
+    """Wait until ``GET path`` is answered with 200; the seconds that it took.
 
     Raises:
         SubjectError: the process ends or does not answer in time.
     """
-    deadline = time.monotonic() + _START_S
+    started = time.perf_counter()
     while not _is_answered(port, path):
-        if not process.is_running or time.monotonic() > deadline:
+        if not process.is_running or time.perf_counter() > started + within_s:
             raise SubjectError(f"{process.name} does not serve\n{process.tail()}")
         time.sleep(_POLL_S)
+    return time.perf_counter() - started
 
 
 def _is_answered(port: int, path: str) -> bool:
@@ -222,5 +223,9 @@ SUBJECTS: Final[dict[str, Callable[[], Subject]]] = {
 
 
 def open_subject(name: str) -> Subject:
-    """A subject by its name, not started yet."""
-    return SUBJECTS[name]()
+    """A subject or a peer by its name, not started yet."""
+    if name in SUBJECTS:
+        return SUBJECTS[name]()
+    from benchmarks.peers import PEERS
+
+    return PEERS[name]()

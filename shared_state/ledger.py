@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from shared_state.entries import (
     LEASED,
     MAX_BATCH,
     NOT_SENT,
+    STREAM,
     UNKNOWN,
     Amounts,
     Ask,
@@ -34,6 +35,7 @@ from shared_state.entries import (
     distinct,
     pack_asks,
     pack_settlements,
+    plain,
 )
 from shared_state.errors import FencedOffError, TermChangedError
 from shared_state.journal import Journal, Record
@@ -46,6 +48,7 @@ __all__ = [
     "LEASED",
     "MAX_BATCH",
     "NOT_SENT",
+    "STREAM",
     "UNKNOWN",
     "Amounts",
     "Ask",
@@ -210,7 +213,14 @@ class DomainLedger:
         index = {model: i for i, model in enumerate(models, 1)}
         packed = ormsgpack.packb(
             [
-                (index[wish.model], tuple(wish.used), tuple(wish.kept), wish.requests, tuple(wish.one))
+                (
+                    index[wish.model],
+                    tuple(wish.used),
+                    tuple(wish.kept),
+                    wish.requests,
+                    tuple(wish.one),
+                    tuple(wish.running),
+                )
                 for wish in wishes
             ]
         )
@@ -292,6 +302,23 @@ class DomainLedger:
             "ZRANGE", self._store.keys.leases(self.domain.id) + ":ends", 0, 0, "WITHSCORES"
         )
         return float(first[1]) if first else math.inf
+
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = distinct(heads)
+        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
 
     async def _in_turn(self, kind: str, batch: Batch) -> tuple[int, list[Any]]:
         """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""

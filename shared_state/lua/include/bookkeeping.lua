@@ -53,14 +53,16 @@ local RECORD = '>I8I4I4I8'
 local function member_of(model, reservation) return model .. '\t' .. reservation end
 
 local function write_record(admitted, tokens_in, tokens_out, cost, pool, provider)
-  return struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool .. '\t' .. provider
+  local record = struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool .. '\t' .. provider .. '\t'
+  return #record > 64 and record or record .. string.rep('.', 65 - #record)
 end
 
 local function read_record(model, packed)
   local admitted, tokens_in, tokens_out, cost, rest = struct.unpack(RECORD, packed)
   local tab = packed:find('\t', rest, true)
+  local ends = packed:find('\t', tab + 1, true)
   return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost,
-    pool = packed:sub(rest, tab - 1), provider = packed:sub(tab + 1) }
+    pool = packed:sub(rest, tab - 1), provider = packed:sub(tab + 1, ends - 1) }
 end
 
 -- Takes reservations of one model out of what is in flight. Returns a record for each, or false where it was settled or abandoned before.

@@ -11,19 +11,33 @@
 -- Who speaks, for events: filled by the script.
 local home = { domain = '', channel = '', node = '' }
 
-local FIELDS = { 'status', 'reason', 'mode', 'phase', 'until', 'fails', 'cooldowns', 'trial', 'trial_until',
-  'step', 'step_ok', 'step_at' }
+-- What a healthy entity is asked for comes first; the rest is read when something looks at it.
+local USUAL = { 'status', 'phase', 'fails' }
+local REST = { 'reason', 'mode', 'until', 'cooldowns', 'trial', 'trial_until', 'step', 'step_ok', 'step_at' }
 local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until = true, step = true, step_ok = true, step_at = true }
 
-local function load_entity(kind, id)
-  local key = KEYS[1] .. ':' .. kind .. ':' .. id
-  local values = redis.call('HMGET', key, unpack(FIELDS))
-  local entity = { kind = kind, id = id, key = key, new = {} }
-  for i, field in ipairs(FIELDS) do
+local function read_fields(entity, fields)
+  local values = redis.call('HMGET', entity.key, unpack(fields))
+  for i, field in ipairs(fields) do
     local value = values[i]
     if NUMBERS[field] then value = tonumber(value or 0) or 0 end
-    entity[field] = value or ''
+    if rawget(entity, field) == nil then entity[field] = value or '' end
   end
+end
+
+local IS_REST = {}
+for _, field in ipairs(REST) do IS_REST[field] = true end
+local LAZY = {
+  __index = function(entity, field)
+    if not IS_REST[field] then return nil end
+    read_fields(entity, REST)
+    return rawget(entity, field)
+  end,
+}
+
+local function load_entity(kind, id)
+  local entity = setmetatable({ kind = kind, id = id, key = KEYS[1] .. ':' .. kind .. ':' .. id, new = {} }, LAZY)
+  read_fields(entity, USUAL)
   if entity.status == '' then entity.status = 'active' end
   return entity
 end
@@ -47,6 +61,7 @@ local function save_entity(entity)
   end
 end
 
+-- `numbers`, if there are any: name -> number.
 local function tell(event, kind, id, reason, until_ms, epoch, now, numbers)
   local news = cjson.encode({ type = event, time = now, epoch = epoch, domain = home.domain, kind = kind, id = id,
     reason = reason, ['until'] = until_ms, node = home.node, numbers = numbers })

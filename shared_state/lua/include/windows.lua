@@ -11,11 +11,15 @@
 --
 -- What nodes hold as pre-paid leases counts against every window, but belongs to no bucket: fields held:<dimension>.
 --
+-- Up to 512 short fields Redis keeps a hash as a list and finds each field by scanning it. The field `wide` is longer than such
+-- a list may hold, so that a hash of hundreds of buckets is a table from its first write on.
+--
 -- A sliding window is exact in the caller's favour: a bucket leaves only when all of it is older than the
 -- window, so no true interval of that length ever holds more than the limit. The guard covers the way
 -- from here to the provider. A bucket that drains is smooth and needs two fields, but an interval that begins with
 -- an empty one may hold up to twice the limit. All windows are read once a batch and written once a batch.
 
+local WIDE = string.rep('.', 65)
 local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
 -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
@@ -45,7 +49,7 @@ local function open_period(scope, w, now)
   end
   w.ends = w.b
   if now >= w.b then w.a, w.ends = w.b, w.c end
-  if not w.mark or w.mark < w.a then w.sum, w.mark, w.dirty = 0, w.a, true end
+  if not w.mark or w.mark < w.a then w.sum, w.mark, w.dirty, scope.must_keep = 0, w.a, true, true end
   scope.keep_ms = math.max(scope.keep_ms, w.c - now)
 end
 
@@ -59,7 +63,7 @@ end
 local function load_scope(key, specs, now, in_flight)
   local scope = { key = key, windows = {}, keep_ms = 1000, held = { 0, 0, 0, 0, 0 } }
   if #specs == 0 then return scope end
-  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5' }
+  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5', 'wide' }
   for i, s in ipairs(specs) do
     local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {} }
     scope.windows[i] = w
@@ -71,6 +75,7 @@ local function load_scope(key, specs, now, in_flight)
   end
   local values = redis.call('HMGET', key, unpack(fields))
   for dimension = 1, 5 do scope.held[dimension] = tonumber(values[dimension] or 0) end
+  scope.is_wide = values[6]
   for _, w in ipairs(scope.windows) do
     if w.alg == CONCURRENCY then
       w.sum = in_flight()
@@ -87,9 +92,9 @@ local function load_scope(key, specs, now, in_flight)
         open_period(scope, w, now)
       elseif w.alg == BUCKET then
         drain(w, now)
-        scope.keep_ms = math.max(scope.keep_ms, w.a)
+        scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
       else
-        scope.keep_ms = math.max(scope.keep_ms, w.a)
+        scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
       end
     end
   end
@@ -192,11 +197,12 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
   end
 end
 
--- Leaves at most `remaining` of a window free. False if the scope has no such window.
+-- Leaves at most `remaining` of a window free, what is held in leases included: it may be spent as well. False if the scope has
+-- no such window.
 local function tighten(scope, name, remaining)
   for _, w in ipairs(scope.windows) do
     if w.name == name and w.limit > 0 then
-      local excess = w.limit - w.sum - scope.held[w.dim] - remaining
+      local excess = w.limit - w.sum - remaining
       if excess > 0 then
         if w.alg == SLIDING then
           bucket_add(w, w.current, excess)
@@ -221,6 +227,7 @@ local function hold(scope, amounts, sign)
   end
 end
 
+-- Writes what has changed. The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
 local function save_scope(scope)
   local fields = {}
   if scope.is_held_dirty then
@@ -238,17 +245,25 @@ local function save_scope(scope)
       if w.gone then redis.call('HDEL', scope.key, unpack(w.gone)) end
       for index, amount in pairs(w.add) do
         local bucket = w.name .. ':' .. int(index)
-        if amount ~= 0 and redis.call('HINCRBY', scope.key, bucket, int(amount)) == 0 then
-          redis.call('HDEL', scope.key, bucket) -- an empty window forgets where its buckets were
+        if amount ~= 0 then
+          local held = redis.call('HINCRBY', scope.key, bucket, int(amount))
+          if held == 0 then redis.call('HDEL', scope.key, bucket) end -- an empty window forgets where its buckets were
+          if held == amount then scope.must_keep = true end
         end
       end
     end
   end
   if #fields > 0 then
+    if not scope.is_wide then
+      fields[#fields + 1] = 'wide'
+      fields[#fields + 1] = WIDE
+    end
     redis.call('HSET', scope.key, unpack(fields))
-    local keep_ms = int(scope.keep_ms + 120000)
-    if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
-      redis.call('PEXPIRE', scope.key, keep_ms)
+    if scope.must_keep or scope.is_held_dirty or not scope.is_wide then
+      local keep_ms = int(scope.keep_ms + 120000)
+      if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
+        redis.call('PEXPIRE', scope.key, keep_ms)
+      end
     end
   end
 end
