@@ -276,7 +276,10 @@ class TestEmptyRestart:
         await s.lose()
         await s.store.pass_time(-2 * MINUTE_MS)
         await s.copies.watch(TOKEN)
-        await s.bench.attempt(cost_nano=0)
+        other = s.stranger()
+        reservation, verdict = await other.admit()
+        assert verdict.code == Code.ADMITTED
+        await other.settle(reservation, pool=s.bench.pool, cost_nano=0)
 
         assert (await s.fields())["minute"] == minute
         assert "budget_alert" not in [event["type"] for event in await s.bench.news()]
