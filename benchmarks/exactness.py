@@ -1,4 +1,8 @@
-"""The outside test of two promises: no window is ever exceeded, and the books balance, whatever dies meanwhile."""
+"""The outside test of two promises: no window is ever exceeded, and the books balance, whatever dies meanwhile.
+
+Load, upstream and oracle know nothing of what is examined. Without ``--url`` a fleet is started and struck by faults; with it
+any OpenAI-compatible endpoint is examined whose provider is the counting upstream.
+"""
 
 from __future__ import annotations
 
@@ -7,157 +11,219 @@ import asyncio
 import random
 import sys
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
-import orjson
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.exactness_fleet import FAULTS, POOLS, fleet, windows
-from benchmarks.exactness_oracle import Balance, Finding, compare, judge
+from benchmarks.exactness_load import Load
+from benchmarks.exactness_oracle import Arrival, Balance, compare, judge
+from benchmarks.exactness_report import Report, describe, save, show
 from benchmarks.exactness_upstream import CountingUpstream
-from tests.cluster.cluster import Cluster
+from benchmarks.exactness_windows import Plan, PlanError, read_plan
+
+if TYPE_CHECKING:
+    from benchmarks.exactness_faults import Fault
+    from benchmarks.exactness_fleet import Fleet
 
 _RESULTS = Path(__file__).parent / "results"
-_WORKERS = 24
-_ABORT_SHARE, _STREAM_SHARE = 0.05, 0.3
-_QUIET_S = 60.0
-_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
+_ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one run found."""
+async def examine(
+    fleet: Fleet,
+    upstream: CountingUpstream,
+    faults: dict[str, Fault],
+    *,
+    prefix: str = "",
+    seed: int,
+    requests: int,
+    seconds: float,
+) -> Report:
+    """Load a fleet, let the faults strike, side by side, wait until it is quiet, and judge."""
+    from benchmarks.exactness_fleet import plan
 
-    fault: str
-    seed: int
-    answers: dict[str, int]
-    findings: list[Finding]
-    balance: Balance
-    calls: int
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing was over-admitted, lost, booked twice or leaked."""
-        return not any((*asdict(self.balance).values(), *(one.over for one in self.findings)))
-
-    def document(self) -> dict[str, object]:
-        """As it is written to the results."""
-        found = [
-            {"scope": f.window.scope, "kind": f.window.kind, "limit": f.window.limit} for f in self.findings
-        ]
-        for row, finding in zip(found, self.findings, strict=True):
-            row |= {"allowed": finding.window.allowed, "maximum": finding.maximum, "over": finding.over}
-        balance = asdict(self.balance)
-        return {"fault": self.fault, "seed": self.seed, "calls": self.calls, "answers": self.answers} | {
-            "windows": found,
-            "balance": balance,
-        }
+    asked, began = plan(prefix), time.monotonic()
+    load = Load(fleet.cluster.base_url, asked.asks, seed=seed, requests=requests, seconds=seconds)
+    await asyncio.gather(load.run(), *(_strike(fleet, faults, name, seed, seconds) for name in faults))
+    await fleet.mend()
+    balance = await _quiet_balance(fleet, upstream, load)
+    name = _ALL if len(faults) == len(_every_fault()) else "+".join(faults) or "none"
+    return await _judged(upstream, asked, load, balance, name=name, seed=seed, began=began)
 
 
-async def examine(faults: str, seed: int, *, nodes: int, requests: int) -> Report:
-    """Start a fleet, load it, let the faults strike, wait until it is quiet, and judge.
+def _every_fault() -> dict[str, Fault]:
+    from benchmarks.exactness_faults import FAULTS
 
-    Args:
-        faults: names joined by ``+``, or ``none``.
-    """
-    async with CountingUpstream() as upstream:
-        cluster = fleet(upstream, nodes=nodes)
-        async with cluster:
-            answers, _ = await asyncio.gather(
-                _load(cluster.base_url, seed, requests=requests), _strike(cluster, faults, seed)
-            )
-            balance = await _quiet_balance(cluster, upstream)
-        findings = [judge(window, upstream.arrivals) for window in windows()]
-        return Report(faults, seed, dict(answers), findings, balance, len(upstream.arrivals))
+    return FAULTS
 
 
-async def _strike(cluster: Cluster, faults: str, seed: int) -> None:
-    rng = random.Random(seed)
-    for name in () if faults == "none" else faults.split("+"):
-        await asyncio.sleep(rng.uniform(0.2, 1.5))
-        await FAULTS[name](cluster, rng)
+async def _strike(fleet: Fleet, faults: dict[str, Fault], name: str, seed: int, seconds: float) -> None:
+    """At a random time within the first half of the load."""
+    rng = random.Random(f"{seed}/{name}")
+    await asyncio.sleep(rng.uniform(0.1, 0.5) * seconds)
+    await faults[name](fleet, rng)
 
 
-async def _load(base_url: str, seed: int, *, requests: int) -> Counter[str]:
-    answers: Counter[str] = Counter()
-    left = iter(range(requests))
+async def _quiet_balance(fleet: Fleet, upstream: CountingUpstream, load: Load) -> Balance:
+    """The balance as soon as it is clean, or as it is one lease time later; what is held then has leaked."""
+    from benchmarks.exactness_fleet import LEASE_S
 
-    async def work(number: int) -> None:
-        rng = random.Random(f"{seed}/{number}")
-        for _ in left:
-            answers[await _ask(session, rng)] += 1
-
-    async with aiohttp.ClientSession(base_url, timeout=_TIMEOUT) as session:
-        await asyncio.gather(*(work(number) for number in range(_WORKERS)))
-    return answers
-
-
-async def _ask(session: aiohttp.ClientSession, rng: random.Random) -> str:
-    """Ask once; the kind of answer: a status, ``aborted`` by us, or ``broken``."""
-    message = {"role": "user", "content": "word " * rng.randint(1, 200)}
-    body = {"model": rng.choice(POOLS), "messages": [message], "max_tokens": rng.randint(1, 200)}
-    body["stream"] = rng.random() < _STREAM_SHARE
-    try:
-        async with asyncio.timeout(rng.uniform(0.001, 0.03) if rng.random() < _ABORT_SHARE else None):
-            async with session.post("/v1/chat/completions", json=body) as response:
-                await response.read()
-                return str(response.status)
-    except aiohttp.ClientError:
-        return "broken"
-    except TimeoutError:
-        return "aborted"
-
-
-async def _quiet_balance(cluster: Cluster, upstream: CountingUpstream) -> Balance:
-    """The balance as soon as it is clean, or as it is when the time is over."""
-    give_up_at = time.monotonic() + _QUIET_S
+    give_up_at = time.monotonic() + LEASE_S + 1.0
     while True:
-        balance = compare(upstream.arrivals, (await cluster.ops("books"))["rows"])
-        if not any(asdict(balance).values()) or time.monotonic() > give_up_at:
+        balance = await fleet.balance((await upstream.ledger())[0])
+        if balance.is_clean:
             return balance
-        await asyncio.sleep(0.5)
+        if time.monotonic() > give_up_at:
+            break
+        await asyncio.sleep(0.25)
+    await load.knock()
+    await asyncio.sleep(1.0)
+    return await fleet.balance((await upstream.ledger())[0])
 
 
-def show(reports: list[Report], console: Console) -> None:
-    """Each window's worst over all runs, and a line for each run."""
-    table = Table("window", "kind", "limit", "true maximum", "over-admitted")
-    for findings in zip(*(report.findings for report in reports), strict=True):
-        worst = max(findings, key=lambda one: (one.over, one.maximum))
-        numbers = (f"{number:g}" for number in (worst.window.limit, worst.maximum, worst.over))
-        table.add_row(worst.window.scope, worst.window.kind, *numbers)
-    console.print(table)
-    table = Table("faults", "seed", "sent", "200", "429", "5xx", "over", "lost", "double", "leaked")
-    for report in reports:
-        answers = report.answers
-        errors = sum(count for kind, count in answers.items() if kind.startswith("5"))
-        over = sum(one.over > 0 for one in report.findings)
-        counts = (sum(answers.values()), answers.get("200", 0), answers.get("429", 0), errors, over)
-        row = (report.seed, *counts, *asdict(report.balance).values())
-        table.add_row(report.fault, *map(str, row))
-    console.print(table)
+async def _judged(
+    upstream: CountingUpstream,
+    plan: Plan,
+    load: Load,
+    balance: Balance | None,
+    *,
+    name: str,
+    seed: int,
+    began: float,
+) -> Report:
+    arrivals, lag_s = await upstream.ledger()
+    models = frozenset().union(*(window.models for window in plan.windows))
+    return Report(
+        name,
+        seed,
+        dict(load.answers),
+        [judge(window, arrivals) for window in plan.windows],
+        balance,
+        sum(one.model in models for one in arrivals),
+        lag_s,
+        time.monotonic() - began,
+    )
+
+
+async def _examine_fleet(options: argparse.Namespace, names: str, seed: int) -> Report:
+    from benchmarks.exactness_fleet import Fleet
+
+    known = _every_fault()
+    chosen = list(known) if names == _ALL else [] if names == "none" else names.split("+")
+    faults = {name: known[name] for name in chosen}
+    with CountingUpstream(seed=seed) as upstream, Fleet(upstream, nodes=options.nodes) as fleet:
+        requests, seconds = options.requests, options.seconds
+        return await examine(fleet, upstream, faults, seed=seed, requests=requests, seconds=seconds)
+
+
+async def _examine_endpoint(
+    options: argparse.Namespace, plan: Plan, seed: int, upstream: CountingUpstream
+) -> Report:
+    """Somebody else's endpoint, under the faults that the operator's command makes."""
+    began = time.monotonic()
+    load = Load(
+        options.url,
+        plan.asks,
+        seed=seed,
+        requests=options.requests,
+        api_key=options.api_key,
+        seconds=options.seconds,
+        workers=options.workers,
+    )
+    striking = asyncio.create_task(_run_command(options.fault_command, options.fault_every, seed))
+    await load.run()
+    striking.cancel()
+    await asyncio.gather(striking, return_exceptions=True)
+    arrivals, _ = await upstream.ledger()
+    balance = await _balance_of(options.books, arrivals, options.settle) if options.books else None
+    name = options.fault_command or "none"
+    return await _judged(upstream, plan, load, balance, name=name, seed=seed, began=began)
+
+
+async def _run_command(command: str | None, every_s: float, seed: int) -> None:
+    rng = random.Random(seed)
+    while command:
+        await asyncio.sleep(rng.expovariate(1 / every_s))
+        process = await asyncio.create_subprocess_shell(command)
+        await process.wait()
+
+
+async def _balance_of(url: str, arrivals: Sequence[Arrival], settle_s: float) -> Balance:
+    """The endpoint's own books, once they are clean or the time to settle is over."""
+    give_up_at = time.monotonic() + settle_s
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        while True:
+            async with session.get(url) as response:
+                balance = compare(arrivals, (await response.json())["rows"])
+            if balance.is_clean or time.monotonic() > give_up_at:
+                return balance
+            await asyncio.sleep(0.5)
+
+
+async def _examine_endpoint_with_seeds(options: argparse.Namespace, plan: Plan) -> list[Report]:
+    """All seeds on one upstream: windows outlive a run, and so does its ledger."""
+    with CountingUpstream(host=options.upstream_host, port=options.upstream_port) as upstream:
+        Console().print(describe(plan, upstream.base_url))
+        seeds = range(1, options.seeds + 1)
+        return [await _examine_endpoint(options, plan, seed, upstream) for seed in seeds]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=150.0, help="spread the requests over this time")
+    parser.add_argument("--seeds", type=int, default=3, help="this many runs of each kind")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="folder for JSON and Markdown")
+    parser.add_argument("--name", help="of the files there; default: date and `exactness`")
+    own = parser.add_argument_group("a fleet of our own")
+    own.add_argument("--nodes", type=int, default=4)
+    own.add_argument(
+        "--faults", default=f"none,{_ALL}", help="runs by comma, faults of a run by plus; none, all"
+    )
+    other = parser.add_argument_group("any endpoint")
+    other.add_argument("--url", help="of the endpoint; its provider must be the counting upstream")
+    other.add_argument("--api-key", default="unused")
+    other.add_argument("--upstream-host", default="127.0.0.1")
+    other.add_argument("--upstream-port", type=int, default=0, help="where the counting upstream listens")
+    other.add_argument("--limits", type=Path, help="YAML or JSON: what is asked for, and the windows")
+    other.add_argument("--workers", type=int, default=64)
+    other.add_argument("--fault-command", help="run in a shell at random times while the load lasts")
+    other.add_argument("--fault-every", type=float, default=15.0, help="seconds between them, on average")
+    other.add_argument("--books", help="URL of books in JSON: rows of model, admitted, settled, ...")
+    other.add_argument("--settle", type=float, default=30.0, help="seconds that books may take to settle")
+    options = parser.parse_args()
+    if options.url and not options.limits:
+        parser.error("--url needs --limits")
+    return options
+
+
+def _run(options: argparse.Namespace) -> list[Report]:
+    if options.url:
+        return asyncio.run(_examine_endpoint_with_seeds(options, read_plan(options.limits)))
+    return [
+        asyncio.run(_examine_fleet(options, names, seed))
+        for names in options.faults.split(",")
+        for seed in range(1, options.seeds + 1)
+    ]
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 if anything was not exact."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--faults", default=",".join(["none", *FAULTS, "+".join(FAULTS)]))
-    options = parser.parse_args()
-    reports = [
-        asyncio.run(examine(faults, seed, nodes=options.nodes, requests=options.requests))
-        for faults in options.faults.split(",")
-        for seed in range(1, options.seeds + 1)
-    ]
-    show(reports, Console())
-    path = _RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-exactness.json"
-    path.write_bytes(orjson.dumps([report.document() for report in reports], option=orjson.OPT_INDENT_2))
+    """Run what the command line asks for; 1 if anything was not exact, 2 if nothing could be judged."""
+    options, console = _options(), Console()
+    try:
+        reports = _run(options)
+    except (PlanError, OSError) as error:
+        console.print(f"{error}", style="red")
+        return 2
+    show(reports, console)
+    if not all(report.calls for report in reports):
+        console.print("Nothing arrived at the upstream: is it the provider of what was asked?", style="red")
+        return 2
+    save(reports, options.results, name=options.name or f"{datetime.now(UTC):%Y-%m-%d}-exactness")
     return 0 if all(report.is_exact for report in reports) else 1
 
 

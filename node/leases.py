@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -38,21 +39,32 @@ _REPORTS_KEPT: Final = 256
 class Allowance:
     """What may be spent on one model.
 
+    Args:
+        hurry: called when somebody waits for the report of what was spent.
+
     Attributes:
         left: what is held and not spent.
-        used: what was spent and not reported.
+        running: what was spent on calls that have not ended: they still take their slots.
+        used: what was spent on calls that have ended, and not reported.
     """
 
-    def __init__(self, model: str, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, model: str, *, now: Callable[[], float], hurry: Callable[[], None] = lambda: None
+    ) -> None:
         self.model = model
         self.left = _NOTHING
         self.used = _NOTHING
+        self._running: dict[str, Amounts] = {}
+        self._spent = _NOTHING
+        self._reported = asyncio.Event()
+        self._reported.set()
         self._usable_until = 0.0
         self._rate = 0.0
         self._asks = 0
         self._one = _NOTHING
         self._gone = _NOTHING
         self._now = now
+        self._hurry = hurry
 
     def note(self, ask: Ask) -> None:
         """Learns from an ask how much a request needs, and how often one comes."""
@@ -67,8 +79,32 @@ class Allowance:
         ):
             return False
         self.left = _minus(self.left, need)
-        self.used = _plus(self.used, need)
+        self._running[ask.reservation] = need
+        self._spent = _plus(self._spent, need)
+        self._reported.clear()
         return True
+
+    def end(self, reservation: str) -> None:
+        """The call is over for which this ask was admitted; whoever was not admitted out of the allowance may say so too."""
+        need = self._running.pop(reservation, None)
+        if need is not None:
+            self.used = _plus(self.used, need)
+
+    @property
+    def running(self) -> Amounts:
+        return functools.reduce(_plus, self._running.values(), _NOTHING)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether Redis knows what was spent. Before that it might admit a request of ours out of a lease that is spent."""
+        return self._reported.is_set()
+
+    async def until_reported(self, within_s: float) -> None:
+        """Waits for the report, but no longer than that."""
+        self._hurry()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._reported.wait()
 
     def shrink(self, ask: Ask) -> None:
         """Gives up what an ask took, or may have taken, from the lease in Redis."""
@@ -78,7 +114,8 @@ class Allowance:
 
     def is_idle(self) -> bool:
         """Whether there is nothing to hold, to report or to want."""
-        return self._rate < _IDLE_RATE and not self._asks and self.left == _NOTHING and self.used == _NOTHING
+        is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
+        return self._rate < _IDLE_RATE and not self._asks and is_empty
 
     def wish(self) -> LeaseWish:
         """What to report and to want now. What is more than wanted is given up at once."""
@@ -89,16 +126,17 @@ class Allowance:
             self.left = _NOTHING
         most = Amounts(*(requests * amount for amount in self._one))
         self.left = Amounts(*map(min, self.left, most))
-        self._gone = _NOTHING
-        return LeaseWish(self.model, self.used, self.left, requests, self._one)
+        self._gone = self._spent = _NOTHING
+        return LeaseWish(self.model, self.used, self.left, requests, self._one, self.running)
 
     def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
         """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
-        spent_since = _minus(self.used, wish.used)
         # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
-        self.left = _minus(_minus(held, spent_since), self._gone)
-        self.used = spent_since
+        self.left = _minus(_minus(held, self._spent), self._gone)
+        self.used = _minus(self.used, wish.used)
         self._usable_until = asked_at + LIFE_S - _MARGIN_S
+        if self._spent == _NOTHING:
+            self._reported.set()
 
 
 class LeaseKeeper:
@@ -113,14 +151,15 @@ class LeaseKeeper:
         self._watch = watch
         self._nodes = nodes
         self._loop_time = asyncio.get_running_loop().time
+        self._hurry = asyncio.Event()
         self.allowances = {
-            model.id: Allowance(model.id, now=self._loop_time) for model in ledger.domain.models
+            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+            for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
         self._pending: tuple[int, list[LeaseWish], float] | None = None
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
-        self._hurry = asyncio.Event()
         watch.on_return(self._hurry.set)
 
     async def run(self) -> None:

@@ -28,6 +28,7 @@ from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
+from shared_state.books import audited
 from shared_state.config.loader import load_config
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
@@ -75,7 +76,7 @@ class SchedulerService:
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
-            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("audit", Audit(store, audited(topology.domains)).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]

@@ -43,6 +43,7 @@ class Outcome(IntEnum):
 NOT_SENT: Final = 1
 ESTIMATED: Final = 2
 LEASED: Final = 4
+STREAM: Final = 64
 UNKNOWN: Final = -1
 
 
@@ -61,10 +62,11 @@ class LeaseWish:
     """What a node reports and wants for a model.
 
     Attributes:
-        used: what was spent of the lease since the last report.
+        used: what was spent of the lease on calls that have ended since the last report.
         kept: what the node still holds and may spend meanwhile.
         requests: how many requests the new lease should cover.
         one: what one of them is expected to need.
+        running: what was spent on calls that have not ended.
     """
 
     model: str
@@ -72,6 +74,7 @@ class LeaseWish:
     kept: Amounts
     requests: int
     one: Amounts
+    running: Amounts = Amounts()
 
 
 @dataclass(slots=True)
@@ -194,7 +197,7 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
             s.flags,
             s.dispatch_delay_ms,
             s.pool_id,
-            s.learned,
+            plain(s.learned),
         )
         for s in settlements
     ]
@@ -203,6 +206,11 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
         ormsgpack.packb(entries),
         ormsgpack.packb([_policy(pool) for _, pool in policies.values()]),
     )
+
+
+def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Words about limits as the packer takes them: it refuses tuples that have names."""
+    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
 
 
 def distinct(models: Iterable[str]) -> tuple[str, ...]:

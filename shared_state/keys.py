@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft."""
+        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -69,11 +69,11 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
-        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        """Sorted set of the minutes whose statistics were not stored durably yet; trimmed by the flush."""
         return f"{self.domain(domain)}:minutes"
 
     def due(self, domain: str) -> str:
@@ -107,11 +107,16 @@ class Keys:
         return f"{self._prefix}{{cluster}}:jobs"
 
     @property
+    def audit(self) -> str:
+        """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
+        return f"{self._prefix}{{cluster}}:audit"
+
+    @property
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
 
-    # -- a pool: cursors only
+    # -- a pool: cursors and sessions
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""
@@ -120,3 +125,7 @@ class Keys:
     def current(self, pool: str) -> str:
         """String: the model that a sticky pool points at."""
         return f"{self._prefix}{{pool:{pool}}}:current"
+
+    def session(self, pool: str, digest: str) -> str:
+        """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""
+        return f"{self._prefix}{{session:{pool}:{digest}}}"

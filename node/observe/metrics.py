@@ -182,6 +182,10 @@ class Metrics:
             registry=self._registry,
         )
 
+    def add(self, collector: Collector) -> None:
+        """Takes in what somebody else holds."""
+        self._registry.register(collector)
+
     def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
         """Counts a finished request; ``started`` and ``ended`` are loop time."""
         target = trail.target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -10,6 +11,9 @@ import orjson
 
 from node.call import Call
 from node.providers.classify import classify_response
+from node.providers.learned import Learned, learn, limit_headers
+from node.providers.notices import LimitNotices
+from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -34,6 +38,7 @@ class Connector:
         self._transport = transport
         self._urls: dict[str, httpx.URL] = {}
         self._headers = _fixed_headers(provider)
+        self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
         self._extensions = {
@@ -45,8 +50,14 @@ class Connector:
             }
         }
 
-    def request(self, call: Call, model: ModelSpec) -> httpx.Request:
-        """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need."""
+    def request(
+        self, call: Call, model: ModelSpec, *, on_send: Callable[[], None] | None = None
+    ) -> httpx.Request:
+        """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
+
+        Args:
+            on_send: called just before the first byte goes out; what it raises is raised instead.
+        """
         fields = {**call.fields, "model": model.upstream}
         if call.is_stream:
             options = fields.get("stream_options")
@@ -69,7 +80,7 @@ class Connector:
                 (b"x-request-id", call.request_id.encode()),
             ],
             content=body,
-            extensions=self._extensions,
+            extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
         )
 
     async def send(self, request: httpx.Request) -> httpx.Response:
@@ -86,7 +97,25 @@ class Connector:
         if response.status_code == 200:
             return response
         body = await self._error_body(response)
-        raise classify_response(response.status_code, response.headers, body, provider=name)
+        raise classify_response(
+            response.status_code,
+            response.headers,
+            body,
+            provider=name,
+            dialect=self.provider.connector.dialect,
+        )
+
+    def heed(self, response: httpx.Response, model: ModelSpec) -> list[Learned]:
+        """What the head of a successful answer tells about the provider's own limits.
+
+        Windows that our books do not know, such as those of a second, matter only once they refuse.
+        """
+        headers = limit_headers(response.headers.raw)
+        if not headers:
+            return []
+        self._notices.note(headers, model)
+        learned = learn(headers, dialect=self.provider.connector.dialect)
+        return [word for word in learned if word.window in COUNTING]
 
     async def read(self, response: httpx.Response) -> bytes:
         """The whole body of a successful answer.

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from node.call import Call
 from node.providers.usage import Usage, cost_nano
+from node.routing.strategies.base import Request
+from node.routing.tokenizer import tokenizer_for
+from node.routing.weight import without_media
 from shared_state.config import LimitsConfig
 from shared_state.topology import ModelSpec
 
-#: A token of today's tokenizers covers at least two bytes of a JSON body on average, in any script.
+#: For a body that nobody weighed: prose in any major language has more bytes to a token.
 BYTES_PER_TOKEN: Final = 2
 #: Output reserved when neither the request nor the model says how much may come.
 DEFAULT_OUTPUT_TOKENS: Final = 4096
+#: What is expected rather than reserved: the usual size of a token, and of an answer whose bound is not stated.
+_USUAL_BYTES_PER_TOKEN: Final = 4
+_USUAL_OUTPUT_TOKENS: Final = 500
 #: Records in Redis keep tokens in 32 bits, and Lua counts exactly up to 2**53.
 _MOST_TOKENS: Final = 2**31 - 1
 _MOST_COST_NANO: Final = 2**53 - 1
@@ -34,7 +42,7 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
     An output bound that the caller did not state is cut to what the token windows can ever hold; else a model with a
     small window and a large output would never be admitted.
     """
-    tokens_in = -(-call.body_bytes // BYTES_PER_TOKEN)
+    tokens_in = prompt_tokens(call, model)
     stated = call.surface.most_output(call.fields)
     if stated is None:
         answers = call.fields.get("n") or 1
@@ -46,6 +54,42 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
     tokens_in, tokens_out = min(tokens_in, _MOST_TOKENS), min(tokens_out, _MOST_TOKENS)
     cost = cost_nano(Usage(tokens_in, tokens_out), model.config.pricing)
     return Estimate(tokens_in, tokens_out, min(cost, _MOST_COST_NANO))
+
+
+def prompt_tokens(call: Call, model: ModelSpec) -> int:
+    """Most tokens that the prompt can have: counted where the model has a tokenizer, else as weighed at the door."""
+    weight = call.prompt_tokens or -(-call.body_bytes // BYTES_PER_TOKEN)
+    tokenizer = tokenizer_for(model.upstream) if model.config.tokenizer == "tiktoken" else None
+    if tokenizer is None:
+        return weight
+    lean, media = without_media(call.fields)
+    return media + tokenizer.count(orjson.dumps(lean))
+
+
+def expect(call: Call) -> Request:
+    """What a call will probably use, for comparing models with each other."""
+    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN)
+    if call.prompt_tokens:  # images are many bytes and few tokens
+        tokens_in = min(tokens_in, call.prompt_tokens)
+    stated = call.surface.most_output(call.fields)
+    usual = _USUAL_OUTPUT_TOKENS * int(call.fields.get("n") or 1)
+    return Request(
+        tokens_in=tokens_in,
+        tokens_out=usual if stated is None else stated,
+        tokens_known=max(0, tokens_in - _newest_tokens(call)) if call.session else 0,
+        is_stream=call.is_stream,
+        session=call.session,
+    )
+
+
+def _newest_tokens(call: Call) -> int:
+    """Size of the last message of a conversation: what came before it was sent once already."""
+    messages = call.fields.get("messages")
+    if not isinstance(messages, list) or len(messages) < 2:
+        return call.body_bytes
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, dict) else None
+    return -(-len(content) // _USUAL_BYTES_PER_TOKEN) if isinstance(content, str) else call.body_bytes
 
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:

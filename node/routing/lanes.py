@@ -8,6 +8,7 @@ from node.batch import DomainBatcher
 from node.leases import Allowance
 from node.providers.connector import Connector
 from node.routing.estimate import token_room
+from node.routing.tokenizer import tokenizer_for
 from shared_state.config import TimeoutsConfig
 from shared_state.limits import has_limits
 from shared_state.topology import ModelSpec, ProviderSpec
@@ -44,6 +45,8 @@ def build_lane(
     allowance: Allowance,
 ) -> Lane:
     """The lane of a model on its provider."""
+    if model.config.tokenizer == "tiktoken":
+        tokenizer_for(model.upstream)  # reads its vocabulary now, not in the first request
     limits, account, clocks = model.config.limits, provider.config.limits, provider.config.timeouts
     return Lane(
         connector=connector,

@@ -53,6 +53,8 @@ class StockTransport(AiohttpTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._check_open()
+        if (on_send := request.extensions.get("on_send")) is not None:
+            on_send()  # the connection may still have to be made; the engine does not say when it is
         try:
             with _translated():
                 response = await super().handle_async_request(request)

@@ -22,7 +22,8 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     Timeouts come with each request in ``extensions["timeout"]``. ``read`` runs for the whole response head, then for
     each wait for more body. Every exception is one of httpx's and carries ``request_sent``; a response tells in its
-    extensions ``request_sent``, ``reused`` and ``replayed``.
+    extensions ``request_sent``, ``reused`` and ``replayed``. ``extensions["on_send"]`` is called when there is a connection, just
+    before the first byte is written; what it raises is raised instead of sending.
 
     A request is replayed once, on a fresh connection, only when a kept-alive connection ended before any byte of the
     response. The upstream may still have seen it: ``replayed`` means maybe executed twice.
@@ -92,6 +93,13 @@ class FastTransport(httpx.AsyncBaseTransport):
         """Send a call and return its exchange with the head received."""
         pool = self._pool_of(url)
         connection = await pool.acquire(call.timeouts)
+        if call.on_send is not None:
+            try:
+                call.on_send()
+            except BaseException:
+                connection.arm(self._keepalive_expiry_s)
+                pool.release(connection)
+                raise
         exchange = connection.begin(call)
         try:
             await exchange.receive_head()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import httpx
@@ -54,6 +55,7 @@ class Call(NamedTuple):
     parts: tuple[bytes, ...]
     is_head: bool
     timeouts: Timeouts
+    on_send: Callable[[], None] | None = None
 
 
 def origin_of(url: httpx.URL) -> Origin:
@@ -79,7 +81,7 @@ async def prepare_call(request: httpx.Request) -> Call:
     method = request.method.encode("ascii", "replace")
     head = _encode_head(method, request, body_bytes=len(body))
     parts = (head + body,) if len(body) <= _JOIN_MAX_BYTES else (head, body)
-    return Call(parts, method == b"HEAD", Timeouts.of(request))
+    return Call(parts, method == b"HEAD", Timeouts.of(request), request.extensions.get("on_send"))
 
 
 async def _read_body(request: httpx.Request) -> bytes:

@@ -30,10 +30,12 @@ end
 
 local over = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':lease:ends', '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[3]))
 for _, name in ipairs(over) do
-  local amounts = read_lease(name)
-  if amounts then
-    charge(account, amounts)
-    charge(scopes[name:match('\t(.*)$')], amounts)
+  for _, part in ipairs({ name, busy_name(name) }) do
+    local amounts = read_lease(part)
+    if amounts then
+      charge(account, amounts)
+      charge(scopes[name:match('\t(.*)$')], amounts)
+    end
   end
   drop_lease(name)
 end

@@ -8,7 +8,7 @@
 -- ARGV[3]  life of the leases, ms
 -- ARGV[4]  share: a lease takes at most one part in this many of what remains
 -- ARGV[5]  msgpack {{index of the model, {used: requests, tokens, in, out, cost}, {kept: the same}, requests wanted, {one request: the
---          same}}, ...}
+--          same}, {spent on calls that still run: the same}}, ...}
 -- Returns  {now ms, epoch, note, value, then for each model what its lease holds now: requests, tokens, in, out, cost}
 --          epoch -1: the calendar is out of date; note 0 applied, 1 the sequence is not younger than the one on record (value),
 --          2 nothing was done: the node has to assert itself in a new term
@@ -49,14 +49,30 @@ end
 
 local NOTHING = { 0, 0, 0, 0, 0 }
 
+local function hold_both(scope, amounts, sign)
+  hold(scope, amounts, sign)
+  hold(account, amounts, sign)
+end
+
+-- What is held for calls that run: no more than what was held so far, unless it is said again to a server that may have forgotten. Nothing if
+-- the lease has ended, for its end has charged all of it.
+local function still_running(old, busy, running)
+  if caller.is_replay then return running end
+  if not old then return NOTHING end
+  local amounts = {}
+  for dimension = 1, 5 do amounts[dimension] = math.min(running[dimension], old[dimension] + busy[dimension]) end
+  return amounts
+end
+
 local function renew(wish)
   local scope, used, kept, one = scopes[wish[1]], wish[2], wish[3], wish[5]
   local name = lease_name(caller.node, limits[4][wish[1]][1])
-  local old = read_lease(name)
+  local old, busy = read_lease(name), read_lease(busy_name(name)) or NOTHING
   if note == STALE then return old or NOTHING end
+  local running = still_running(old, busy, wish[6])
   if old then
-    hold(scope, old, -1)
-    hold(account, old, -1)
+    hold_both(scope, old, -1)
+    hold_both(scope, busy, -1)
   elseif not caller.is_replay then
     used, kept = NOTHING, NOTHING -- it has ended, and its end has charged all of it
   end
@@ -64,19 +80,20 @@ local function renew(wish)
     take(scope, used, now)
     take(account, used, now)
   end
+  hold_both(scope, running, 1)
   local granted = (caller.is_held or caller.is_replay) and 0 or fitting(account, one, fitting(scope, one, wish[4]))
   local amounts = {}
   for dimension = 1, 5 do
     local keeps = caller.is_replay and kept[dimension] or math.min(kept[dimension], old and old[dimension] or 0)
     amounts[dimension] = math.max(granted * one[dimension], keeps)
   end
-  if amounts[1] == 0 then
+  if amounts[1] == 0 and running[1] == 0 then
     if old then drop_lease(name) end
     return NOTHING
   end
-  hold(scope, amounts, 1)
-  hold(account, amounts, 1)
+  hold_both(scope, amounts, 1)
   write_lease(name, caller.sequence, amounts)
+  write_busy(name, running)
   redis.call('ZADD', KEYS[1] .. ':lease:ends', int(now + life), name)
   return amounts
 end

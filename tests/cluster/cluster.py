@@ -92,6 +92,7 @@ class Cluster:
         nodes: router nodes behind nginx.
         deaf_nodes: further nodes, not behind nginx, that may not subscribe to events.
         starts_valkey: False leaves starting the shared state to the test.
+        store_url: another store than the Valkey of its own, which then is not started.
         persistence: the shared state keeps an append-only file.
     """
 
@@ -104,6 +105,7 @@ class Cluster:
         deaf_nodes: int = 0,
         schedulers: int = 1,
         starts_valkey: bool = True,
+        store_url: str | None = None,
         persistence: bool = False,
     ) -> None:
         self.valkey = ValkeyServer(
@@ -111,13 +113,17 @@ class Cluster:
         )
         self.mocks: dict[str, MockProvider] = {}
         self.nodes: list[Node] = []
+        self._names = 0
         self.deaf_nodes: list[Node] = []
         self.schedulers: list[ChildProcess] = []
         self.nginx: NginxServer | None = None
         self._config = config
         self._mock_options = mocks
         self._counts = (nodes, deaf_nodes, schedulers)
-        self._starts_valkey = starts_valkey
+        self._starts_valkey = starts_valkey and not store_url
+        self._awaits_nodes = starts_valkey
+        self._store_url = store_url or self.valkey.url
+        self._config_path = Path()
         self._stack = ExitStack()
 
     @property
@@ -142,13 +148,14 @@ class Cluster:
         for name, options in self._mock_options.items():
             self.mocks[name] = self._stack.enter_context(closing(MockProvider(name, **options)))
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-cluster-")))
-        path = self._write_config(directory)
-        self._spawn_nodes(path)
-        self._start_schedulers(path)
+        self._config_path = self._write_config(directory)
+        self._spawn_nodes()
+        for _ in range(self._counts[2]):
+            self.start_scheduler()
         self.nginx = NginxServer([("127.0.0.1", node.port) for node in self.nodes])
         self._stack.callback(self.nginx.close)
         self.nginx.start()
-        if self._starts_valkey:
+        if self._awaits_nodes:
             for node in self._all_nodes():
                 node.await_ready()
 
@@ -159,22 +166,32 @@ class Cluster:
         path.write_text(json.dumps({"storage": storage, **with_addresses(self._config, urls)}))
         return path
 
-    def _spawn_nodes(self, path: Path) -> None:
+    def _spawn_nodes(self) -> None:
         nodes, deaf, _ = self._counts
-        self.nodes = [Node(f"n{i}", path, self.valkey.url) for i in range(1, nodes + 1)]
-        url = self.valkey.url.replace("//", "//deaf:deaf@", 1)
-        self.deaf_nodes = [Node(f"deaf{i}", path, url) for i in range(1, deaf + 1)]
-        for node in self._all_nodes():
+        for _ in range(nodes):
+            self.add_node()
+        url = self._store_url.replace("//", "//deaf:deaf@", 1)
+        self.deaf_nodes = [Node(f"deaf{i}", self._config_path, url) for i in range(1, deaf + 1)]
+        for node in self.deaf_nodes:
             self._stack.callback(node.close)
             node.spawn()
 
-    def _start_schedulers(self, path: Path) -> None:
-        """One after the other, for they share the file of statistics and each would create it."""
-        for number in range(1, self._counts[2] + 1):
-            command = [sys.executable, "-m", "scheduler", "-c", path, "--redis", self.valkey.url]
-            process = ChildProcess(command, name=f"scheduler{number}", cwd=_ROOT)
-            self.schedulers.append(self._stack.enter_context(closing(process)))
-            process.wait_line_blocking("scheduler starts", _START_S)
+    def add_node(self) -> Node:
+        """Spawn one more node, which nginx does not know yet."""
+        self._names += 1
+        node = Node(f"n{self._names}", self._config_path, self._store_url)
+        self._stack.callback(node.close)
+        self.nodes.append(node)
+        node.spawn()
+        return node
+
+    def start_scheduler(self) -> ChildProcess:
+        """Start one more scheduler. One after the other, for they share the file of statistics and each would create it."""
+        command = [sys.executable, "-m", "scheduler", "-c", self._config_path, "--redis", self._store_url]
+        process = ChildProcess(command, name=f"scheduler{len(self.schedulers) + 1}", cwd=_ROOT)
+        self.schedulers.append(self._stack.enter_context(closing(process)))
+        process.wait_line_blocking("scheduler starts", _START_S)
+        return process
 
     def close(self) -> None:
         """End everything, nodes without a drain. May be called twice."""

@@ -1,17 +1,66 @@
-"""A short run of the outside test; `make exactness` is the long one."""
+"""P1 and P2 from outside: a counting upstream, a load decided by its seed, one fault after the other; `make exactness` is the long run.
+
+One fleet for all tests; each has windows of its own, so that none finds them full.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from benchmarks.exactness import examine
+from benchmarks.exactness_faults import SHORT
+from benchmarks.exactness_fleet import Fleet
+from benchmarks.exactness_upstream import CountingUpstream
 
 pytestmark = pytest.mark.cluster
 
+_NODES = 3
+#: Seconds of load: as long as the fault lasts, and a while to see what it left.
+_SECONDS: dict[str, float] = {
+    "none": 3.0,
+    "node-kill": 4.0,
+    "node-freeze": 9.0,
+    "scheduler-kill": 4.0,
+    "redis-restart": 3.0,
+    "redis-freeze": 5.0,
+    "pubsub-cut": 3.0,
+    "script-flush": 3.0,
+    "scale": 6.0,
+    "all": 10.0,
+}
+#: Where somebody is taken for dead, or the store did not answer in time, others clean up.
+_CLEANED_UP = {"node-kill", "node-freeze", "redis-restart", "redis-freeze", "all"}
 
-async def test_no_window_is_exceeded_and_no_call_is_lost_when_a_node_is_killed():
-    """Every window is full, a node dies under load, and what the upstream counted is within limits and in the books."""
-    report = await examine("node-kill", 1, nodes=2, requests=1500)
 
-    assert report.calls > 100
-    assert report.is_exact, report.document()
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[CountingUpstream]:
+    """Books what arrives, in a process of its own."""
+    with CountingUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def fleet(upstream: CountingUpstream) -> Iterator[Fleet]:
+    """The nodes of all tests."""
+    with Fleet(upstream, nodes=_NODES, prefixes=[f"{name}-" for name in _SECONDS]) as fleet:
+        yield fleet
+
+
+@pytest.mark.parametrize("name", _SECONDS)
+async def test_no_window_is_exceeded_and_the_books_balance(
+    fleet: Fleet, upstream: CountingUpstream, name: str
+):
+    """Under load and amid the fault; what the upstream counted is within all limits and in the books, and nothing stays held."""
+    seconds = _SECONDS[name]
+    faults: dict[str, Any] = {} if name == "none" else SHORT if name == "all" else {name: SHORT[name]}
+
+    report = await examine(
+        fleet, upstream, faults, prefix=f"{name}-", seed=1, requests=round(200 * seconds), seconds=seconds
+    )
+
+    assert report.is_exact, report.faults()
+    assert report.calls > 0.15 * sum(report.answers.values()), report.answers
+    assert report.balance and (name in _CLEANED_UP or not report.balance.abandoned), report.faults()

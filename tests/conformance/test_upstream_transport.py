@@ -147,6 +147,27 @@ async def test_fast_transport_tells_whether_the_connection_was_reused(fast):
         assert [first.extensions["replayed"], second.extensions["replayed"]] == [False, False]
 
 
+async def test_a_request_may_still_be_held_back_when_its_connection_stands(transport):
+    """``on_send`` has the last word; what it raises is raised, nothing is written, and the next request finds the way free."""
+
+    class HeldBackError(Exception):
+        pass
+
+    def hold_back():
+        raise HeldBackError
+
+    calls = []
+    async with scripted_server(always(answer())) as server:
+        held, sent = request_to(server.url), request_to(server.url)
+        held.extensions["on_send"], sent.extensions["on_send"] = hold_back, lambda: calls.append(1)
+        with pytest.raises(HeldBackError):
+            await transport.handle_async_request(held)
+        await fetch(transport, sent)
+
+    assert calls == [1]
+    assert len(server.requests) == 1
+
+
 async def test_fast_transport_keeps_the_spelling_of_the_target(fast):
     """Percent-encoding that other libraries would tidy up arrives as the caller wrote it."""
     async with scripted_server(always(answer())) as server:

@@ -13,8 +13,15 @@ ONE = Amounts(1, 100, 60, 40, 1000)
 LIFE_MS = 60_000
 
 
-def wish(requests: int, *, model: str = SMALL, used: Amounts = NOTHING, kept: Amounts = NOTHING) -> LeaseWish:
-    return LeaseWish(model, used, kept, requests, ONE)
+def wish(
+    requests: int,
+    *,
+    model: str = SMALL,
+    used: Amounts = NOTHING,
+    kept: Amounts = NOTHING,
+    running: Amounts = NOTHING,
+) -> LeaseWish:
+    return LeaseWish(model, used, kept, requests, ONE, running)
 
 
 def times(count: int) -> Amounts:
@@ -85,6 +92,54 @@ async def test_ones_own_lease_gives_way_to_ones_own_requests(bench):
 
     assert [v.code for v in verdicts] == [Code.ADMITTED] * 5 + [Code.AT_LIMIT]
     assert [v.from_lease for v in verdicts] == [False] * 3 + [True] * 2 + [False]
+
+
+async def test_a_call_that_was_paid_in_advance_takes_its_slot_until_it_ends(bench, steered):
+    """Reported as running it stays held, for others and for the node's own requests; when it has ended its slot is free."""
+    node = bench(small={"concurrency": 5})
+    other = Caller(steered, node.domain, node="n2")
+    await renew(node, wish(3), sequence=1)
+    running = wish(0, kept=times(1), running=times(2))
+    (held,) = await renew(node, running, sequence=2)
+    again = await renew(node, running, sequence=2)
+    verdicts = await other.admit_many(5, tokens=(60, 40))
+    own = await node.admit_many(5, tokens=(60, 40))
+    await renew(node, wish(0, used=times(2)), sequence=3)
+
+    assert again == [held] == [times(1)]
+    assert [v.code for v in verdicts] == [Code.ADMITTED] * 2 + [Code.AT_LIMIT] * 3
+    assert [v.from_lease for v in own] == [True] + [False] * 4
+    assert [v.code for v in own[1:]] == [Code.AT_LIMIT] * 4
+    assert [v.code for v in await other.admit_many(3)] == [Code.ADMITTED] * 2 + [Code.AT_LIMIT]
+
+
+async def test_what_ran_counts_when_it_has_ended(bench):
+    """Once, in the windows that count; held until then."""
+    node = bench(small={"rpm": 5})
+    await renew(node, wish(3), sequence=1)
+    await renew(node, wish(0, running=times(3)), sequence=2)
+    while_running = await node.admit_many(3)
+    await renew(node, wish(0, used=times(1), running=times(2)), sequence=3)
+    await renew(node, wish(0, used=times(2)), sequence=4)
+
+    assert [v.code for v in while_running] == [Code.ADMITTED] * 2 + [Code.AT_LIMIT]
+    assert (await node.used())[SMALL, "rpm"][0] == 5
+    assert (await node.admit())[1].code is Code.AT_LIMIT
+
+
+async def test_a_node_cannot_keep_more_than_it_had(bench, steered):
+    """Nor anything of a lease that has ended: its end has charged what ran as well."""
+    node = bench(small={"rpm": 10})
+    await renew(node, wish(3), sequence=1)
+    await renew(node, wish(0, running=times(9), kept=times(9)), sequence=2)
+    await steered.pass_time(LIFE_MS)
+    await node.ledger.end_leases(token=1)
+    used = (await node.used())[SMALL, "rpm"][0]
+    await renew(node, wish(0, running=times(3)), sequence=3)
+
+    assert used == 6
+    assert len(await node.admit_many(4)) == 4
+    assert (await node.admit())[1].code is Code.AT_LIMIT
 
 
 async def test_the_account_counts_what_all_its_models_hold(bench):

@@ -27,8 +27,10 @@ sentinel down-after-milliseconds {service} 500
 sentinel failover-timeout {service} 1000
 {password}
 """
-#: Sentinels talk every second or two; tests need not wait for that.
-_HASTE = ("publish-period", "100", "info-period", "200", "ping-period", "100", "ask-period", "100")
+#: Sentinels talk every second or two; tests need not wait for that. Not faster than this, though: a replica is good enough to be promoted
+#: only if it was heard of within five ping periods, and while its primary is down sentinels ask it once a second. With a shorter
+#: period many an election ends without a candidate, and the next comes two seconds later.
+_HASTE = ("publish-period", "100", "info-period", "200", "ping-period", "300", "ask-period", "100")
 
 
 class Fleet:
@@ -160,6 +162,37 @@ class ClusterFleet(Fleet):
             if first <= slot <= last:
                 return self.servers[master[1]]
         raise LookupError(key)
+
+    async def move(self, key: str, *, atomically: bool = True) -> None:
+        """Gives the slot of a key to another master, with everything in it.
+
+        Args:
+            atomically: all at once, as Valkey 9 can; else key by key, as ``--cluster reshard`` does it.
+        """
+        source = await self.owner(key)
+        target = next(master for master in self.masters if master is not source and master.process)
+        slot = await ask(int(source.port or 0), "CLUSTER", "KEYSLOT", key)
+        if atomically:
+            name = (await ask(int(target.port or 0), "CLUSTER", "MYID")).decode()
+            words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+            assert await ask(int(source.port or 0), *words) == b"OK"
+        else:
+            await self._move_keys(slot, source, target)
+
+        async def has_moved() -> bool:
+            return await self.owner(key) is target
+
+        await wait_until(has_moved, what=f"slot {slot} to be at {target.port}")
+
+    async def _move_keys(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
+        ports = (int(source.port or 0), int(target.port or 0))
+        names = [(await ask(port, "CLUSTER", "MYID")).decode() for port in ports]
+        await ask(ports[1], "CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+        await ask(ports[0], "CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+        while keys := await ask(ports[0], "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            await ask(ports[0], "MIGRATE", "127.0.0.1", ports[1], "", 0, 1000, "KEYS", *keys)
+        for port in (ports[1], ports[0], *(int(master.port or 0) for master in self.masters)):
+            await ask(port, "CLUSTER", "SETSLOT", slot, "NODE", names[1])
 
     async def _give_out_slots(self, ports: Sequence[int]) -> None:
         share = -(-SLOTS // len(ports))

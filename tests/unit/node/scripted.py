@@ -60,17 +60,26 @@ Step = Answer | BaseException
 
 
 class ScriptedTransport(httpx.AsyncBaseTransport):
-    """Answers the requests to each host in the order of its script; the last step goes on for ever."""
+    """Answers the requests to each host in the order of its script; the last step goes on for ever.
+
+    Attributes:
+        connects: awaited one by one, each before a request has its connection.
+    """
 
     def __init__(self, **scripts: Step | Sequence[Step]) -> None:
         self._scripts = {
             host: list(script) if isinstance(script, Sequence) else [script]
             for host, script in scripts.items()
         }
+        self.connects: list[Callable[[], Awaitable[object]]] = []
         self.requests: list[httpx.Request] = []
         self.answers: list[Answer] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.connects:
+            await self.connects.pop(0)()
+        if (on_send := request.extensions.get("on_send")) is not None:
+            on_send()
         self.requests.append(request)
         script = self._scripts[request.url.host]
         step = script.pop(0) if len(script) > 1 else script[0]

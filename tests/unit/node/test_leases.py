@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -21,8 +22,11 @@ class Clock:
         return self.now
 
 
+_numbers = itertools.count(1)
+
+
 def an_ask() -> Ask:
-    return Ask("n.1", "a.m", "chat", 10, 20, 5, 1000)
+    return Ask(f"n.{next(_numbers)}", "a.m", "chat", 10, 20, 5, 1000)
 
 
 def times(count: int) -> Amounts:
@@ -68,8 +72,44 @@ def test_a_wish_follows_recent_traffic(allowance: Allowance) -> None:
 
 def test_an_allowance_is_spent_once(allowance: Allowance) -> None:
     """Three requests, not a fourth; what was spent is reported."""
-    assert [allowance.spend(an_ask()) for _ in range(4)] == [True, True, True, False]
+    asks = [an_ask() for _ in range(4)]
+    spent = [allowance.spend(ask) for ask in asks]
+    for ask in asks:
+        allowance.end(ask.reservation)
+        allowance.end(ask.reservation)
+
+    assert spent == [True, True, True, False]
     assert allowance.wish().used == times(3)
+
+
+def test_what_runs_is_kept_apart_until_it_ends(allowance: Allowance, clock: Clock) -> None:
+    """A call takes its slot for as long as it runs, also when Redis is back before it ends."""
+    ask = an_ask()
+    assert allowance.spend(ask)
+    while_running = allowance.wish()
+    allowance.renewed(while_running, times(2), asked_at=clock.now)
+    allowance.end(ask.reservation)
+    afterwards = allowance.wish()
+
+    assert (while_running.used, while_running.kept, while_running.running) == (Amounts(), times(2), ONE)
+    assert (afterwards.used, afterwards.kept, afterwards.running) == (ONE, times(2), Amounts())
+    assert not allowance.is_idle()
+
+
+async def test_what_was_spent_counts_as_reported_when_an_answer_knows_of_it(
+    allowance: Allowance, clock: Clock
+) -> None:
+    """An answer to an earlier report does not."""
+    earlier = allowance.wish()
+    assert allowance.is_reported
+    allowance.spend(an_ask())
+    allowance.renewed(earlier, times(3), asked_at=clock.now)
+    await allowance.until_reported(0.01)
+    assert not allowance.is_reported
+    allowance.renewed(allowance.wish(), times(2), asked_at=clock.now)
+
+    await allowance.until_reported(0.01)
+    assert allowance.is_reported
 
 
 def test_an_old_allowance_is_worth_nothing(allowance: Allowance, clock: Clock) -> None:
@@ -86,7 +126,7 @@ def test_what_is_spent_while_a_report_is_on_its_way_is_not_lost(allowance: Allow
     allowance.renewed(wish, times(3), asked_at=clock.now)
 
     assert allowance.left == times(2)
-    assert allowance.used == times(1)
+    assert allowance.running == times(1)
 
 
 def test_what_gave_way_meanwhile_is_given_up(allowance: Allowance, clock: Clock) -> None:

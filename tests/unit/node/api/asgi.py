@@ -69,11 +69,13 @@ async def ask(
     path: str,
     *pieces: bytes,
     headers: Headers = (),
+    query: str = "",
     leaves: asyncio.Event | None = None,
+    heard: Heard | None = None,
 ) -> Heard:
-    """One request to its end; the caller leaves when the event is set."""
+    """One request to its end; the caller leaves when the event is set. ``heard`` can be looked at meanwhile."""
     given = list(pieces) or [b""]
-    heard = Heard()
+    heard = heard or Heard()
 
     async def receive() -> Message:
         if given:
@@ -87,7 +89,7 @@ async def ask(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": list(headers),
         "http_version": "1.1",
         "scheme": "http",

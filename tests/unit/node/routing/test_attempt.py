@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from shared_state.errors import ProviderTimeoutError
-from shared_state.ledger import ESTIMATED, NOT_SENT, Outcome
+from shared_state.ledger import ESTIMATED, NOT_SENT, STREAM, Outcome
 from tests.unit.node.house import chat
 from tests.unit.node.routing.scene import CHARGED_IN_FULL, CHARGED_NOTHING, GOOD, charged, house
 from tests.unit.node.scripted import (
@@ -70,7 +70,7 @@ async def test_a_stream_goes_through_and_is_settled_by_its_usage() -> None:
     assert (place.reader.begun, place.reader.ended, place.reader.errors) == (1, 1, [])
     assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
     assert charged(place.ledger.settled[0]) == (7, 3, 13_000)
-    assert place.ledger.settled[0].flags == 0
+    assert place.ledger.settled[0].flags == STREAM
     place.assert_clean()
 
 
@@ -85,13 +85,13 @@ async def test_a_caller_who_asked_for_usage_gets_it() -> None:
 
 @in_virtual_time
 async def test_a_stream_without_usage_is_estimated_and_flagged() -> None:
-    """By the pieces that came and the size of the request."""
+    """By the text that came and, without giving anything back, the size of the request."""
     place = house(alpha=stream(*GOOD, DONE))
     call = chat(stream=True)
     await place.serve(call)
 
-    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 4), 4)
-    assert place.ledger.settled[0].flags == ESTIMATED
+    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 2), 5)
+    assert place.ledger.settled[0].flags == ESTIMATED | STREAM
 
 
 @in_virtual_time
@@ -261,4 +261,32 @@ async def test_an_error_event_reaches_a_reader_who_is_slow() -> None:
     await place.serve(stream=True)
 
     assert [type(error) for error in place.reader.errors] == [ProviderTimeoutError]
+    place.assert_clean()
+
+
+# -- the way to the provider
+
+
+@in_virtual_time
+async def test_the_providers_clock_begins_when_the_request_goes_out() -> None:
+    """Time that a connection took moves the charge to where the provider counts it."""
+    place = house(alpha=whole())
+    place.transport.connects = [pause(0.4)]
+    await place.serve()
+
+    assert place.ledger.settled[0].dispatch_delay_ms == 400
+
+
+@in_virtual_time
+async def test_an_admission_that_has_become_old_is_given_back_and_asked_anew() -> None:
+    """Nothing was sent, nobody is blamed, nothing is charged."""
+    place = house(alpha=whole())
+    place.transport.connects = [pause(3)]
+    await place.serve()
+    first, second = place.ledger.settled
+
+    assert (first.outcome, first.flags & NOT_SENT) == (Outcome.NEUTRAL, NOT_SENT)
+    assert second.outcome is Outcome.SUCCESS
+    assert [ask.reservation for ask in place.ledger.asks] == [first.reservation, second.reservation]
+    assert len(place.transport.requests) == 1
     place.assert_clean()

@@ -56,6 +56,19 @@ async def test_the_prompt_is_estimated_upward() -> None:
     assert estimate(call, model, None).tokens_in == 51
 
 
+async def test_what_was_weighed_at_the_door_counts() -> None:
+    """The size in bytes is only for who did not weigh."""
+    call = chat()
+    call.body_bytes, call.prompt_tokens = 100, 77
+
+    assert (await reserve_of(call)).tokens_in == 77
+
+
+async def reserve_of(call: Call) -> Estimate:
+    """The reservation of a call as it is."""
+    return estimate(call, mesh("alpha.small").models["alpha.small"], None)
+
+
 @pytest.mark.parametrize(("room", "tokens_out"), [(None, 4096), (1000, 950), (5000, 4096), (51, 1), (10, 1)])
 async def test_an_unstated_bound_is_cut_to_the_windows(room: int | None, tokens_out: int) -> None:
     """A window of 1000 tokens can never admit 4096; one token is always asked for."""

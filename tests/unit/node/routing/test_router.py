@@ -19,8 +19,8 @@ from shared_state.errors import (
 )
 from shared_state.ledger import LEASED, Amounts, Code, LeaseWish, Outcome, Verdict
 from tests.unit.node.house import NOW_MS, House, chat, mesh
-from tests.unit.node.routing.scene import CHARGED_NOTHING, charged, house
-from tests.unit.node.scripted import Answer, ScriptedTransport, chunk, refused, stream, whole
+from tests.unit.node.routing.scene import CHARGED_NOTHING, GOOD, charged, house
+from tests.unit.node.scripted import Answer, ScriptedTransport, chunk, pause, refused, stream, whole
 from tests.unit.node.virtual_time import in_virtual_time
 
 # -- the caller's mistake
@@ -225,6 +225,58 @@ async def test_without_redis_what_was_paid_in_advance_is_spent() -> None:
     assert len(place.transport.requests) == 1
 
 
+def _pay(place: House, requests: int) -> None:
+    """Gives the node a lease of so many requests."""
+    held = Amounts(requests, 100_000, 100_000, 100_000, 0)
+    now = asyncio.get_running_loop().time()
+    wish = LeaseWish("alpha.m", Amounts(), Amounts(), requests, held)
+    place.allowances["alpha.m"].renewed(wish, held, asked_at=now)
+
+
+@in_virtual_time
+async def test_what_was_paid_in_advance_is_taken_until_the_call_ends() -> None:
+    """Redis must hold its slot as long; afterwards it is used."""
+    scripts = {"alpha": stream(chunk("one"), pause(5), *GOOD[1:])}
+    place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(**scripts))
+    place.watch.connected = False
+    place.ledger.verdicts["alpha.m"] = [Verdict(Code.STORE_AWAY)]
+    _pay(place, 2)
+    allowance = place.allowances["alpha.m"]
+    task = place.start(stream=True)
+    await asyncio.sleep(1)
+    while_running = (allowance.running.requests, allowance.used.requests)
+    await task
+
+    assert while_running == (1, 0)
+    assert (allowance.running.requests, allowance.used.requests) == (0, 1)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+@in_virtual_time
+async def test_redis_is_asked_when_it_knows_what_was_spent_meanwhile(comes: bool) -> None:
+    """Else it might admit a request out of a lease that is spent. If the report does not come, Redis is away still."""
+    place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(alpha=whole()))
+    place.watch.connected = False
+    place.ledger.verdicts["alpha.m"] = [Verdict(Code.STORE_AWAY)]
+    _pay(place, 1)
+    await place.serve()
+    place.watch.connected = True
+    task = place.start()
+    await asyncio.sleep(0.1)
+    asked_early = len(place.ledger.asks)
+    if comes:
+        allowance = place.allowances["alpha.m"]
+        wish = allowance.wish()
+        allowance.renewed(wish, Amounts(), asked_at=asyncio.get_running_loop().time())
+        await task
+    else:
+        with pytest.raises(StateUnavailableError):
+            await task
+
+    assert asked_early == 1
+    assert len(place.ledger.asks) == (2 if comes else 1)
+
+
 @in_virtual_time
 async def test_a_node_that_has_seen_nothing_serves_nothing() -> None:
     """It cannot know who is on standby."""
@@ -260,3 +312,31 @@ async def test_an_oversized_answer_is_the_providers_fault(monkeypatch: pytest.Mo
     assert place.reader.body == b""
     assert place.ledger.outcomes == [("alpha.m", Outcome.FAILURE)]
     place.assert_clean()
+
+
+@in_virtual_time
+async def test_attempts_count_as_under_way_until_they_end() -> None:
+    """However they end: the signals of this node's own work."""
+    place = house(alpha=refused(500), beta=whole())
+    seen: list[list[str]] = []
+    send = place.transport.handle_async_request
+
+    async def watched(request: httpx.Request) -> httpx.Response:
+        seen.append(list(place.signals.under_way_now))
+        return await send(request)
+
+    place.transport.handle_async_request = watched  # type: ignore[method-assign]
+    await place.serve()
+
+    assert seen == [["alpha.m"], ["beta.m"]]
+    assert place.signals.under_way_now == []
+
+
+@in_virtual_time
+async def test_what_a_provider_says_of_its_limits_is_passed_on() -> None:
+    """For the ranking of the next request."""
+    said = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "7"}
+    place = house(alpha=Answer(*whole().body.parts, headers={"content-type": "application/json", **said}))
+    await place.serve()
+
+    assert place.signals.told == [("alpha.m", (0.07, 60.0))]
