@@ -223,7 +223,7 @@ class Router:
 
     async def _ask(self, lane: Lane, ask: Ask, target: Target) -> Verdict:
         """Asks Redis, once it knows what was spent while it was away."""
-        if self._watch.connected and not lane.allowance.is_reported:
+        if self._watch.connected and not self._watch.held and not lane.allowance.is_reported:
             await lane.allowance.until_reported(_REPORT_S)
             if not lane.allowance.is_reported:
                 return _AWAY

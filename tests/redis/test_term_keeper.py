@@ -38,9 +38,7 @@ class Node:
         self.name = name
         self.store = store
         self.sent = 0
-        self.sent_from_lease = 0
         self.codes: set[Code] = set()
-        self.modes: set[str] = set()
         clock = ServerClock()
         self.watch = StoreWatch(store, on_loss="leased")
         self.snapshot = Snapshot(store, topology, self.watch, clock=clock)
@@ -68,10 +66,11 @@ class Node:
     async def attempt(self) -> Code:
         """One request, as the router would have it."""
         ask = Ask(f"{self.name}.{next(self._numbers)}", SMALL, "chat", 0, 0, 0, 60_000)
+        allowance = self.leases.allowances[SMALL]
+        if self.watch.connected and not self.watch.held and not allowance.is_reported:
+            await allowance.until_reported(1.0)
         verdict = await self.batcher.admit(ask, POOL)
         self.codes.add(verdict.code)
-        self.modes.add(self.watch.mode)
-        allowance = self.leases.allowances[SMALL]
         if verdict.code is Code.ADMITTED:
             allowance.note(ask)
             if verdict.from_lease:
@@ -81,8 +80,8 @@ class Node:
             if verdict.in_doubt:
                 allowance.shrink(ask)
             if allowance.spend(ask):
-                self.sent_from_lease += 1
                 await self._send(f"{self.name}.{next(self._numbers)}", LEASED)
+                allowance.end(ask.reservation)
         return verdict.code
 
     async def _send(self, reservation: str, flags: int = 0) -> None:
