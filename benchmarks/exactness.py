@@ -43,15 +43,21 @@ async def examine(
     seed: int,
     requests: int,
     seconds: float,
+    awaits_allowances: bool = True,
 ) -> Report:
-    """Load a fleet, let the faults strike, side by side, wait until it is quiet, and judge."""
+    """Load a fleet, let the faults strike, side by side, wait until it is quiet, and judge.
+
+    Args:
+        prefix: of the models to ask for, where several runs share a fleet.
+        awaits_allowances: wait for what is booked only when the allowance of a dead node ends.
+    """
     from benchmarks.exactness_fleet import plan
 
     asked, began = plan(prefix), time.monotonic()
     load = Load(fleet.cluster.base_url, asked.asks, seed=seed, requests=requests, seconds=seconds)
     await asyncio.gather(load.run(), *(_strike(fleet, faults, name, seed, seconds) for name in faults))
     await fleet.mend()
-    balance = await _quiet_balance(fleet, asked, load)
+    balance = await _quiet_balance(fleet, asked, load, awaits_allowances=awaits_allowances)
     name = _ALL if len(faults) == len(_every_fault()) else "+".join(faults) or "none"
     return await _judged(upstream, asked, load, balance, name=name, seed=seed, began=began)
 
@@ -69,7 +75,7 @@ async def _strike(fleet: Fleet, faults: dict[str, Fault], name: str, seed: int, 
     await faults[name](fleet, rng)
 
 
-async def _quiet_balance(fleet: Fleet, plan: Plan, load: Load) -> Balance:
+async def _quiet_balance(fleet: Fleet, plan: Plan, load: Load, *, awaits_allowances: bool) -> Balance:
     """The balance as soon as it is clean, or as it is one lease time later; what is held then has leaked.
 
     What a node had admitted without its store, and died, is booked only when its allowance ends.
@@ -81,7 +87,7 @@ async def _quiet_balance(fleet: Fleet, plan: Plan, load: Load) -> Balance:
         return balance
     await load.knock()
     balance = await _balance_within(1.0, fleet, plan)
-    if not balance.lost:
+    if not (balance.lost and awaits_allowances):
         return balance
     later = await _balance_within(ALLOWANCE_S - LEASE_S, fleet, plan)
     return replace(later, leaked=max(balance.leaked, later.leaked))
