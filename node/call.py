@@ -60,8 +60,10 @@ class Call:
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
         prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
+        counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
         key: the client key that it came with.
+        session: the caller's name for a conversation, empty for none.
     """
 
     surface: Surface
@@ -72,8 +74,10 @@ class Call:
     deadline_s: float | None = None
     provider: str | None = None
     prompt_tokens: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
     caps: Caps | None = None
     key: ClientKey | None = None
+    session: str = ""
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import secrets
 import time
 from collections.abc import Iterator
@@ -34,7 +35,11 @@ from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
+from node.routing.sessions import Sessions
+from node.routing.strategies import build_strategies
+from node.signals import Signals
 from node.snapshot import Snapshot
 from node.terms import TermKeeper
 from node.upstream import open_transport
@@ -139,6 +144,30 @@ class NodeService:
         self._keyring.doubt()
         self.events.tell_gap()
 
+    def _build_ranker(self) -> Ranker:
+        """The selection stage; only domains whose pools want signals are read for them."""
+        topology, strategies = self.topology, build_strategies(self.topology.pools.values())
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        self.signals = Signals(
+            self.store,
+            [domain for domain in topology.domains.values() if domain.id in wanted],
+            self.watch,
+            clock=self.clock,
+            nodes=lambda: self.nodes_seen,
+        )
+        sessions = Sessions(
+            self.store,
+            self.watch,
+            epoch_of=self.snapshot.epoch_of,
+        )
+        cursors = Cursors(self.store, self.watch, self.snapshot.current)
+        return Ranker(strategies, self.snapshot, Facts(cursors, sessions, self.signals), draw=random.random)
+
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
             self.snapshot.observe_epoch(ledger.domain.id, ledger.epoch)
@@ -185,9 +214,10 @@ class NodeService:
             on_loss=on_loss,
         )
         return Router(
-            Pipeline(self.snapshot, Cursors(self.store, self.watch, self.snapshot.current)),
+            Pipeline(self.snapshot, self._build_ranker()),
             lanes,
             self.watch,
+            self.signals,
             clock=self.clock,
             reservations=reservations,
             on_loss=on_loss,
@@ -244,7 +274,7 @@ class NodeService:
             self.findings.run(),
             self._beat(),
         ]
-        loops += [keeper.run() for keeper in self._terms.values()]
+        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

@@ -13,7 +13,6 @@ from shared_state.catalogue import (
     CatalogueModel,
     ConnectorProfile,
     connector_profile,
-    selection_strategy,
 )
 from shared_state.config.checks import (
     check_api_key,
@@ -33,6 +32,8 @@ from shared_state.config.root import MeshConfig
 from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
+from shared_state.scores import Score
+from shared_state.selection import find_strategy, in_priority, limit_by_pools
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
 
 
@@ -56,6 +57,13 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     profiles = _find_profiles(config, log)
     parts.providers = _build_providers(config, profiles, limits, log)
     models = _build_models(config, profiles, parts.tree, log)
+    models = limit_by_pools(
+        config.pools,
+        models,
+        lambda name, pool: _choose_members(
+            name, pool, _target(name, pool, parts.tree, FaultLog()), config, models, parts, FaultLog()
+        )[0],
+    )
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
@@ -248,11 +256,7 @@ def _build_pools(
         _check_references(pool_id, pool, config, log)
         _check_fallbacks(pool_id, pool, config, log)
         node = _target(pool_id, pool, parts.tree, log)
-        members = _members(pool, node, models, parts.tree)
-        score = None
-        if is_dynamic(pool):
-            facts = {model.id: static_facts(model, config, parts.providers) for model in members}
-            members, score = choose(pool_id, pool, members, facts, log)
+        members, score = _choose_members(pool_id, pool, node, config, models, parts, log)
         if not members and log.is_sound(("pools", pool_id), ("models",), ("providers",), ("capabilities",)):
             lacking = f": none offers {node}" if node else ""
             choosy = ", or where and score leave none of them" if is_dynamic(pool) else ""
@@ -260,12 +264,29 @@ def _build_pools(
         pools[pool_id] = PoolSpec(
             id=pool_id,
             capability=node,
-            strategy=strategy_of(pool, _strategy(pool_id, pool, log)),
+            strategy=strategy_of(pool, find_strategy(pool_id, pool, members, log)),
             models=tuple(member for member in members if member.id in parts.models),
             config=pool.model_copy(update={"limits": with_budget(pool.limits, pool.budget)}),
             score=score,
         )
     return pools
+
+
+def _choose_members(
+    pool_id: str,
+    pool: PoolConfig,
+    node: str | None,
+    config: MeshConfig,
+    models: dict[str, ModelSpec],
+    parts: Parts,
+    log: FaultLog,
+) -> tuple[list[ModelSpec], Score | None]:
+    """The members in the pool's order, and the score of a dynamic pool."""
+    members, score = _members(pool, node, models, parts.tree), None
+    if is_dynamic(pool):
+        facts = {model.id: static_facts(model, config, parts.providers) for model in members}
+        members, score = choose(pool_id, pool, members, facts, log)
+    return in_priority(pool, members), score
 
 
 def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
@@ -326,14 +347,6 @@ def _members(
         if name in models:
             members.setdefault(name, models[name])
     return list(members.values())
-
-
-def _strategy(pool_id: str, pool: PoolConfig, log: FaultLog) -> str:
-    try:
-        return selection_strategy(pool.strategy)
-    except CatalogueError as error:
-        log.add(("pools", pool_id, "strategy"), str(error))
-        return pool.strategy
 
 
 def _check_prices(parts: Parts, log: FaultLog) -> None:

@@ -43,6 +43,7 @@ class Outcome(IntEnum):
 NOT_SENT: Final = 1
 ESTIMATED: Final = 2
 LEASED: Final = 4
+STREAM: Final = 64
 UNKNOWN: Final = -1
 
 

@@ -15,6 +15,7 @@ ModelMeshError
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
+│   ├── SessionModelUnavailableError
 │   ├── LimitReachedError
 │   ├── BudgetExceededError
 │   ├── AllProvidersExhaustedError
@@ -192,6 +193,12 @@ class NoActiveModelError(RoutingError):
     """Every fit model is on standby."""
 
     default_code = "no_active_model"
+
+
+class SessionModelUnavailableError(RoutingError):
+    """The model that a strict session belongs to is on standby."""
+
+    default_code = "session_model_unavailable"
 
 
 class LimitReachedError(RoutingError):

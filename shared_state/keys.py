@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft."""
+        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -125,7 +125,7 @@ class Keys:
         """
         return f"{self._prefix}{{cluster}}:clients"
 
-    # -- a pool: cursors, beside the quota domain ``pool:<id>`` if it has limits
+    # -- a pool: cursors and sessions, beside the quota domain ``pool:<id>`` if it has limits
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""
@@ -134,3 +134,7 @@ class Keys:
     def current(self, pool: str) -> str:
         """String: the model that a sticky pool points at."""
         return f"{self._prefix}{{pool:{pool}}}:current"
+
+    def session(self, pool: str, digest: str) -> str:
+        """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""
+        return f"{self._prefix}{{session:{pool}:{digest}}}"

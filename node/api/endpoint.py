@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256
+_LONGEST_SESSION = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Endpoint:
             prompt_tokens=weigh(body, fields),
             caps=read_caps(scope),
             key=key,
+            session=_session(scope),
         )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
@@ -137,6 +139,13 @@ def request_id_of(scope: Scope) -> str:
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
     return uuid.uuid4().hex
+
+
+def _session(scope: Scope) -> str:
+    session = (header(scope, b"x-modelmesh-session") or b"").decode("latin-1").strip()
+    if len(session) > _LONGEST_SESSION:
+        raise RequestError(f"x-modelmesh-session is longer than {_LONGEST_SESSION} characters")
+    return session
 
 
 def _deadline(scope: Scope) -> float | None:

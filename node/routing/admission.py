@@ -52,7 +52,7 @@ async def ask_for_admission(
 
 async def _ask(door: Door, ask: Ask, rules: PoolConfig, watch: StoreWatch) -> Verdict:
     """Asks Redis, once it knows what was spent while it was away."""
-    if watch.connected and not door.allowance.is_reported:
+    if watch.connected and not watch.held and not door.allowance.is_reported:
         await door.allowance.until_reported(_REPORT_S)
         if not door.allowance.is_reported:
             return _AWAY

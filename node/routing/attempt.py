@@ -29,7 +29,7 @@ from shared_state.errors import (
     ProviderTimeoutError,
     RateLimitError,
 )
-from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
+from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
@@ -39,7 +39,11 @@ _ADMISSION_LIFE_S: Final = 2.0
 
 
 class Attempt:
-    """Carries one admitted reservation to its settlement."""
+    """Carries one admitted reservation to its settlement.
+
+    Attributes:
+        headers: of the provider's answer, once there is one.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Attempt:
         self._is_reserved = is_reserved
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
+        self.headers: httpx.Headers | None = None
 
     async def run(self) -> None:
         """Sends the call and passes the answer on.
@@ -119,6 +124,7 @@ class Attempt:
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
+            self.headers = response.headers
             if comfort is not None:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -277,6 +283,8 @@ class Attempt:
         now = self._loop.time()
         settlement.latency_ms = round((now - self._admitted) * 1000)
         settlement.dispatch_delay_ms = _ms_beyond(self._sent - self._admitted)
+        if self._call.is_stream:
+            settlement.flags |= STREAM
         if self._first_content:
             settlement.first_token_ms = round((self._first_content - self._admitted) * 1000)
         if usage is not None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
-from node.routing.estimate import token_room
+from node.routing.estimate import output_room, token_room
 from node.routing.stays import Gate
 from node.terms import TermKeeper
 from node.watch import StoreWatch
@@ -93,8 +93,15 @@ class Gatehouse:
             self._waiting.append(leases.run)
         if self._is_started:
             self.start()
-        room = token_room(domain.limits, _NOTHING)
-        return Gate(domain.id, domain.limits, batcher, leases.allowances[ANY_MODEL], room, is_limited)
+        return Gate(
+            domain.id,
+            domain.limits,
+            batcher,
+            leases.allowances[ANY_MODEL],
+            token_room(domain.limits, _NOTHING),
+            output_room(domain.limits, _NOTHING),
+            is_limited,
+        )
 
     def of_key(self, key: ClientKey) -> Gate:
         """The gate of a client key, built when it is first used."""

@@ -56,6 +56,10 @@ class Walk:
         self._now_ms = now_ms
         self._on_loss = on_loss
 
+    def reopen(self) -> None:
+        """A pool that was closed may have room again: the call has waited."""
+        self._closed.clear()
+
     async def admit(self, target: Target, interrupts: Interrupts, deadline: float) -> Verdict | None:
         """Passes the gates before an attempt; a verdict if the target must not serve and another may.
 
@@ -190,8 +194,13 @@ class Gates:
 
         def need_of(model: ModelSpec) -> Estimate:
             if model.id not in needs:
-                room = _smaller(gate.token_room, self._lanes[model.id].token_room)
-                needs[model.id] = estimate(plan.call, model, room)
+                lane = self._lanes[model.id]
+                needs[model.id] = estimate(
+                    plan.call,
+                    model,
+                    _smaller(gate.token_room, lane.token_room),
+                    _smaller(gate.output_room, lane.output_room),
+                )
             return needs[model.id]
 
         most, lease_ms = NOTHING, _LEAST_LEASE_MS

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 
 from node.call import Call, Fallback, Target
 from node.routing.access import resolve_for
-from node.routing.cursors import Cursors
 from node.routing.fitness import Fitness, Members
 from node.routing.needs import Needs
-from node.routing.strategies import STRATEGIES, Hints
+from node.routing.ranking import Ranker, Spare
 from node.snapshot import Snapshot
 from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
 from shared_state.state import EntityState
@@ -38,6 +37,7 @@ class Plan:
         members: candidates that are left, by pool.
         skipped: model -> why it is no candidate.
         reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
+        on_admitted: told once a target has admitted the call.
         opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
         fallback: why the targets are others than those that the name stands for.
         within_s: the deadline that a fallback keeps: that of the pool which it stands in for.
@@ -51,6 +51,7 @@ class Plan:
     trials: list[Target] = field(default_factory=list)
     reserve: list[Target] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    on_admitted: Callable[[], None] | None = None
     opens_ms: int = 0
     only_rate_limits: bool = True
     fallback: Fallback | None = None
@@ -72,10 +73,10 @@ class Pipeline:
     """
 
     def __init__(
-        self, snapshot: Snapshot, cursors: Cursors, *, draw: Callable[[], float] = random.random
+        self, snapshot: Snapshot, ranker: Ranker, *, draw: Callable[[], float] = random.random
     ) -> None:
         self._snapshot = snapshot
-        self._cursors = cursors
+        self.ranker = ranker
         self._draw = draw
         self._fitness = Fitness(snapshot.topology)
         self.stages: list[tuple[str, Callable[[Plan], None]]] = [
@@ -221,29 +222,18 @@ class Pipeline:
         """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""
         ranked: list[Target] = []
         for pool, members in plan.members:
-            if pool.score is not None:  # which has put them in order
+            if plan.resolution.is_exact:  # the caller has chosen
                 ranked += [Target(model, pool) for model in members]
                 continue
-            strategy = STRATEGIES[pool.strategy]
-            turn = await self._cursors.turn(pool.id) if strategy.needs_turn and len(members) > 1 else 0
-            current = self._cursors.current.get(pool.id, "")
-            order = strategy.rank(members, Hints(pool.models, turn, current))
-            if strategy.moves_current and order and self._must_move(pool, current, order[0]):
-                self._cursors.point_at(pool.id, order[0].id)
+            order, is_exclusive = await self.ranker.rank(
+                pool, members, plan.call, spare=Spare(_of(pool, plan.reserve), _of(pool, plan.trials))
+            )
+            _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
             ranked += [Target(model, pool) for model in order]
         ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.needs)
+        chosen = {target.model.id for target in ranked}
+        plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
         plan.targets = [*plan.trials, *ranked, *plan.reserve]
-
-    def _must_move(self, pool: PoolSpec, current: str, best: ModelSpec) -> bool:
-        """The pointer moves when its model is gone or on standby, not when it was merely left out of this draw."""
-        if current == best.id:
-            return False
-        held = self._snapshot.topology.models.get(current)
-        if held is None or held not in pool.models:
-            return True
-        return not (
-            self._snapshot.model(held).status == "active" and self._snapshot.provider(held).status == "active"
-        )
 
 
 def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
@@ -259,3 +249,17 @@ def _prefer(provider: str | None, ranked: list[Target]) -> list[Target]:
     if provider is None:
         return ranked
     return sorted(ranked, key=lambda target: target.model.provider != provider)
+
+
+def _of(pool: PoolSpec, targets: list[Target]) -> list[ModelSpec]:
+    return [target.model for target in targets if target.pool is pool]
+
+
+def _leave_out(plan: Plan, pool: PoolSpec, models: list[ModelSpec], is_exclusive: bool) -> None:
+    """What the strategy does not want is not tried; one that allows a single model wants no recovering ones either."""
+    if models and "rate_limited" not in plan.skipped.values():
+        plan.only_rate_limits = False
+    plan.skipped.update((model.id, "strategy") for model in models)
+    if is_exclusive:
+        plan.trials = [target for target in plan.trials if target.pool is not pool]
+        plan.reserve = [target for target in plan.reserve if target.pool is not pool]

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from node.call import Call, Reply, Target, Trail
+from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
@@ -21,6 +22,8 @@ from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
 from node.routing.verdicts import Refusals
+from node.routing.waiting import Waiting
+from node.signals import Signals
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
 from shared_state.errors import (
@@ -29,7 +32,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Verdict
+from shared_state.ledger import Ask, Code, Settlement, Verdict
 
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
@@ -50,6 +53,7 @@ class Router:
         pipeline: Pipeline,
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
+        signals: Signals,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -60,6 +64,8 @@ class Router:
         self._pipeline = pipeline
         self._lanes = lanes
         self._watch = watch
+        self._signals = signals
+        self._waiting = Waiting(pipeline)
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
@@ -88,7 +94,9 @@ class Router:
             if self._gates is not None:
                 walk = self._gates.walk(plan)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
-            await self._try_targets(plan, reply, interrupts, trail, walk)
+            await self._waiting.carry(
+                plan, lambda plan: self._try_targets(plan, reply, interrupts, trail, walk), interrupts, trail
+            )
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
                 raise ClientDisconnectedError("the client has left") from None
@@ -103,6 +111,8 @@ class Router:
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
         refusals = Refusals()
+        if walk is not None:
+            walk.reopen()
         waiting = list(plan.targets)
         detours = Detours(self._pipeline, plan)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
@@ -135,23 +145,20 @@ class Router:
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
-        need = estimate(call, target.model, lane.token_room)
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
         tries = 0
         while True:
             closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
             if closed is not None:
-                refusals.verdicts.append(closed)
-                trail.skipped[target.model.id] = f"pool:{closed.name or closed.code.name.lower()}"
-                return Next.OTHER
+                return _pass_over(target, closed, refusals, trail, prefix="pool:")
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             if verdict.code != Code.ADMITTED:
-                if walk is not None:
-                    walk.leave(target, None)
+                _leave(walk, target, None)
                 check_money(verdict, target, self._clock.now_ms())
-                refusals.verdicts.append(verdict)
-                trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
-                return Next.OTHER
+                return _pass_over(target, verdict, refusals, trail)
+            if plan.on_admitted is not None:
+                plan.on_admitted()
             tries += 1
             trail.attempts += 1
             trail.target = target
@@ -170,7 +177,9 @@ class Router:
                 is_reserved=is_reserved,
             )
             try:
-                await _run(attempt, lane, reservation)
+                with self._signals.under_way(target.model.id):
+                    await _run(attempt, lane, reservation)
+                self._hear(target.model.id, lane, attempt)
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
@@ -186,8 +195,13 @@ class Router:
             else:
                 return None
             finally:
-                if walk is not None:
-                    walk.leave(target, attempt.settlement)
+                _leave(walk, target, attempt.settlement)
+
+    def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
+        """What the provider has said of its limits, for the next ranking."""
+        if attempt.headers is not None and self._signals.wants(model):
+            dialect = lane.connector.provider.connector.dialect
+            self._signals.tell(model, headroom_told(attempt.headers.raw, dialect=dialect))
 
     async def _admit(
         self,
@@ -212,6 +226,20 @@ class Router:
             return await ask_for_admission(
                 lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
             )
+
+
+def _pass_over(
+    target: Target, verdict: Verdict, refusals: Refusals, trail: Trail, *, prefix: str = ""
+) -> Next:
+    """Notes why a target was not tried; the next one is."""
+    refusals.verdicts.append(verdict)
+    trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
+    return Next.OTHER
+
+
+def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
+    if walk is not None:
+        walk.leave(target, settlement)
 
 
 async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:

@@ -39,6 +39,7 @@ class Gate:
     Attributes:
         allowance: what may pass without Redis.
         token_room: its smallest token window, None without any.
+        output_room: the same of the windows of output tokens.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Gate:
     batcher: DomainBatcher
     allowance: Allowance
     token_room: int | None
+    output_room: int | None
     is_limited: bool
 
     def error(self, verdict: Verdict, now_ms: int) -> ModelMeshError:

@@ -7,6 +7,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from shared_state.config.limits import BudgetConfig, LimitsConfig
+from shared_state.config.strategies import (
+    BalanceOptions,
+    CustomOptions,
+    PriorityOptions,
+    RateLimitConfig,
+    SessionOptions,
+)
 from shared_state.config.values import DurationS, Section
 
 
@@ -73,12 +80,8 @@ class FallbacksConfig(Section):
     )
 
 
-class PoolConfig(Section):
-    """A pool; without ``capability`` and ``models`` its own name is the capability.
-
-    A dynamic pool chooses its members by ``where`` and their order by ``score``, both over what is known of a model.
-    Without ``capability``, and with a name that is none, every model may become a member.
-    """
+class MembersConfig(Section):
+    """Who belongs to a pool, and who of them is chosen."""
 
     capability: str | None = None
     models: list[str] = Field(default_factory=list)
@@ -93,13 +96,28 @@ class PoolConfig(Section):
         description="expression or `package.module:function`; the highest is asked first, 0 or less is no member; "
         "in place of `strategy`",
     )
-    strategy: str = "modelmesh.stick-until-failure.v1"
+    strategy: str = Field(
+        "modelmesh.stick-until-failure.v1",
+        description="an id of the catalogue, its short name, a class path `package.module:Class`, or an entry point",
+    )
+
+
+class PoolConfig(CustomOptions, SessionOptions, BalanceOptions, PriorityOptions, MembersConfig):
+    """A pool; without ``capability`` and ``models`` its own name is the capability.
+
+    A dynamic pool chooses its members by ``where`` and their order by ``score``, both over what is known of a model.
+    Without ``capability``, and with a name that is none, every model may become a member.
+    """
+
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
     on_budget_exceeded: Literal["rotate", "error"] | None = Field(
         None,
         description="when money is spent: rotate tries the next model or pool, error answers at once; "
         "default: rotate for money of models and accounts, error for the pool's own",
+    )
+    rate_limit: RateLimitConfig | None = Field(
+        None, description="see below; unset, only rate-limit-aware keeps away from limits, by the defaults"
     )
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()

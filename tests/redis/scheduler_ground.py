@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from scheduler.sinks.base import Sink, SinkError, StoredCopy
+from shared_state.assertion import Assertion, Correction
 from shared_state.clock import ServerClock
 from shared_state.config.root import MeshConfig
 from shared_state.ledger import Ask, Code, DomainLedger, Outcome, Settlement
@@ -18,6 +19,7 @@ from shared_state.registry import NodeInfo
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
+from tests.support.processes import wait_until
 
 DOMAIN, MODEL, POOL = "alpha", "alpha.small", "chat"
 
@@ -78,6 +80,13 @@ class Node:
         settlement = Settlement(reservation, MODEL, self._pool, outcome, 10, 5, 700, 120, 40, retry_after_ms)
         (applied,) = await self._ledger.settle([settlement])
         return applied
+
+    async def assert_known(self) -> Correction:
+        """Says again what a server has lost, as soon as no copy is waited for."""
+        assertion = Assertion(self._ledger)
+        await wait_until(lambda: assertion.begin(epoch=self._ledger.epoch), what="no copy is waited for")
+        await assertion.replay()
+        return await assertion.finish((), epoch=self._ledger.epoch)
 
     async def rate_limit(self, *, for_ms: int) -> None:
         """The provider asks everybody to keep away from the model for a while."""

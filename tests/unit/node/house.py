@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -13,20 +14,23 @@ from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
-from node.routing.estimate import token_room
+from node.routing.estimate import output_room, token_room
 from node.routing.gates import Gates
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker
 from node.routing.router import Router
 from node.routing.stays import Gate
+from node.routing.strategies import build_strategies
+from node.signals import UNKNOWN, Signal
 from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
 from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
-from shared_state.topology import DomainSpec, ModelSpec, Topology, build_topology
+from shared_state.topology import DomainSpec, ModelSpec, PoolSpec, Topology, build_topology
 from tests.unit.node.scripted import ScriptedTransport
 
 NOW_MS = 1_700_000_000_000
@@ -136,6 +140,47 @@ class Pointers:
         self.current[pool] = model
 
 
+class Map:
+    """Sessions of one node alone."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], str] = {}
+        self.moves: list[tuple[str, str, str]] = []
+
+    async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
+        return self.held.setdefault((pool.id, session), wish)
+
+    def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
+        self.moves.append((session, seen, model))
+        self.held[pool.id, session] = model
+
+
+class Gauge:
+    """Signals that say what the test puts there."""
+
+    def __init__(self) -> None:
+        self.signals: dict[str, Signal] = {}
+        self.under_way_now: list[str] = []
+        self.told: list[tuple[str, tuple[float, float] | None]] = []
+
+    def of(self, model: str) -> Signal:
+        return self.signals.get(model, UNKNOWN)
+
+    def wants(self, model: str) -> bool:
+        return True
+
+    def tell(self, model: str, told: tuple[float, float] | None) -> None:
+        self.told.append((model, told))
+
+    @contextmanager
+    def under_way(self, model: str) -> Iterator[None]:
+        self.under_way_now.append(model)
+        try:
+            yield
+        finally:
+            self.under_way_now.remove(model)
+
+
 class Ledger:
     """Stands for the batchers of all domains; refuses what the test says and checks that every end is settled once."""
 
@@ -241,12 +286,21 @@ class House:
         self.allowances = {model: Allowance(model, now=now) for model in topology.models}
         self.gates = {domain.id: self._gate(domain) for domain in topology.gates.values()}
         draws = itertools.cycle(draw)
-        self.pipeline = Pipeline(self.view, self.cursors, draw=lambda: next(draws))  # type: ignore[arg-type]
+        self.sessions, self.signals = Map(), Gauge()
+        facts = Facts(self.cursors, self.sessions, self.signals)  # type: ignore[arg-type]
+        ranker = Ranker(
+            build_strategies(topology.pools.values()),
+            self.view,  # type: ignore[arg-type]
+            facts,
+            draw=lambda: next(draws),
+        )
+        self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
         lanes = self._lanes()
         self.router = Router(
             self.pipeline,
             lanes,
             self.watch,  # type: ignore[arg-type]
+            self.signals,  # type: ignore[arg-type]
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,
@@ -288,6 +342,7 @@ class House:
             Ledger(),  # type: ignore[arg-type]
             Allowance(ANY_MODEL, now=now),
             token_room(domain.limits, LimitsConfig()),
+            output_room(domain.limits, LimitsConfig()),
             is_limited=True,
         )
 
@@ -325,6 +380,7 @@ def chat(
     deadline_s: float | None = None,
     provider: str | None = None,
     key: ClientKey | None = None,
+    session: str = "",
     surface: Surface = CHAT,
     **fields: Any,
 ) -> Call:
@@ -339,4 +395,5 @@ def chat(
         deadline_s=deadline_s,
         provider=provider,
         key=key,
+        session=session,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from shared_state.config import MeshConfig
 from shared_state.config.loader import read_config
+from shared_state.config.strategies import OPTIONS
 from shared_state.errors import ConfigurationError
 from shared_state.topology import Topology, build_topology
 
@@ -277,8 +278,8 @@ def test_custom_capabilities_and_aliases():
             {"alpha": COMPATIBLE},
             {"m": chat_model()},
             {"chat-completion": {"strategy": "random"}},
-            "pools.chat-completion.strategy: unknown strategy 'random';"
-            " use one of: modelmesh.stick-until-failure.v1, modelmesh.round-robin.v1",
+            f"pools.chat-completion.strategy: unknown strategy 'random'; use one of: {', '.join(OPTIONS)};"
+            " or a class path package.module:Class",
         ),
         (
             {"alpha": {"connector": "openai-compatible.v1"}},

@@ -404,3 +404,17 @@ async def test_a_request_is_weighed_at_the_door() -> None:
 
     assert 2000 < image < 2100
     assert 4500 < digits < 4600
+
+
+async def test_a_session_is_passed_on_to_the_strategy() -> None:
+    """Its name is the caller's; only its length is bounded."""
+    place = House(
+        mesh("alpha.m", "beta.m", pool={"strategy": "session-stickiness"}),
+        ScriptedTransport(alpha=whole(), beta=whole()),
+    )
+    heard = await post(Front(place=place).app, headers=[(b"x-modelmesh-session", b" talk 7 ")])
+    refused = await post(Front(place=place).app, headers=[(b"x-modelmesh-session", b"x" * 257)])
+
+    assert list(place.sessions.held) == [("chat", "talk 7")]
+    assert heard.status == 200
+    assert (refused.status, "x-modelmesh-session" in refused.error["message"]) == (400, True)
