@@ -59,6 +59,7 @@ class Call:
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
         prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
+        counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
         session: the caller's name for a conversation, empty for none.
     """
@@ -71,6 +72,7 @@ class Call:
     deadline_s: float | None = None
     provider: str | None = None
     prompt_tokens: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
     caps: Caps | None = None
     session: str = ""
 

@@ -136,7 +136,7 @@ class Router:
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
-        need = estimate(call, target.model, lane.token_room)
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
         tries = 0
         while True:
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
@@ -167,8 +167,7 @@ class Router:
             try:
                 with self._signals.under_way(target.model.id):
                     await _run(attempt, lane, reservation)
-                if attempt.headers is not None and self._signals.wants(target.model.id):
-                    self._signals.tell(target.model.id, headroom_told(attempt.headers))
+                self._hear(target.model.id, lane, attempt)
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
@@ -183,6 +182,12 @@ class Router:
                     await asyncio.sleep(decision.pause_s)
             else:
                 return None
+
+    def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
+        """What the provider has said of its limits, for the next ranking."""
+        if attempt.headers is not None and self._signals.wants(model):
+            dialect = lane.connector.provider.connector.dialect
+            self._signals.tell(model, headroom_told(attempt.headers.raw, dialect=dialect))
 
     async def _admit(
         self,

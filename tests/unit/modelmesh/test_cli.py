@@ -228,6 +228,7 @@ def test_the_help_names_every_command(invoke):
         "audit",
         "deactivate",
         "activate",
+        "state",
     ):
         assert command in text
 
