@@ -130,6 +130,7 @@ VOCABULARY: Mapping[str, Callable[[str], Changes]] = {
     # errors with a status
     "status": lambda text: {"status": _status(text)},
     "insufficient_quota": lambda _: {"status": 429, "code": "insufficient_quota"},
+    "content_filter": lambda _: {"status": 400, "code": "content_filter"},
     "context_length_exceeded": lambda _: {"status": 400, "code": "context_length_exceeded"},
     "html502": lambda _: {"status": 502, "is_html": True},
     # response headers

@@ -1,152 +1,26 @@
-"""A client of the operators' API, and the shapes of what it answers."""
+"""A client of the operators' API."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, cast
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
+from shared_state.shapes.status import EventView, OrderView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 10.0
+_FEED_TIMEOUT = httpx.Timeout(_TIMEOUT_S, read=30.0)  # heartbeats come every ten seconds
 
 Kind = Literal["models", "providers"]
 Verb = Literal["activate", "deactivate"]
-
-
-class Node(TypedDict):
-    id: str
-    host: str
-    port: int
-    pid: int
-    started: float
-    seen_s: float
-    state: str
-    version: str
-    config_version: str
-    mode: str
-    in_flight: int
-
-
-class Pool(TypedDict):
-    id: str
-    capability: str | None
-    strategy: str
-    active: int
-    standby: int
-    models: list[str]
-    current: str | None
-
-
-class Window(TypedDict):
-    name: str
-    used: float
-    limit: float
-    resets: float | None
-
-
-class Model(TypedDict):
-    id: str
-    provider: str
-    domain: str
-    status: str
-    phase: str
-    reason: str
-    since: float | None
-    until: float | None
-    fails: int
-    in_flight: int
-    requests: int
-    failed: int
-    windows: list[Window]
-
-
-class Provider(TypedDict):
-    id: str
-    domain: str
-    connector: str
-    status: str
-    reason: str
-    until: float | None
-    models: int
-
-
-class Event(TypedDict):
-    time: float
-    type: str
-    domain: str
-    model: str | None
-    provider: str | None
-    reason: str
-    until: float | None
-    node: str | None
-
-
-class Job(TypedDict):
-    name: str
-    interval_s: float
-    last_run: float | None
-    last_error: str | None
-
-
-class SchedulerStatus(TypedDict):
-    leader: str | None
-    token: int
-    since: float | None
-    jobs: list[Job]
-
-
-class StoreStatus(TypedDict):
-    url: str
-    connected: bool
-    round_trip_ms: float
-
-
-class Status(TypedDict):
-    mode: str
-    config_version: str
-    store: StoreStatus
-    scheduler: SchedulerStatus
-    nodes: list[Node]
-    pools: list[Pool]
-    models: list[Model]
-    providers: list[Provider]
-    events: list[Event]
-
-
-class Totals(TypedDict):
-    admitted: int
-    settled: int
-    abandoned: int
-    in_flight: int
-    difference: int
-
-
-class BookRow(Totals):
-    domain: str
-    model: str
-    provider: str
-    pool: str
-
-
-class Books(TypedDict):
-    balanced: bool
-    time: float
-    rows: list[BookRow]
-    totals: Totals
-
-
-class Switched(TypedDict):
-    """What became of a model or provider that was switched by hand."""
-
-    id: str
-    status: str
-    reason: str
-    until: float | None
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class OpsClient:
@@ -169,34 +43,79 @@ class OpsClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def status(self) -> Status:
-        return cast(Status, self._call("GET", "/ops/status"))
+    def get(self, path: str, **query: Any) -> Any:
+        """What a node answers to ``GET /ops/...``, as it stands."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", f"/ops/{path}", query=given)
 
-    def books(self) -> Books:
-        return cast(Books, self._call("GET", "/ops/books"))
+    def events(self, *, follow: bool, last: int) -> Iterator[EventView]:
+        """The latest events, and with ``follow`` what happens from here on, until the node ends the feed."""
+        query = {"follow": str(follow).lower(), "last": str(last)}
+        try:
+            with self._http.stream("GET", "/ops/events", params=query, timeout=_FEED_TIMEOUT) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise OpsError(_describe_refusal(answer), status=answer.status_code)
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        yield understand(_parse(line.removeprefix("data: "), answer), EventView)
+        except httpx.ConnectError as error:
+            raise self._unreachable() from error
+        except httpx.HTTPError as error:
+            raise OpsUnreachableError(f"{self._url}/ops/events: {error or type(error).__name__}") from error
 
-    def switch(self, kind: Kind, name: str, verb: Verb, *, body: Mapping[str, Any] | None = None) -> Switched:
+    def switch(
+        self, kind: Kind, name: str, verb: Verb, *, body: Mapping[str, Any] | None = None
+    ) -> OrderView:
         """Take a model or provider out, or bring it back."""
         path = f"/ops/{kind}/{quote(name, safe='')}/{verb}"
-        return cast(Switched, self._call("POST", path, body=dict(body or {})))
+        return understand(self._call("POST", path, body=dict(body or {})), OrderView)
 
-    def _call(self, method: str, path: str, *, body: dict[str, Any] | None = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> Any:
         try:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, params=query or None)
         except httpx.ConnectError as error:
-            raise OpsUnreachableError(
-                f"no ModelMesh answers at {self._url}: start one, or set MODELMESH_URL"
-            ) from error
+            raise self._unreachable() from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise OpsUnreachableError(f"{self._url}{path}: {error or type(error).__name__}") from error
         if answer.is_success:
             return _read_json(answer)
         raise OpsError(_describe_refusal(answer), status=answer.status_code)
 
+    def _unreachable(self) -> OpsUnreachableError:
+        return OpsUnreachableError(f"no ModelMesh answers at {self._url}: start one, or set MODELMESH_URL")
+
+
+def understand(answer: Any, shape: type[Shape]) -> Shape:
+    """An answer in its shape; what is not known here is passed over.
+
+    Raises:
+        OpsError: it has another shape.
+    """
+    try:
+        return shape.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise OpsError(
+            f"the answer is not one of this release: {place}: {first['msg']}; is it a ModelMesh?"
+        ) from error
+
 
 def _read_json(answer: httpx.Response) -> Any:
+    return _parse(answer.text, answer)
+
+
+def _parse(text: str, answer: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return json.loads(text)
     except ValueError as error:
         raise OpsError(
             f"{answer.url} did not answer JSON; is it a ModelMesh?", status=answer.status_code

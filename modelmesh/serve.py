@@ -23,6 +23,7 @@ from modelmesh.home import make_private, state_folder
 from modelmesh.supervisor import Supervisor
 from shared_state.config.loader import config_from_environment, load_config
 from shared_state.config.root import MeshConfig, ProxyConfig
+from shared_state.config.strategies import is_custom
 from shared_state.topology import Topology, build_topology
 
 _DRAIN_MARGIN_S = 5.0
@@ -136,15 +137,26 @@ def _plan(
     listener: socket.socket | None = None,
 ) -> Plan:
     url = options.redis_url or environ.get("MODELMESH_REDIS_URL") or source.config.redis.address
+    topology = build_topology(source.config)
+    _check_strategies(topology)
     return Plan(
         source=source,
-        topology=build_topology(source.config),
+        topology=topology,
         nodes=options.nodes,
         redis=find_redis(url) if url else None,
         insecure=options.insecure,
         environ=child_environ(environ, home=source.home),
         listener=listener or _listen(options, source.config.proxy),  # last: nothing fails once it is open
     )
+
+
+def _check_strategies(topology: Topology) -> None:
+    """Nodes would find out about strategies that cannot be loaded, each of them, again and again."""
+    names = {name for p in topology.pools.values() for name in (p.strategy, p.config.fallback_strategy)}
+    if any(is_custom(name) for name in names):
+        from node.routing.strategies import build_strategies
+
+        build_strategies(topology.pools.values())
 
 
 def _listen(options: ServeOptions, proxy: ProxyConfig) -> socket.socket:

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from node.api.auth import Doorkeeper
 from node.options import NodeOptions
+from node.routing.strategies import build_strategies
 from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
 from shared_state.config.loader import load_config
@@ -37,6 +38,7 @@ def run(options: NodeOptions) -> int:
     _configure_logging()
     try:
         topology = build_topology(load_config(options.config_path))
+        build_strategies(topology.pools.values())
         listener = _listener(options, topology)
     except ConfigurationError as error:
         return _refuse(str(error))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
+from node.early import EarlyWord
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
@@ -45,6 +46,7 @@ class DomainBatcher:
         self._settling: asyncio.Task[None] | None = None
         self._handed = self._applied = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._early = EarlyWord(ledger, watch, on_reply=on_reply)
         self.lost_settlements = 0
 
     @property
@@ -83,6 +85,10 @@ class DomainBatcher:
         self._handed += 1
         if self._settling is None:
             self._settling = asyncio.get_running_loop().create_task(self._settle_all())
+
+    def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
+        """Hands over what the head of a long answer says about the provider's limits; False if it has to wait for the settlement."""
+        return self._early.tell(model, learned)
 
     async def until_settled(self, within_s: float) -> None:
         """Waits a moment until what was handed over so far has reached Redis, so that whoever acts next acts on it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from shared_state.errors import ModelMeshError
@@ -32,6 +33,21 @@ class Surface:
     most_output: Callable[[dict[str, Any]], int | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds that a caller sets to who may serve, by request headers.
+
+    Attributes:
+        max_price_nano: most that one attempt may cost, in USD 1e-9; None without a bound.
+        providers: the only providers that may serve; empty for any.
+        regions: the only regions, in lower case; empty for any.
+    """
+
+    max_price_nano: int | None = None
+    providers: frozenset[str] = frozenset()
+    regions: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class Call:
     """One client request.
@@ -42,6 +58,10 @@ class Call:
         started: monotonic seconds of the loop.
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
+        prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
+        counted: the same by the tokenizers that were asked, each once.
+        caps: bounds that the caller sets to who may serve.
+        session: the caller's name for a conversation, empty for none.
     """
 
     surface: Surface
@@ -51,6 +71,10 @@ class Call:
     started: float
     deadline_s: float | None = None
     provider: str | None = None
+    prompt_tokens: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+    caps: Caps | None = None
+    session: str = ""
 
     @property
     def name(self) -> str:
@@ -61,6 +85,13 @@ class Call:
     def is_stream(self) -> bool:
         """Whether the answer goes out as it comes."""
         return self.surface.streams and self.fields.get("stream") is True
+
+
+class Fallback(StrEnum):
+    """Why a call goes on beyond what was asked for; each is a key of a pool's ``fallbacks``."""
+
+    CONTEXT_WINDOW = "context_window"
+    CONTENT_POLICY = "content_policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +109,12 @@ class Trail:
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
+        fallback: why it went on beyond what was asked for.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
+    fallback: Fallback | None = None
     target: Target | None = None
     mode: str = "exact"
     outcome: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,21 +21,29 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
+from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
+from node.routing.sessions import Sessions
+from node.routing.strategies import build_strategies
+from node.signals import Signals
 from node.snapshot import Snapshot
 from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
 from shared_state.clock import ServerClock
+from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
 from shared_state.store import STORE_ERRORS, Store
@@ -66,8 +75,10 @@ class NodeService:
         self.clock = ServerClock()
         self.watch = StoreWatch(store, on_loss=config.redis.on_loss)
         self.snapshot = Snapshot(store, topology, self.watch, clock=self.clock)
+        self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
-        self._bus = Bus(store, on_event=self.snapshot.observe_event, on_gap=self.snapshot.refresh_all)
+        self.events = EventFan()
+        self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
             config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
         )
@@ -86,11 +97,11 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
-        cursors = Cursors(store, self.watch, self.snapshot.current)
         self.router = Router(
-            Pipeline(self.snapshot, cursors),
+            Pipeline(self.snapshot, self._build_ranker()),
             self._build_lanes(),
             self.watch,
+            self.signals,
             clock=self.clock,
             reservations=_reservation_ids(self.id),
             on_loss=config.redis.on_loss,
@@ -103,7 +114,10 @@ class NodeService:
             self._leases,
             self._terms,
             lambda: self.router.in_flight,
+            self.findings,
         )
+        self._gauges = ClusterGauges(store, self.snapshot, self.watch)
+        self.metrics.add(self._gauges)
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -121,6 +135,38 @@ class NodeService:
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _on_event(self, event: Event) -> None:
+        self.snapshot.observe_event(event)
+        self.events.publish(event)
+
+    def _on_gap(self) -> None:
+        self.snapshot.refresh_all()
+        self.events.tell_gap()
+
+    def _build_ranker(self) -> Ranker:
+        """The selection stage; only domains whose pools want signals are read for them."""
+        topology, strategies = self.topology, build_strategies(self.topology.pools.values())
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        self.signals = Signals(
+            self.store,
+            [domain for domain in topology.domains.values() if domain.id in wanted],
+            self.watch,
+            clock=self.clock,
+            nodes=lambda: self.nodes_seen,
+        )
+        sessions = Sessions(
+            self.store,
+            self.watch,
+            epoch_of=self.snapshot.epoch_of,
+        )
+        cursors = Cursors(self.store, self.watch, self.snapshot.current)
+        return Ranker(strategies, self.snapshot, Facts(cursors, sessions, self.signals), draw=random.random)
 
     def _build_batchers(self) -> dict[str, DomainBatcher]:
         def on_reply(ledger: DomainLedger) -> None:
@@ -148,14 +194,16 @@ class NodeService:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
         edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
-        parts = OpsParts(self.id, self.store, self.topology, self.snapshot, self.watch)
+        parts = OpsParts(
+            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+        )
         models = ModelList(self.topology)
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
                 *model_routes(models, doorkeeper),
                 *health_routes(self.readiness),
-                metrics_route(self.metrics, ops),
+                metrics_route(self.metrics, ops, refresh=self._gauges.refresh),
                 *ops_routes(parts, ops),
             ],
         )
@@ -174,12 +222,13 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(self.topology.pools),
+            "store": self.findings.brief(),
         }
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self._beat()]
-        loops += [keeper.run() for keeper in self._terms.values()]
+        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
+        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -207,6 +256,7 @@ class NodeService:
     async def announce_drain(self) -> None:
         """Tells the cluster that this node takes no new work."""
         self.info.state = "draining"
+        self.events.end()  # readers along would hold the drain up to its deadline
         try:
             await self.registry.beat(self.info)
         except STORE_ERRORS as error:

@@ -19,7 +19,7 @@ from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.state import ACTIVE, DomainState, EntityState, Status
 from shared_state.store import STORE_ERRORS, Store
-from shared_state.topology import ModelSpec, Topology
+from shared_state.topology import ModelSpec, PoolSpec, Topology
 
 _POLL_S: Final = 1.0
 
@@ -35,7 +35,7 @@ class Snapshot:
         self._store = store
         self._watch = watch
         self._domains = {name: DomainState() for name in topology.domains}
-        self._sticky = [pool.id for pool in topology.pools.values() if "stick" in pool.strategy]
+        self._sticky = [pool.id for pool in topology.pools.values() if _is_sticky(pool)]
         self._wanted: set[str] = set()
         self._ledgers: Mapping[str, DomainLedger] = {}
         self._wake = asyncio.Event()
@@ -53,9 +53,18 @@ class Snapshot:
         """The state of an account."""
         return self._domains[domain].providers.get(provider, ACTIVE)
 
+    def is_active(self, spec: ModelSpec) -> bool:
+        """Whether a model and its account both take traffic."""
+        return self.model(spec).status == self.provider(spec).status == Status.ACTIVE
+
     def epoch(self, domain: str) -> int:
         """The epoch of the last read, -1 before the first."""
         return self._domains[domain].epoch
+
+    def epoch_of(self, model: str) -> int:
+        """The epoch of a model's domain; -1 for a model that is not known."""
+        spec = self.topology.models.get(model)
+        return -1 if spec is None else self.epoch(spec.domain)
 
     def follow(self, ledgers: Mapping[str, DomainLedger]) -> None:
         """Takes over only what belongs to the term that these have asserted."""
@@ -137,3 +146,7 @@ class Snapshot:
         if pools:
             self.current.update(await read_currents(self._store, pools))
         self.is_complete.set()
+
+
+def _is_sticky(pool: PoolSpec) -> bool:
+    return any("stick-until-failure" in name for name in (pool.strategy, pool.config.fallback_strategy))

@@ -16,16 +16,19 @@ import uvloop
 
 from scheduler.contact import Contact, describe
 from scheduler.jobs.audit import Audit
+from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
+from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.leadership import Leadership
 from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
+from shared_state.books import audited
 from shared_state.config.loader import load_config
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
@@ -38,6 +41,8 @@ LEASES_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
+SELF_TEST_EVERY_S: Final = 2.0
+RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
@@ -56,6 +61,7 @@ class SchedulerService:
         config, domains = topology.config.scheduler, tuple(topology.domains)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
+        self._copies = Copies(store, topology.domains, sink) if config.copy_interval else None
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
             Job(
@@ -70,9 +76,15 @@ class SchedulerService:
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
-            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("audit", Audit(store, audited(topology.domains)).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
+            Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
+        if self._copies is not None:
+            jobs += [
+                Job("copies", self._copies.run, config.copy_interval, _FLUSH_TIMEOUT_S, is_loop=True),
+                Job("restore", self._copies.watch, RESTORE_EVERY_S, _FLUSH_TIMEOUT_S, is_loop=True),
+            ]
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
         self.reports = Reports(store, [(job.name, job.interval_s) for job in jobs])
         self._timetable = Timetable(
@@ -91,7 +103,7 @@ class SchedulerService:
             task.result()
 
     async def stop(self, *, drain_s: float = _DRAIN_S) -> None:
-        """Finishes the running jobs, flushes what is closed, gives the lead back."""
+        """Finishes the running jobs, flushes what is closed, copies what has changed, gives the lead back."""
         await self._timetable.drain(deadline_s=drain_s)
         if self.leadership.is_leading:
             await self._finish(drain_s)
@@ -105,9 +117,11 @@ class SchedulerService:
         try:
             async with asyncio.timeout(limit_s):
                 await self._flush.run(self.leadership.token)
+                if self._copies is not None:
+                    await self._copies.run(self.leadership.token)
                 await self.reports.publish()
         except (*STORE_ERRORS, ModelMeshError) as error:
-            log.warning("the last flush is left to the next scheduler", error=describe(error))
+            log.warning("the last flush and copy are left to the next scheduler", error=describe(error))
 
 
 def run(options: SchedulerOptions) -> int:

@@ -13,7 +13,6 @@ from shared_state.catalogue import (
     CatalogueModel,
     ConnectorProfile,
     connector_profile,
-    selection_strategy,
 )
 from shared_state.config.checks import (
     check_api_key,
@@ -27,9 +26,12 @@ from shared_state.config.checks import (
 from shared_state.config.faults import FaultLog, suggest
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
-from shared_state.config.pools import PoolConfig
+from shared_state.config.pools import FallbacksConfig, PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
+from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
+from shared_state.scores import Score
+from shared_state.selection import find_strategy, in_priority, limit_by_pools
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
 
 
@@ -52,6 +54,13 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     profiles = _find_profiles(config, log)
     parts.providers = _build_providers(config, profiles, limits, log)
     models = _build_models(config, profiles, parts.tree, log)
+    models = limit_by_pools(
+        config.pools,
+        models,
+        lambda name, pool: _choose_members(
+            name, pool, _target(name, pool, parts.tree, FaultLog()), config, models, parts, FaultLog()
+        )[0],
+    )
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
@@ -241,18 +250,39 @@ def _build_pools(
     pools = {}
     for pool_id, pool in config.pools.items():
         _check_references(pool_id, pool, config, log)
+        _check_fallbacks(pool_id, pool, config, log)
         node = _target(pool_id, pool, parts.tree, log)
-        members = _members(pool, node, models, parts.tree)
+        members, score = _choose_members(pool_id, pool, node, config, models, parts, log)
         if not members and log.is_sound(("pools", pool_id), ("models",), ("providers",), ("capabilities",)):
-            log.add_absence(("pools", pool_id), f"has no model{f': none offers {node}' if node else ''}")
+            lacking = f": none offers {node}" if node else ""
+            choosy = ", or where and score leave none of them" if is_dynamic(pool) else ""
+            log.add_absence(("pools", pool_id), f"has no model{lacking}{choosy}")
         pools[pool_id] = PoolSpec(
             id=pool_id,
             capability=node,
-            strategy=_strategy(pool_id, pool, log),
+            strategy=strategy_of(pool, find_strategy(pool_id, pool, members, log)),
             models=tuple(member for member in members if member.id in parts.models),
             config=pool,
+            score=score,
         )
     return pools
+
+
+def _choose_members(
+    pool_id: str,
+    pool: PoolConfig,
+    node: str | None,
+    config: MeshConfig,
+    models: dict[str, ModelSpec],
+    parts: Parts,
+    log: FaultLog,
+) -> tuple[list[ModelSpec], Score | None]:
+    """The members in the pool's order, and the score of a dynamic pool."""
+    members, score = _members(pool, node, models, parts.tree), None
+    if is_dynamic(pool):
+        facts = {model.id: static_facts(model, config, parts.providers) for model in members}
+        members, score = choose(pool_id, pool, members, facts, log)
+    return in_priority(pool, members), score
 
 
 def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
@@ -266,11 +296,24 @@ def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: F
                 log.add(("pools", pool_id, key, index), f"unknown {kind} {name!r}{suggest(name, known)}")
 
 
+def _check_fallbacks(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
+    known = [name for name in (*config.pools, *config.models) if name != pool_id]
+    for kind in FallbacksConfig.model_fields:
+        for index, name in enumerate(getattr(pool.fallbacks, kind)):
+            path = ("pools", pool_id, "fallbacks", kind, index)
+            if name == pool_id:
+                log.add(path, "a pool cannot fall back to itself")
+            elif name not in known and not (log.is_excused("models", name) or log.is_excused("pools", name)):
+                log.add(path, f"unknown model or pool {name!r}{suggest(name, known)}")
+
+
 def _target(pool_id: str, pool: PoolConfig, tree: CapabilityTree, log: FaultLog) -> str | None:
     """The node that a pool serves: ``capability``, or the pool's own name if it lists no models either."""
     if pool.capability is None and pool.models:
         return None
     node = tree.resolve_name(pool.capability or pool_id)
+    if node is None and pool.capability is None and is_dynamic(pool):
+        return None
     if node is None and pool.capability:
         log.add(("pools", pool_id, "capability"), _unknown_capability(pool.capability, tree))
     elif node is None:
@@ -287,12 +330,12 @@ def _members(
 ) -> list[ModelSpec]:
     """Models under the node that pass the provider filters, then those listed; a listed model needs no filter."""
     members: dict[str, ModelSpec] = {}
-    if node is not None:
-        leaves = frozenset(tree.get_leaves(node))
+    if node is not None or takes_all(pool):
+        leaves = frozenset(tree.get_leaves(node)) if node is not None else None
         members = {
             name: spec
             for name, spec in models.items()
-            if spec.capabilities & leaves
+            if (leaves is None or spec.capabilities & leaves)
             and (not pool.providers or spec.provider in pool.providers)
             and spec.provider not in pool.excluded_providers
         }
@@ -300,14 +343,6 @@ def _members(
         if name in models:
             members.setdefault(name, models[name])
     return list(members.values())
-
-
-def _strategy(pool_id: str, pool: PoolConfig, log: FaultLog) -> str:
-    try:
-        return selection_strategy(pool.strategy)
-    except CatalogueError as error:
-        log.add(("pools", pool_id, "strategy"), str(error))
-        return pool.strategy
 
 
 def _check_prices(parts: Parts, log: FaultLog) -> None:

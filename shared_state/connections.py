@@ -9,8 +9,9 @@ import asyncio
 import random
 import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -217,6 +218,21 @@ class ClusterClient(RedisCluster):
 
 
 Client = Redis | ClusterClient
+#: A way to send one command to one server.
+Ask = Callable[..., Awaitable[Any]]
+
+
+async def primaries(client: Client) -> list[tuple[str, Ask]]:
+    """Every server that accepts writes: its address, empty where there is only one, and a way to ask it.
+
+    Raises:
+        RedisError, OSError, TimeoutError: nobody knows the cluster's nodes.
+    """
+    if not isinstance(client, ClusterClient):
+        return [("", client.execute_command)]
+    async with client.reaching():
+        nodes = client.get_primaries()
+    return [(str(node.name), partial(client.execute_command, target_nodes=[node])) for node in nodes]
 
 
 def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> Client:

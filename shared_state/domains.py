@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 import ormsgpack
 
+from shared_state.cancellation import obey_cancellation
 from shared_state.deadline import Deadline
 from shared_state.errors import FencedOffError
 from shared_state.state import DomainState, decode_entity
@@ -63,6 +64,7 @@ async def read_pulses(store: Store, domains: Sequence[str]) -> dict[str, Pulse]:
         pipe.hmget(store.keys.domain(domain), ["epoch", "term", "copied"])
     async with Deadline(store.timeout_s):
         rows = await pipe.execute()
+    obey_cancellation()
     return {
         domain: Pulse(*(int(value or 0) for value in row)) for domain, row in zip(domains, rows, strict=True)
     }

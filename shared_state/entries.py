@@ -43,6 +43,7 @@ class Outcome(IntEnum):
 NOT_SENT: Final = 1
 ESTIMATED: Final = 2
 LEASED: Final = 4
+STREAM: Final = 64
 UNKNOWN: Final = -1
 
 
@@ -196,7 +197,7 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
             s.flags,
             s.dispatch_delay_ms,
             s.pool_id,
-            s.learned,
+            plain(s.learned),
         )
         for s in settlements
     ]
@@ -205,6 +206,11 @@ def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
         ormsgpack.packb(entries),
         ormsgpack.packb([_policy(pool) for _, pool in policies.values()]),
     )
+
+
+def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Words about limits as the packer takes them: it refuses tuples that have names."""
+    return [(window, remaining, reset_ms) for window, remaining, reset_ms in learned]
 
 
 def distinct(models: Iterable[str]) -> tuple[str, ...]:

@@ -7,11 +7,14 @@ ModelMeshError
 ├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
+│   ├── UnsupportedFeatureError
+│   ├── ContextLengthError
 │   ├── PayloadTooLargeError
 │   ├── AuthenticationRequiredError
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
+│   ├── SessionModelUnavailableError
 │   ├── LimitReachedError
 │   ├── AllProvidersExhaustedError
 │   └── DeadlineExceededError
@@ -28,6 +31,7 @@ ModelMeshError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -120,6 +124,18 @@ class ModelNotFoundError(RequestError):
     default_code = "model_not_found"
 
 
+class UnsupportedFeatureError(RequestError):
+    """No model of that name can do what the request asks for; ``param`` is the field that asks."""
+
+    default_code = "unsupported_feature"
+
+
+class ContextLengthError(RequestError):
+    """The text is longer than the context window of every model of that name."""
+
+    default_code = "context_length_exceeded"
+
+
 class RouteNotFoundError(RequestError):
     """No such route."""
 
@@ -169,6 +185,12 @@ class NoActiveModelError(RoutingError):
     default_code = "no_active_model"
 
 
+class SessionModelUnavailableError(RoutingError):
+    """The model that a strict session belongs to is on standby."""
+
+    default_code = "session_model_unavailable"
+
+
 class LimitReachedError(RoutingError):
     """Every fit model is at a limit; ``retry_after_s`` is the earliest time."""
 
@@ -200,6 +222,8 @@ class ProviderError(ModelMeshError):
         retryable: whether another attempt, here or elsewhere, could succeed.
         sent: whether the request may have reached the provider (and may be billed).
         stale: a kept connection had died; a new one may do better at once.
+        is_day_spent: a day's quota is used up: it comes back with the provider's calendar, if that is known.
+        learned: (window, remaining, reset ms) by the provider's own count, as its answer told.
         body: the provider's own answer, for errors that are passed on.
     """
 
@@ -217,6 +241,7 @@ class ProviderError(ModelMeshError):
         retry_after_s: float | None = None,
         sent: bool = True,
         stale: bool = False,
+        is_day_spent: bool = False,
         body: bytes = b"",
         content_type: str = "application/json",
     ) -> None:
@@ -224,6 +249,8 @@ class ProviderError(ModelMeshError):
         self.status = status
         self.sent = sent
         self.stale = stale
+        self.is_day_spent = is_day_spent
+        self.learned: Sequence[tuple[str, int, int]] = ()
         self.body = body
         self.content_type = content_type
 

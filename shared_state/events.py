@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -13,10 +14,11 @@ class Event:
 
     Attributes:
         type: ``model_deactivated``, ``model_activated``, ``model_trial``, ``model_ready``, ``model_ramp``,
-            ``model_trial_over``, and the same for ``provider_``.
+            ``model_trial_over``, and the same for ``provider_``; ``state_restored``.
         time_ms: server time.
         epoch: the domain's epoch after the change.
-        kind: ``model`` or ``provider``.
+        kind: ``model``, ``provider``, ``account`` or ``domain``.
+        numbers: those that belong to the event; ``state_corrected`` has what was said again, ``state_restored`` ``age_ms`` of the copy, ``reservations`` and ``books`` (admissions).
     """
 
     type: str
@@ -28,6 +30,7 @@ class Event:
     reason: str
     until_ms: int
     node: str
+    numbers: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def decode_event(data: bytes) -> Event | None:
@@ -44,6 +47,7 @@ def decode_event(data: bytes) -> Event | None:
             reason=str(raw["reason"]),
             until_ms=int(raw["until"]),
             node=str(raw["node"]),
+            numbers={str(name): int(number) for name, number in raw.get("numbers", {}).items()},
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None

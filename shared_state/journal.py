@@ -5,8 +5,9 @@ A batch is one record, whatever its size; nothing is unpacked unless it is lost 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import ormsgpack
@@ -35,14 +36,17 @@ class Record(NamedTuple):
 
     sequence: int
     at_ms: int
-    batch: Batch
     size: int
-    left_out: Collection[int]
+    left_out: tuple[int, ...]
+    models: tuple[str, ...]
+    packed: bytes
+    rules: bytes
 
     def entries(self) -> list[Entry]:
         """What of the batch was applied."""
-        unpacked: list[Entry] = ormsgpack.unpackb(self.batch.packed)
-        return [entry for place, entry in enumerate(unpacked) if place not in self.left_out]
+        unpacked: list[Entry] = ormsgpack.unpackb(self.packed)
+        left_out = set(self.left_out)
+        return [entry for place, entry in enumerate(unpacked) if place not in left_out]
 
 
 class Group(NamedTuple):
@@ -76,29 +80,30 @@ class Strand:
     """
 
     def __init__(self) -> None:
-        self.records: deque[Record] = deque()
+        #: Bare tuples of what no cycle can run through: the garbage collector lets go of them, however many there are.
+        self.records: deque[tuple[Any, ...]] = deque()
         self.dropped = 0
         self._entries = 0
 
     def add(self, record: Record) -> None:
         """Appends what was applied last."""
-        self.records.append(record)
+        self.records.append(tuple(record))
         self._entries += record.size
 
     def drop(self, before_ms: int) -> Iterator[Record]:
         """Gives up what is older, or too much."""
-        while self.records and (self.records[0].at_ms < before_ms or self._entries > _MOST_ENTRIES):
-            record = self.records.popleft()
+        while self.records and (self.records[0][1] < before_ms or self._entries > _MOST_ENTRIES):
+            record = Record(*self.records.popleft())
             self._entries -= record.size
             self.dropped = record.sequence
             yield record
 
     def above(self, sequence: int) -> Iterator[Group]:
         """What was applied after a sequence."""
-        for record in self.records:
+        for record in itertools.starmap(Record, self.records):
             if record.sequence > sequence:
-                rules = ormsgpack.unpackb(record.batch.rules) if record.batch.rules else []
-                yield Group(record.sequence, record.entries(), record.batch.models, rules)
+                rules = ormsgpack.unpackb(record.rules) if record.rules else []
+                yield Group(record.sequence, record.entries(), record.models, rules)
 
 
 class Journal:
@@ -167,7 +172,7 @@ class Journal:
     def _keep_open_ones(self, record: Record) -> None:
         for entry in record.entries():
             if entry[_RESERVATION] in self._open:
-                model = record.batch.models[entry[_MODEL] - 1]
+                model = record.models[entry[_MODEL] - 1]
                 ends_ms = record.at_ms + entry[_LEASE_MS]
                 self._old[entry[_RESERVATION]] = (record.sequence, model, entry, ends_ms)
 

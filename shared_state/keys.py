@@ -26,12 +26,12 @@ class Keys:
         Of its term, written by whoever opens it: ``run`` (id of the server), ``term`` (only ever grows), ``cause`` (first, restart,
         failover, empty), ``hold`` (ms: until then nobody is plainly admitted), ``waiting`` (nodes that have not asserted; -1 unknown), ``base`` (the
         epoch that the server had kept), ``wants_copy`` (ms: until then assertions wait for a durable copy; a restore deletes it, and so does the first
-        assertion after that time). ``copied``: server ms of the last durable copy, read by nodes.
+        assertion after that time). Of durable copies: ``copying`` (server ms of the latest that was begun), ``copied`` (of the latest that is stored).
         """
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft."""
+        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -52,7 +52,7 @@ class Keys:
 
     def sequences(self, domain: str) -> str:
         """Hash ``node TAB a|s|l`` -> sequence of the node's last batch of admissions, settlements, renewals; ``node TAB t`` -> the term that it
-        has asserted, -1 when it has left. Read when a term opens; the scheduler forgets nodes that are gone.
+        has asserted, -1 when it has left. Read when a term opens; part of the copies; the scheduler forgets nodes that are gone.
         """
         return f"{self.domain(domain)}:seq"
 
@@ -69,11 +69,11 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; deleted by the flush."""
+        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
-        """Sorted set of the minutes that have a statistics hash; trimmed by the flush."""
+        """Sorted set of the minutes whose statistics were not stored durably yet; trimmed by the flush."""
         return f"{self.domain(domain)}:minutes"
 
     def due(self, domain: str) -> str:
@@ -106,7 +106,17 @@ class Keys:
         """Hash job -> JSON report of its last run; written by the leading scheduler."""
         return f"{self._prefix}{{cluster}}:jobs"
 
-    # -- a pool: cursors only
+    @property
+    def audit(self) -> str:
+        """JSON ``time``, ``differences`` by cause: the last audit of all books; by the leading scheduler, expires without one."""
+        return f"{self._prefix}{{cluster}}:audit"
+
+    @property
+    def report(self) -> str:
+        """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
+        return f"{self._prefix}{{cluster}}:store"
+
+    # -- a pool: cursors and sessions
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""
@@ -115,3 +125,7 @@ class Keys:
     def current(self, pool: str) -> str:
         """String: the model that a sticky pool points at."""
         return f"{self._prefix}{{pool:{pool}}}:current"
+
+    def session(self, pool: str, digest: str) -> str:
+        """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""
+        return f"{self._prefix}{{session:{pool}:{digest}}}"

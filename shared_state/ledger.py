@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from shared_state.entries import (
     LEASED,
     MAX_BATCH,
     NOT_SENT,
+    STREAM,
     UNKNOWN,
     Amounts,
     Ask,
@@ -34,6 +35,7 @@ from shared_state.entries import (
     distinct,
     pack_asks,
     pack_settlements,
+    plain,
 )
 from shared_state.errors import FencedOffError, TermChangedError
 from shared_state.journal import Journal, Record
@@ -46,6 +48,7 @@ __all__ = [
     "LEASED",
     "MAX_BATCH",
     "NOT_SENT",
+    "STREAM",
     "UNKNOWN",
     "Amounts",
     "Ask",
@@ -178,10 +181,13 @@ class DomainLedger:
                 sequence, reply = await self._in_turn("settle", batch)
             if reply[2] != Note.FINE:
                 raise TermChangedError(self.domain.id)
-            unknown = {place - 1 for place in reply[_HEAD:]}
-            record = Record(sequence, self._clock.now_ms(), batch, len(settlements), unknown)
+            unknown = tuple(place - 1 for place in reply[_HEAD:])
+            record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
             self.journal.settled(record, [s.reservation for s in settlements])
-            return [place not in unknown for place in range(len(settlements))]
+            applied = [True] * len(settlements)
+            for place in unknown:
+                applied[place] = False
+            return applied
         finally:
             self._leave_call()
 
@@ -297,6 +303,23 @@ class DomainLedger:
         )
         return float(first[1]) if first else math.inf
 
+    async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
+        """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
+        """
+        reply = await self._learn(heads)
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await self._learn(heads)
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
+        models = distinct(heads)
+        batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
+        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
+
     async def _in_turn(self, kind: str, batch: Batch) -> tuple[int, list[Any]]:
         """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""
         while True:
@@ -341,13 +364,16 @@ class DomainLedger:
     def _note_admissions(
         self, sequence: int, batch: Batch, asks: Sequence[Ask], verdicts: list[Verdict]
     ) -> None:
-        refused = {place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED}
+        refused = tuple(place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED)
         if len(refused) == len(asks):
             return
-        record = Record(sequence, self._clock.now_ms(), batch, len(asks), refused)
-        self.journal.admitted(
-            record, [ask.reservation for place, ask in enumerate(asks) if place not in refused]
-        )
+        record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
+        reservations = [
+            ask.reservation
+            for ask, verdict in zip(asks, verdicts, strict=True)
+            if verdict.code == Code.ADMITTED
+        ]
+        self.journal.admitted(record, reservations)
 
     def _enter(self) -> None:
         self._under_way += 1

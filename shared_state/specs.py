@@ -14,6 +14,7 @@ from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
+from shared_state.scores import Score
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +55,9 @@ class PoolSpec:
     Attributes:
         capability: full path of the node that the pool serves; None for a plain list of models.
         strategy: full id.
-        models: members in the order that decides ties: as in the configuration's ``models``, then explicit extras.
+        models: members in the order that decides ties: as in the configuration's ``models``, then explicit extras; by
+            score where the configuration alone decides that.
+        score: of a dynamic pool; None otherwise.
     """
 
     id: str
@@ -62,6 +65,7 @@ class PoolSpec:
     strategy: str
     models: tuple[ModelSpec, ...]
     config: PoolConfig
+    score: Score | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

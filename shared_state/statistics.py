@@ -1,10 +1,12 @@
 """Minute statistics as the settle script leaves them: sums per model and pool, complete once the minute has passed.
 
-A closed minute never changes again, so writing it twice with the same key changes nothing; it is deleted only after it was stored.
+A closed minute never changes again, so writing it twice with the same key changes nothing. It is owed to the durable store until it
+was stored there, and stays readable here for an hour more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +14,8 @@ from shared_state.store import Store
 
 #: Upper bounds (ms) of the latency buckets ``latency_le_1`` ...; the last bucket is open.
 LATENCY_BOUNDS_MS: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
+#: How long a minute stays in Redis after it was stored durably.
+KEPT_S: Final = 3600
 METRICS: Final = (
     "attempts",
     "ok",
@@ -45,7 +49,7 @@ async def server_minute(store: Store) -> int:
 
 
 async def minutes_of(store: Store, domain: str) -> list[int]:
-    """Minutes of a domain that hold statistics, oldest first."""
+    """Minutes of a domain whose statistics were not stored durably yet, oldest first."""
     return [int(raw) for raw in await store.command("ZRANGE", store.keys.minutes(domain), 0, -1)]
 
 
@@ -56,7 +60,12 @@ async def close_minutes(store: Store, domain: str, *, before: int) -> list[int]:
 
 async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]:
     """All sums of a domain's minute."""
-    raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.statistics(domain, minute))
+    raw = await store.command("HGETALL", store.keys.statistics(domain, minute))
+    return decode_minute(domain, minute, raw)
+
+
+def decode_minute(domain: str, minute: int, raw: Mapping[bytes, bytes]) -> list[MinuteRow]:
+    """The sums in a minute's hash."""
     rows: dict[tuple[str, str], MinuteRow] = {}
     for name, value in raw.items():
         model, pool, metric = name.decode().split("\t")
@@ -66,5 +75,5 @@ async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]
 
 
 async def forget_minute(store: Store, domain: str, minute: int) -> None:
-    """Deletes a closed minute that was stored durably."""
-    await store.run("forget_minute", [store.keys.domain(domain)], [minute])
+    """A closed minute was stored durably: from here on it only stays for readers, and goes by itself."""
+    await store.run("forget_minute", [store.keys.domain(domain)], [minute, KEPT_S * 1000])

@@ -49,6 +49,13 @@ class Resolution:
     pools: tuple[PoolSpec, ...]
     models: tuple[ModelSpec, ...] | None = None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the name is that of one model, and of nothing else."""
+        return self.models is not None and any(
+            self.name in (model.id, _upstream_name(model)) for model in self.models
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:

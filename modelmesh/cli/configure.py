@@ -20,11 +20,13 @@ def register(app: typer.Typer) -> None:
 def check(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
     """Check a configuration: what it describes, or every fault; exit code 1 if it has one."""
     from modelmesh.views import topology_view
+    from node.routing.strategies import build_strategies
     from shared_state.config.loader import load_config
     from shared_state.topology import build_topology
 
     with refusals():
         topology = build_topology(load_config(file))
+        build_strategies(topology.pools.values())
     show(topology_view(topology))
 
 

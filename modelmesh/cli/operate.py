@@ -14,7 +14,8 @@ from modelmesh.cli.output import EXIT_REFUSED, refusals, show, show_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from modelmesh.ops_client import OpsClient, Status, Switched, Verb
+    from modelmesh.ops_client import OpsClient, Verb
+    from shared_state.shapes.status import OrderView
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print what the API answered, for programs.")]
 TargetArgument = Annotated[str, typer.Argument(metavar="MODEL_OR_PROVIDER")]
@@ -35,44 +36,47 @@ def status(*, as_json: JsonOption = False) -> None:
     """What is going on, at a glance."""
     from modelmesh.views import status_view
 
-    _show_part(lambda status: status, status_view, as_json=as_json)
+    _show_part(None, status_view, as_json=as_json)
 
 
 def nodes(*, as_json: JsonOption = False) -> None:
     """The nodes, and how they are."""
     from modelmesh.views import nodes_view
 
-    _show_part(lambda status: status["nodes"], nodes_view, as_json=as_json)
+    _show_part("nodes", nodes_view, as_json=as_json)
 
 
 def pools(*, as_json: JsonOption = False) -> None:
     """The pools, and who serves them."""
     from modelmesh.views import pools_view
 
-    _show_part(lambda status: status["pools"], lambda part, *, now: pools_view(part), as_json=as_json)
+    _show_part("pools", lambda part, *, now: pools_view(part), as_json=as_json)
 
 
 def models(*, as_json: JsonOption = False) -> None:
     """The models: state, traffic, limits."""
     from modelmesh.views import models_view
 
-    _show_part(lambda status: status["models"], models_view, as_json=as_json)
+    _show_part("models", models_view, as_json=as_json)
 
 
 def providers(*, as_json: JsonOption = False) -> None:
     """The provider accounts."""
     from modelmesh.views import providers_view
 
-    _show_part(lambda status: status["providers"], providers_view, as_json=as_json)
+    _show_part("providers", providers_view, as_json=as_json)
 
 
 def audit(*, as_json: JsonOption = False) -> None:
     """The books: every balance; exit code 1 if one is off."""
-    from modelmesh.views import books_view, is_balanced
+    from modelmesh.audit_view import audit_view, is_balanced
+    from modelmesh.ops_client import understand
+    from shared_state.shapes.status import BooksView
 
-    with refusals(), _client() as client:
-        books = client.books()
-    show_json(books) if as_json else show(books_view(books))
+    with refusals(), open_client() as client:
+        answer = client.get("books")
+        books = understand(answer, BooksView)
+    show_json(answer) if as_json else show(audit_view(books))
     if not is_balanced(books):
         raise typer.Exit(EXIT_REFUSED)
 
@@ -94,7 +98,8 @@ def activate(target: TargetArgument, *, as_json: JsonOption = False) -> None:
     _switch(target, "activate", body={}, as_json=as_json)
 
 
-def _client() -> OpsClient:
+def open_client() -> OpsClient:
+    """A client of the node that the environment names."""
     from modelmesh.ops_client import DEFAULT_URL, OpsClient
 
     return OpsClient(
@@ -102,29 +107,35 @@ def _client() -> OpsClient:
     )
 
 
-def _show_part(
-    choose: Callable[[Status], Any], view: Callable[..., RenderableType], *, as_json: bool
-) -> None:
-    with refusals(), _client() as client:
-        part = choose(client.status())
-    show_json(part) if as_json else show(view(part, now=time.time()))
+def _show_part(name: str | None, view: Callable[..., RenderableType], *, as_json: bool) -> None:
+    """One part of the status, or all of it."""
+    from modelmesh.ops_client import understand
+    from shared_state.shapes.status import StatusView
+
+    with refusals(), open_client() as client:
+        answer = client.get("status")
+        status = understand(answer, StatusView)
+    if as_json:
+        show_json(answer[name] if name else answer)
+    else:
+        show(view(getattr(status, name) if name else status, now=time.time()))
 
 
 def _switch(target: str, verb: Verb, *, body: dict[str, Any], as_json: bool) -> None:
     from rich.text import Text
 
-    from modelmesh.views import until
+    from modelmesh.drawing import until
 
-    with refusals(), _client() as client:
+    with refusals(), open_client() as client:
         switched = _switch_either(client, target, verb, body=body)
     if as_json:
-        show_json(switched)
+        show_json(switched.model_dump())
         return
-    back = until(switched["until"], now=time.time())
-    show(Text(f"{switched['id']} is {switched['status']}" + (f", back {back}" if back else "")))
+    back = until(switched.until, now=time.time())
+    show(Text(f"{switched.id} is {switched.status}" + (f", back {back}" if back else "")))
 
 
-def _switch_either(client: OpsClient, target: str, verb: Verb, *, body: dict[str, Any]) -> Switched:
+def _switch_either(client: OpsClient, target: str, verb: Verb, *, body: dict[str, Any]) -> OrderView:
     """The model of that name, else the provider."""
     from modelmesh.errors import OpsError
 
@@ -144,7 +155,7 @@ def _switch_either(client: OpsClient, target: str, verb: Verb, *, body: dict[str
 def _describe_unknown(client: OpsClient, target: str) -> str:
     from difflib import get_close_matches
 
-    status = client.status()
+    status = client.get("status")
     names = [entry["id"] for entry in (*status["models"], *status["providers"])]
     near = get_close_matches(target, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 from starlette.applications import Starlette
@@ -114,11 +114,15 @@ class _OnlyPost:
         raise HTTPException(405, headers={"allow": "POST"})
 
 
-def metrics_route(metrics: Metrics, doorkeeper: Doorkeeper) -> BaseRoute:
-    """``/metrics``, for those who may operate the node."""
+def metrics_route(
+    metrics: Metrics, doorkeeper: Doorkeeper, *, refresh: Callable[[], Awaitable[None]] | None = None
+) -> BaseRoute:
+    """``/metrics``, for those who may operate the node; ``refresh`` comes before each look."""
 
     async def scrape(request: Request) -> Response:
         doorkeeper.check(request.scope)
+        if refresh is not None:
+            await refresh()
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return Route("/metrics", scrape)

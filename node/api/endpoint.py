@@ -12,12 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.auth import Doorkeeper
 from node.api.body import header, parse_object, read_body
+from node.api.caps import read_caps
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
+from node.routing.weight import weigh
 from node.watch import StoreWatch
 from shared_state.config.values import parse_duration
 from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256
+_LONGEST_SESSION = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ class Endpoint:
             started=started,
             deadline_s=_deadline(scope),
             provider=preferred.decode("latin-1") if preferred else None,
+            prompt_tokens=weigh(body, fields),
+            caps=read_caps(scope),
+            session=_session(scope),
         )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
@@ -127,6 +133,13 @@ def request_id_of(scope: Scope) -> str:
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
     return uuid.uuid4().hex
+
+
+def _session(scope: Scope) -> str:
+    session = (header(scope, b"x-modelmesh-session") or b"").decode("latin-1").strip()
+    if len(session) > _LONGEST_SESSION:
+        raise RequestError(f"x-modelmesh-session is longer than {_LONGEST_SESSION} characters")
+    return session
 
 
 def _deadline(scope: Scope) -> float | None:

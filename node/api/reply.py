@@ -82,6 +82,8 @@ def trail_headers(trail: Trail, request_id: str) -> list[tuple[bytes, bytes]]:
         (b"x-modelmesh-mode", trail.mode.encode()),
         (b"x-modelmesh-attempts", b"%d" % trail.attempts),
     ]
+    if trail.fallback:
+        headers.append((b"x-modelmesh-fallback", trail.fallback.encode()))
     target: Any = trail.target
     if target is not None:
         headers += [

@@ -11,11 +11,13 @@ from prometheus_client.registry import Collector
 
 from node.batch import DomainBatcher
 from node.call import Trail
+from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.snapshot import Snapshot
 from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.errors import ModelMeshError
+from shared_state.findings import Severity
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -51,6 +53,7 @@ class _NodeCollector(Collector):
         leases: Mapping[str, LeaseKeeper],
         terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
+        findings: StoreFindings,
     ) -> None:
         self._snapshot = snapshot
         self._watch = watch
@@ -58,6 +61,7 @@ class _NodeCollector(Collector):
         self._leases = leases
         self._terms = terms
         self._in_flight = in_flight
+        self._findings = findings
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
@@ -78,6 +82,7 @@ class _NodeCollector(Collector):
         yield GaugeMetricFamily(
             "modelmesh_in_flight", "Requests under way on this node.", value=self._in_flight()
         )
+        yield self._store_findings()
         yield self._of_domains("modelmesh_unsettled", "Settlements on their way to Redis.", "unsettled")
         yield self._of_domains("modelmesh_lost_settlements", "Settlements given up.", "lost_settlements")
         yield from self._corrections()
@@ -102,6 +107,17 @@ class _NodeCollector(Collector):
             for domain, keeper in self._terms.items():
                 family.add_metric([domain], keeper.corrected[name])
             yield family
+
+    def _store_findings(self) -> Metric:
+        family = GaugeMetricFamily(
+            "modelmesh_store_findings",
+            "What the scheduler's self-test of the store found.",
+            labels=["severity"],
+        )
+        found = [finding.severity for finding in self._findings.findings]
+        for severity in Severity:
+            family.add_metric([severity], found.count(severity))
+        return family
 
     def _lease_requests(self) -> Metric:
         family = GaugeMetricFamily(
@@ -139,9 +155,10 @@ class Metrics:
         leases: Mapping[str, LeaseKeeper],
         terms: Mapping[str, TermKeeper],
         in_flight: Callable[[], int],
+        findings: StoreFindings,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight))
+        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight, findings))
         self._requests = Counter(
             "modelmesh_requests",
             "Finished requests; pool, model and provider are empty where nobody was asked.",
@@ -164,6 +181,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+
+    def add(self, collector: Collector) -> None:
+        """Takes in what somebody else holds."""
+        self._registry.register(collector)
 
     def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
         """Counts a finished request; ``started`` and ``ended`` are loop time."""

@@ -57,6 +57,7 @@ class RequestLog:
                     "model": target.model.id if target else None,
                     "provider": target.model.provider if target else None,
                     "attempts": trail.attempts,
+                    "fallback": trail.fallback,
                     "skipped": trail.skipped,
                     "mode": trail.mode,
                     "ms": round((loop.time() - started) * 1000, 1),

@@ -6,12 +6,25 @@ import time
 from collections import Counter
 
 import orjson
-import ormsgpack
 
-from node.ops.schema import (
+from node.findings import StoreFindings
+from node.ops.books import view_books
+from node.ops.events import read_news, view_event
+from node.ops.statistics import view_statistics
+from node.ops.usage import view_usage
+from node.snapshot import Snapshot
+from node.watch import StoreWatch
+from shared_state.books import audited, read_books
+from shared_state.domains import read_domain
+from shared_state.events import Event
+from shared_state.leadership import read_lead
+from shared_state.recent import read_recent
+from shared_state.registry import Registry
+from shared_state.shapes.statistics import StatsQuery, StatsView
+from shared_state.shapes.status import (
     BooksView,
-    BookView,
     EventView,
+    FindingView,
     JobView,
     ModelView,
     NodeView,
@@ -22,18 +35,12 @@ from node.ops.schema import (
     StoreView,
     WindowView,
 )
-from node.snapshot import Snapshot
-from node.watch import StoreWatch
-from shared_state.books import DomainBooks, read_books
-from shared_state.domains import read_domain
-from shared_state.events import decode_event
-from shared_state.leadership import read_lead
-from shared_state.limits import Algorithm, Dimension, Window, windows_of
-from shared_state.registry import Registry
+from shared_state.shapes.usage import UsageView
 from shared_state.state import EntityState, Status
 from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store
-from shared_state.topology import DomainSpec, ModelSpec, Topology
+from shared_state.topology import DomainSpec, Topology
+from shared_state.usage import WindowUse, in_units, read_domain_use, read_usage
 
 _EVENTS_SHOWN = 50
 
@@ -41,11 +48,19 @@ _EVENTS_SHOWN = 50
 class Reports:
     """Views of the cluster as one node sees it."""
 
-    def __init__(self, store: Store, topology: Topology, snapshot: Snapshot, watch: StoreWatch) -> None:
+    def __init__(
+        self,
+        store: Store,
+        topology: Topology,
+        snapshot: Snapshot,
+        watch: StoreWatch,
+        findings: StoreFindings,
+    ) -> None:
         self._store = store
         self._topology = topology
         self._snapshot = snapshot
         self._watch = watch
+        self._findings = findings
         self._registry = Registry(store)
 
     async def status(self) -> StatusView:
@@ -56,17 +71,26 @@ class Reports:
         return StatusView(
             mode=self._watch.mode,
             config_version=self._topology.version,
-            store=StoreView(
-                url=self._store.masked_url,
-                connected=self._watch.connected,
-                round_trip_ms=round(round_trip_ms, 3),
-            ),
+            store=self._store_view(round_trip_ms),
             scheduler=await self.scheduler(),
             nodes=await self.nodes(),
             pools=self.pools(),
             models=await self.models(),
             providers=self.providers(),
             events=await self.events(),
+        )
+
+    def _store_view(self, round_trip_ms: float) -> StoreView:
+        report = self._findings.report
+        return StoreView(
+            url=self._store.masked_url,
+            connected=self._watch.connected,
+            round_trip_ms=round(round_trip_ms, 3),
+            checked=_seconds(report.checked_ms) if report else None,
+            findings=[
+                FindingView(code=found.code, severity=found.severity, message=found.message)
+                for found in self._findings.findings
+            ],
         )
 
     async def scheduler(self) -> SchedulerView:
@@ -108,7 +132,7 @@ class Reports:
         """All pools, from this node's snapshot."""
         rows = []
         for pool in self._topology.pools.values():
-            active = sum(self._is_active(model) for model in pool.models)
+            active = sum(map(self._snapshot.is_active, pool.models))
             rows.append(
                 PoolView(
                     id=pool.id,
@@ -121,10 +145,6 @@ class Reports:
                 )
             )
         return rows
-
-    def _is_active(self, model: ModelSpec) -> bool:
-        states = (self._snapshot.model(model), self._snapshot.provider(model))
-        return all(state.status == Status.ACTIVE for state in states)
 
     def providers(self) -> list[ProviderView]:
         """All provider accounts."""
@@ -186,90 +206,45 @@ class Reports:
         return failed
 
     async def _windows(self, domain: DomainSpec) -> dict[str, list[WindowView]]:
+        use = await read_domain_use(self._store, domain, now_ms=self._snapshot.clock.now_ms())
+        shared = [_window_view(window, prefix="account.") for window in use.account]
+        return {model: [*map(_window_view, windows), *shared] for model, windows in use.models.items()}
+
+    async def usage(self) -> UsageView:
+        """Every quota: used, left, and until when it lasts."""
         now_ms = self._snapshot.clock.now_ms()
-        account = windows_of(domain.providers[0].config.limits, now_ms)
-        scopes = [
-            ("", account),
-            *((model.id, windows_of(model.config.limits, now_ms)) for model in domain.models),
-        ]
-        _, *rows = await self._store.run(
-            "read_windows", [self._store.keys.domain(domain.id)], [ormsgpack.packb(scopes)]
-        )
-        shared = _window_views(account, rows[0], prefix="account.")
-        return {
-            model.id: _window_views(scope[1], row) + shared
-            for model, scope, row in zip(domain.models, scopes[1:], rows[1:], strict=True)
-        }
+        usage = await read_usage(self._store, self._topology.domains, now_ms=now_ms)
+        return view_usage(usage, self._topology, is_active=self._snapshot.is_active)
+
+    async def statistics(self, asked: StatsQuery) -> StatsView:
+        """What went through in the last minutes, those that were not stored durably yet included."""
+        recent = await read_recent(self._store, self._topology.domains, minutes=asked.minutes)
+        return view_statistics(recent, asked, self._topology)
+
+    async def news(self) -> list[Event]:
+        """All events that the domains remember, oldest first."""
+        return await read_news(self._store, self._topology.domains)
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
-        found = []
-        for domain in self._topology.domains:
-            raw = await self._store.command("LRANGE", self._store.keys.news(domain), 0, _EVENTS_SHOWN - 1)
-            found += [event for event in map(decode_event, raw) if event is not None]
-        found.sort(key=lambda event: (event.time_ms, event.epoch), reverse=True)
-        return [
-            EventView(
-                time=event.time_ms / 1000,
-                type=event.type,
-                domain=event.domain,
-                model=event.id if event.kind == "model" else None,
-                provider=event.id if event.kind == "provider" else None,
-                reason=event.reason,
-                until=_seconds(event.until_ms),
-                node=event.node or None,
-            )
-            for event in found[:_EVENTS_SHOWN]
-        ]
+        return [view_event(event) for event in reversed((await self.news())[-_EVENTS_SHOWN:])]
 
     async def books(self) -> BooksView:
         """The books of all domains."""
-        domains = [await read_books(self._store, domain) for domain in self._topology.domains]
-        rows = [
-            self._book_row(row.domain, books, index)
-            for books in domains
-            for index, row in enumerate(books.rows)
+        domains = [
+            await read_books(self._store, domain, limited=limited)
+            for domain, limited in audited(self._topology.domains)
         ]
-        names = ("admitted", "settled", "abandoned", "in_flight", "difference")
-        return BooksView(
-            balanced=all(books.is_balanced for books in domains),
-            time=time.time(),
-            rows=rows,
-            totals={name: sum(getattr(row, name) for row in rows) for name in names},
-        )
-
-    def _book_row(self, domain: str, books: DomainBooks, index: int) -> BookView:
-        row = books.rows[index]
-        known = self._topology.models.get(row.model)
-        return BookView(
-            domain=domain,
-            model=row.model,
-            provider=known.provider if known else "",
-            pool=row.pool,
-            admitted=row.admitted,
-            settled=row.settled,
-            abandoned=row.abandoned,
-            in_flight=row.in_flight,
-            difference=row.difference,
-        )
+        return view_books(domains, self._topology)
 
 
-def _window_views(windows: list[Window], flat: list[int], *, prefix: str = "") -> list[WindowView]:
-    return [
-        WindowView(
-            name=prefix + window[1],
-            used=max(0, used) / _unit(window),
-            limit=window[3] / _unit(window),
-            resets=_seconds(resets_ms),
-        )
-        for window, used, resets_ms in zip(windows, flat[::2], flat[1::2], strict=True)
-        if window[0] not in (Algorithm.SPACING, Algorithm.CAP)
-    ]
-
-
-def _unit(window: Window) -> int:
-    """What one of a window's numbers is worth: money is kept in 1e-9 USD."""
-    return 10**9 if window[2] == Dimension.COST else 1
+def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
+    return WindowView(
+        name=prefix + window.name,
+        used=in_units(window.dimension, window.used),
+        limit=in_units(window.dimension, window.limit),
+        resets=_seconds(window.resets_ms),
+    )
 
 
 def _reason(state: EntityState) -> str:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from typing import Final, Literal
 
-from pydantic import BaseModel, ValidationError
+import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.findings import StoreFindings
+from node.ops.events import EventFan, EventStream
+from node.ops.openapi import describe
+from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
-from node.ops.schema import OrderBody, OrderView
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.domains import Kind, order
-from shared_state.errors import ModelNotFoundError, RequestError, StateUnavailableError
+from shared_state.errors import ModelNotFoundError, StateUnavailableError
+from shared_state.shapes.statistics import StatsQuery, StatsView
+from shared_state.shapes.status import (
+    BooksView,
+    EventsQuery,
+    EventView,
+    ModelsView,
+    NodesView,
+    OrderBody,
+    OrderView,
+    PoolsView,
+    ProvidersView,
+    StatusView,
+)
+from shared_state.shapes.usage import UsageView
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 
-_Handler = Callable[[Request], Awaitable[Response]]
-_MOST_BODY_BYTES = 10_000
-
-
-class _View(Response):
-    media_type = "application/json"
-
-    def __init__(self, view: BaseModel) -> None:
-        super().__init__(view.model_dump_json().encode())
+_PARTS: Final[dict[str, type[BaseModel]]] = {
+    "nodes": NodesView,
+    "pools": PoolsView,
+    "models": ModelsView,
+    "providers": ProvidersView,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,8 @@ class OpsParts:
     topology: Topology
     snapshot: Snapshot
     watch: StoreWatch
+    findings: StoreFindings
+    events: EventFan = field(default_factory=EventFan)
 
 
 class Ops:
@@ -49,40 +68,74 @@ class Ops:
     def __init__(self, parts: OpsParts, doorkeeper: Doorkeeper) -> None:
         self._parts = parts
         self._doorkeeper = doorkeeper
-        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch)
+        self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
-        reports = self._reports
-
-        async def listing(name: str) -> bytes:
-            status = await reports.status()
-            return status.model_dump_json(include={name}).encode()
-
-        def part(name: str) -> _Handler:
-            async def show(request: Request) -> Response:
-                return Response(await listing(name), media_type="application/json")
-
-            return show
-
-        async def status(request: Request) -> Response:
-            return _View(await reports.status())
-
-        async def books(request: Request) -> Response:
-            return _View(await reports.books())
-
-        views: dict[str, _Handler] = {"status": status, "books": books}
-        views.update({name: part(name) for name in ("nodes", "pools", "models", "providers")})
+        operations = [*self._views(), *self._orders()]
         return [
-            *(Route(f"/ops/{name}", self._guarded(handler)) for name, handler in views.items()),
-            *(
-                self._order_route(kind, action)
-                for kind in ("model", "provider")
-                for action in ("deactivate", "activate")
-            ),
+            Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
+            for op in [*operations, _description(operations)]
         ]
 
-    def _guarded(self, handler: _Handler) -> _Handler:
+    def _views(self) -> list[Operation]:
+        reports = self._reports
+
+        async def status(request: Request) -> Response:
+            return ViewResponse(await reports.status())
+
+        async def books(request: Request) -> Response:
+            return ViewResponse(await reports.books())
+
+        async def usage(request: Request) -> Response:
+            return ViewResponse(await reports.usage())
+
+        async def stats(request: Request) -> Response:
+            return ViewResponse(await reports.statistics(read_query(request, StatsQuery)))
+
+        return [
+            Operation(
+                "events",
+                self._events,
+                "What happened lately, then what happens: server-sent events, each in this shape.",
+                EventView,
+                query=EventsQuery,
+                media="text/event-stream",
+            ),
+            Operation("stats", stats, "What went through in the last minutes.", StatsView, query=StatsQuery),
+            Operation("usage", usage, "What is used of every quota, and when it runs dry.", UsageView),
+            Operation("status", status, "Everything at a glance.", StatusView),
+            Operation("books", books, "The books: every balance.", BooksView),
+            *(self._part(name, shape) for name, shape in _PARTS.items()),
+        ]
+
+    async def _events(self, request: Request) -> Response:
+        asked = read_query(request, EventsQuery)
+        fan, newest = self._parts.events, self._reports.news
+        feed = fan.open()  # before the lists are read, so that nothing falls in between
+        try:
+            known = await newest()
+        except BaseException:
+            fan.close(feed)
+            raise
+        follow = asked.follow and request.method == "GET"
+        return EventStream(fan, feed, newest, known, last=asked.last, follow=follow)
+
+    def _part(self, name: str, shape: type[BaseModel]) -> Operation:
+        async def show(request: Request) -> Response:
+            status = await self._reports.status()
+            return Response(status.model_dump_json(include={name}), media_type="application/json")
+
+        return Operation(name, show, (shape.__doc__ or "").strip(), shape)
+
+    def _orders(self) -> list[Operation]:
+        return [
+            self._order(kind, action)
+            for kind in ("model", "provider")
+            for action in ("deactivate", "activate")
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
         async def checked(request: Request) -> Response:
             self._doorkeeper.check(request.scope)
             try:
@@ -93,11 +146,18 @@ class Ops:
 
         return checked
 
-    def _order_route(self, kind: str, action: str) -> Route:
+    def _order(self, kind: str, action: str) -> Operation:
         async def give(request: Request) -> Response:
-            return _View(await self._give(request, kind, action))  # type: ignore[arg-type]
+            return ViewResponse(await self._give(request, kind, action))  # type: ignore[arg-type]
 
-        return Route(f"/ops/{kind}s/{{name:path}}/{action}", self._guarded(give), methods=["POST"])
+        return Operation(
+            f"{kind}s/{{name:path}}/{action}",
+            give,
+            f"{action.capitalize()} a {kind}.",
+            OrderView,
+            method="POST",
+            body=OrderBody,
+        )
 
     async def _give(
         self, request: Request, kind: Kind, action: Literal["deactivate", "activate"]
@@ -107,7 +167,7 @@ class Ops:
         known = topology.models.get(name) if kind == "model" else topology.providers.get(name)
         if known is None:
             raise ModelNotFoundError(f"no {kind} is called {name!r}")
-        body = await _order_body(request)
+        body = await read_small_body(request, OrderBody)
         done = await order(
             self._parts.store,
             known.domain,
@@ -127,14 +187,15 @@ def ops_routes(parts: OpsParts, doorkeeper: Doorkeeper) -> list[BaseRoute]:
     return Ops(parts, doorkeeper).routes()
 
 
-async def _order_body(request: Request) -> OrderBody:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > _MOST_BODY_BYTES:
-            raise RequestError("the body of an order is small")
-    try:
-        return OrderBody.model_validate_json(raw or b"{}")
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
-        raise RequestError(f"the order was not understood: {faults}") from None
+def _description(operations: Sequence[Operation]) -> Operation:
+    """The description of the API, which describes itself too; made when it is first asked for."""
+
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(describe([*operations, itself], version=version("modelmesh")))
+
+    async def show(request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    itself = Operation("openapi.json", show, "This description.", None)
+    return itself

@@ -11,6 +11,9 @@ import orjson
 
 from node.call import Call
 from node.providers.classify import classify_response
+from node.providers.learned import Learned, learn, limit_headers
+from node.providers.notices import LimitNotices
+from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -35,6 +38,7 @@ class Connector:
         self._transport = transport
         self._urls: dict[str, httpx.URL] = {}
         self._headers = _fixed_headers(provider)
+        self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
         self._extensions = {
@@ -93,7 +97,25 @@ class Connector:
         if response.status_code == 200:
             return response
         body = await self._error_body(response)
-        raise classify_response(response.status_code, response.headers, body, provider=name)
+        raise classify_response(
+            response.status_code,
+            response.headers,
+            body,
+            provider=name,
+            dialect=self.provider.connector.dialect,
+        )
+
+    def heed(self, response: httpx.Response, model: ModelSpec) -> list[Learned]:
+        """What the head of a successful answer tells about the provider's own limits.
+
+        Windows that our books do not know, such as those of a second, matter only once they refuse.
+        """
+        headers = limit_headers(response.headers.raw)
+        if not headers:
+            return []
+        self._notices.note(headers, model)
+        learned = learn(headers, dialect=self.provider.connector.dialect)
+        return [word for word in learned if word.window in COUNTING]
 
     async def read(self, response: httpx.Response) -> bytes:
         """The whole body of a successful answer.

@@ -20,6 +20,7 @@ MAX_EVENT_BYTES: Final = 1 << 20
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _BOUNDARY_BYTES: Final = 4
+_BYTES_PER_TOKEN: Final = 3
 _NOTEWORTHY = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]|\[DONE\]')
 _EVENT_START = re.compile(rb"(?:\A|\n\n)(?=[^:\n])")
 _DATA_LINE = re.compile(rb"(?:^|\r\n|\n|\r)data:[ ]?([^\r\n]*)")
@@ -67,7 +68,9 @@ class StreamTap:
         hide_usage: drop the usage event, which the caller did not ask for.
         has_content: something that cannot be taken back has come; until then another model may still answer.
         is_done: the end marker has come.
-        pieces: events with data so far: an estimate of the tokens when the provider reports none.
+        pieces: events with data so far.
+        text: bytes of text so far, and of all that is around it from the first content on.
+        frame: bytes around the text of an event, by the first that had any; ``unframed`` events came before it.
         usage: what the provider reported.
     """
 
@@ -76,8 +79,21 @@ class StreamTap:
     has_content: bool = False
     is_done: bool = False
     pieces: int = 0
+    text: int = 0
+    frame: int = 0
+    unframed: int = 0
     usage: Usage | None = None
     splitter: EventSplitter | None = None
+
+    @property
+    def tokens(self) -> int:
+        """An estimate of the tokens that came, for a provider that reports none.
+
+        Usually each event carries one, but some carry whole sentences: then it is a token for three bytes of text, which is more
+        than prose has.
+        """
+        framed = self.pieces - self.unframed
+        return max(self.pieces, (self.text - framed * self.frame) // _BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes from the provider; the bytes to pass on.
@@ -85,6 +101,7 @@ class StreamTap:
         Raises:
             ProviderError: the stream carries an error, or cannot be understood.
         """
+        self.text += len(data)
         splitter = self.splitter
         if splitter is None:
             splitter = self.splitter = EventSplitter()
@@ -95,6 +112,7 @@ class StreamTap:
         out = []
         events = splitter.feed(data)
         for place, event in enumerate(events, 1):
+            self.text -= len(event)
             if self._passes(event):
                 out.append(event)
             if self.has_content:
@@ -135,13 +153,14 @@ class StreamTap:
             return True
         if data == b"[DONE]":
             self.is_done = True
+            self.text -= len(event) if self.has_content else 0
             return True
         self.pieces += 1
         if self.has_content and not _NOTEWORTHY.search(data):
             return True
-        return self._understand(data)
+        return self._understand(data, len(event))
 
-    def _understand(self, data: bytes) -> bool:
+    def _understand(self, data: bytes, size: int) -> bool:
         try:
             chunk: Any = orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -156,11 +175,22 @@ class StreamTap:
         choices = chunk.get("choices")
         if usage is not None and not choices:
             self.pieces -= 1
+            self.text -= size if self.has_content else 0
             if self.hide_usage:
                 return False
         if not self.has_content and _has_content(choices):
             self.has_content = True
+            self.text += _text_bytes(choices)
+            self.frame, self.unframed = size - _text_bytes(choices), self.pieces
         return True
+
+
+def _text_bytes(value: Any) -> int:
+    """Bytes of all text within a value."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_text_bytes, inner))
 
 
 def _has_content(choices: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final, NoReturn
@@ -12,13 +13,15 @@ import httpx
 from node.call import Call, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
-from node.providers.learned import Learned, fresh, learn
+from node.providers.learned import Learned, fresh
 from node.providers.sse import MAX_EVENT_BYTES, StreamTap
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.routing.comfort import Comfort
+from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
-from node.routing.outcomes import outcome_of
+from node.routing.outcomes import outcome_of, spent_day_s
+from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
     ProviderError,
@@ -26,7 +29,7 @@ from shared_state.errors import (
     ProviderTimeoutError,
     RateLimitError,
 )
-from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, Outcome, Settlement
+from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
@@ -36,7 +39,11 @@ _ADMISSION_LIFE_S: Final = 2.0
 
 
 class Attempt:
-    """Carries one admitted reservation to its settlement."""
+    """Carries one admitted reservation to its settlement.
+
+    Attributes:
+        headers: of the provider's answer, once there is one.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
+        self.headers: httpx.Headers | None = None
 
     async def run(self) -> None:
         """Sends the call and passes the answer on.
@@ -87,6 +95,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._wait_for_the_day(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
             await self._lane.batcher.until_settled(_SETTLE_WAIT_S)
@@ -111,9 +120,11 @@ class Attempt:
                     self._call, self._target.model, on_send=self._begin_sending
                 )
                 response = await self._lane.connector.send(request)
-            self._learned = learn(response.headers, dialect=self._lane.connector.provider.connector.dialect)
+            self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
+            self.headers = response.headers
             if comfort is not None:
+                self._learn_early()
                 await self._relay_stream(response, comfort)
             else:
                 await self._relay_whole(response)
@@ -126,6 +137,11 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    def _learn_early(self) -> None:
+        """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
+        if self._learned and self._lane.batcher.learn(self._target.model.id, self._learned):
+            self._learned = []
 
     def _begin_sending(self) -> None:
         """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
@@ -231,16 +247,30 @@ class Attempt:
         if tap.usage is not None:
             self._usage = tap.usage
         else:
-            prompt = -(-self._call.body_bytes // 4)
-            self._usage = Usage(prompt, max(0, tap.pieces), is_estimated=True)
+            # Nothing of the prompt's reservation is given back: nobody knows better.
+            prompt = prompt_tokens(self._call, self._target.model)
+            self._usage = Usage(prompt, max(0, tap.tokens), is_estimated=True)
 
     # -- settlement
+
+    def _wait_for_the_day(self, error: ProviderError) -> None:
+        """A day's quota comes back when the provider's day ends."""
+        if error.is_day_spent:
+            provider = self._lane.connector.provider
+            error.retry_after_s = spent_day_s(
+                (self._target.model.config.limits, provider.config.limits),
+                dialect_of(provider.connector.dialect),
+                now_ms=round(time.time() * 1000),
+            )
 
     def _settle_failure(self, settlement: Settlement, error: ProviderError) -> None:
         settlement.outcome = outcome_of(error, self._target.pool.config.deactivation)
         if error.retry_after_s is not None:
-            longest = _RATE_LIMIT_PAUSE_S if isinstance(error, RateLimitError) else error.retry_after_s
+            is_pace = isinstance(error, RateLimitError) and not error.is_day_spent
+            longest = _RATE_LIMIT_PAUSE_S if is_pace else error.retry_after_s
             settlement.retry_after_ms = round(min(error.retry_after_s, longest) * 1000)
+        if error.learned:
+            self._learned, self._learned_at = [Learned(*told) for told in error.learned], self._loop.time()
         if not error.sent:
             settlement.flags |= NOT_SENT
         refused = error.status >= 400 and not self._trail.first_content
@@ -251,6 +281,8 @@ class Attempt:
         now = self._loop.time()
         settlement.latency_ms = round((now - self._admitted) * 1000)
         settlement.dispatch_delay_ms = _ms_beyond(self._sent - self._admitted)
+        if self._call.is_stream:
+            settlement.flags |= STREAM
         if self._first_content:
             settlement.first_token_ms = round((self._first_content - self._admitted) * 1000)
         if usage is not None:

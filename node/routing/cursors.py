@@ -26,6 +26,7 @@ class Turns:
             1 << 16
         )  # until the first block and while Redis is away: our own sequence
         self._end = self._next
+        self._spare: tuple[int, int] | None = None  # taken ahead; used when the block at hand is used up
         self._block = _SMALLEST
         self._taken_at = 0.0
         self._taking: asyncio.Task[None] | None = None
@@ -34,7 +35,7 @@ class Turns:
         """The next turn."""
         if self._next >= self._end:
             await self._refill()
-        elif self._end - self._next == self._block // 4:
+        elif self._spare is None and self._end - self._next <= self._block // 4:
             self._start_taking()
         turn = self._next
         self._next += 1
@@ -44,13 +45,19 @@ class Turns:
         for _ in range(
             _REFILLS
         ):  # a crowd may use up a block before its last member wakes up; blocks double meanwhile
-            if self._next < self._end or not self._watch.connected:
+            if self._open_spare() or self._next < self._end or not self._watch.connected:
                 break
             self._start_taking()
             if self._taking is not None:
                 await asyncio.shield(self._taking)
-        if self._next >= self._end:
+        if self._next >= self._end and not self._open_spare():
             self._end = self._next + 1
+
+    def _open_spare(self) -> bool:
+        if self._spare is None or self._next < self._end:
+            return False
+        (self._next, self._end), self._spare = self._spare, None
+        return True
 
     def _start_taking(self) -> None:
         if self._taking is None and self._watch.connected:
@@ -65,8 +72,7 @@ class Turns:
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
         else:
-            # What is left of the old block is dropped: a few skipped turns do not make the spread uneven.
-            self._next, self._end = first, first + self._block
+            self._spare = (first, first + self._block)
         finally:
             self._taking = None
 

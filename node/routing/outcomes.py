@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from shared_state.config import DeactivationConfig
+from typing import Final
+
+from shared_state.catalogue.dialects import Dialect
+from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
     AdmissionLapsedError,
     AuthenticationError,
@@ -14,6 +17,12 @@ from shared_state.errors import (
     RejectedRequestError,
 )
 from shared_state.ledger import Outcome
+from shared_state.limits import calendar_periods
+
+#: Where nothing tells when a spent day comes back.
+_UNKNOWN_DAY_S: Final = 3600.0
+#: A CDN's own spellings of 502: it could not get an answer from the provider.
+_BAD_GATEWAYS: Final = frozenset({*range(520, 528), 530})
 
 
 def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
@@ -30,4 +39,19 @@ def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
         return Outcome.UNREACHABLE
     if isinstance(error, ProviderTimeoutError) or error.status < 400 or error.status == 404:
         return Outcome.FAILURE
-    return Outcome.FAILURE if error.status in rules.error_codes else Outcome.NEUTRAL
+    if error.status in rules.error_codes or (error.status in _BAD_GATEWAYS and 502 in rules.error_codes):
+        return Outcome.FAILURE
+    return Outcome.NEUTRAL
+
+
+def spent_day_s(limits: tuple[LimitsConfig, ...], dialect: Dialect, *, now_ms: int) -> float:
+    """How long until the quota of a day comes back: by the first configured calendar, else by the vendor's, else an hour."""
+    timezone, reset_hour = dialect.timezone, 0
+    for known in limits:
+        if known.model_fields_set & {"timezone", "reset_hour"}:
+            timezone, reset_hour = known.timezone, known.reset_hour
+            break
+    if not timezone:
+        return _UNKNOWN_DAY_S
+    _, ends_ms, _ = calendar_periods("d", timezone, now_ms, reset_hour=reset_hour)
+    return max(1, ends_ms - now_ms) / 1000

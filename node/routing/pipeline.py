@@ -3,7 +3,9 @@
     CapabilityResolver   what the name means: pools, most specific first
     PoolSelection        the pools that have members for this kind of call
     DeliveryFilter       drops models that cannot deliver in the asked mode
+    NeedsFilter          drops models that cannot do what the request needs, or break the caller's caps
     StateFilter          drops models that are on standby, or whose provider is
+    Scoring              orders the members of dynamic pools by their score, and drops those that have none
     SelectionStrategy    ranks the rest; the rest of the ranking is the fallback chain
 
 RetryPolicy, the sixth, judges errors while the call is carried out (``retry.py``).
@@ -11,19 +13,19 @@ RetryPolicy, the sixth, judges errors while the call is carried out (``retry.py`
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.call import Call, Target
-from node.routing.cursors import Cursors
-from node.routing.strategies import STRATEGIES, Hints
+from node.call import Call, Fallback, Target
+from node.routing.fitness import Fitness, Members
+from node.routing.needs import Needs
+from node.routing.ranking import Ranker, Spare
 from node.snapshot import Snapshot
-from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
 from shared_state.state import EntityState
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
-
-Members = list[tuple[PoolSpec, list[ModelSpec]]]
 
 
 @dataclass(slots=True)
@@ -34,18 +36,32 @@ class Plan:
         members: candidates that are left, by pool.
         skipped: model -> why it is no candidate.
         reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
+        on_admitted: told once a target has admitted the call.
         opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
+        fallback: why the targets are others than those that the name stands for.
+        within_s: the deadline that a fallback keeps: that of the pool which it stands in for.
     """
 
     call: Call
     resolution: Resolution
+    needs: Needs = Needs()
     members: Members = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     trials: list[Target] = field(default_factory=list)
     reserve: list[Target] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    on_admitted: Callable[[], None] | None = None
     opens_ms: int = 0
     only_rate_limits: bool = True
+    fallback: Fallback | None = None
+    within_s: float = math.inf
+
+    def take_over(self, other: Plan) -> None:
+        """What another plan has learned of models that cannot serve now."""
+        self.skipped.update(other.skipped)
+        self.only_rate_limits = self.only_rate_limits and other.only_rate_limits
+        times = [opens_ms for opens_ms in (self.opens_ms, other.opens_ms) if opens_ms]
+        self.opens_ms = min(times, default=0)
 
 
 class Pipeline:
@@ -56,15 +72,18 @@ class Pipeline:
     """
 
     def __init__(
-        self, snapshot: Snapshot, cursors: Cursors, *, draw: Callable[[], float] = random.random
+        self, snapshot: Snapshot, ranker: Ranker, *, draw: Callable[[], float] = random.random
     ) -> None:
         self._snapshot = snapshot
-        self._cursors = cursors
+        self.ranker = ranker
         self._draw = draw
+        self._fitness = Fitness(snapshot.topology)
         self.stages: list[tuple[str, Callable[[Plan], None]]] = [
             ("PoolSelection", self._select_pools),
             ("DeliveryFilter", self._filter_delivery),
+            ("NeedsFilter", self._filter_needs),
             ("StateFilter", self._filter_state),
+            ("Scoring", self._score),
         ]
 
     @property
@@ -77,13 +96,46 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
-            RequestError: no model can deliver in the asked mode.
+            RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
-        plan = Plan(call, self._snapshot.topology.resolve(call.name))
+        plan = Plan(call, self._resolve(call, call.name))
+        try:
+            await self._fill(plan)
+        except ContextLengthError:
+            for pool in plan.resolution.pools:
+                plan.targets = await self.fall_back(plan, pool, Fallback.CONTEXT_WINDOW)
+                if plan.targets:
+                    return plan
+            raise
+        return plan
+
+    def _resolve(self, call: Call, name: str) -> Resolution:
+        """What a name means to the caller: that of the call, or one of a fallback."""
+        return self._snapshot.topology.resolve(name)
+
+    async def _fill(self, plan: Plan) -> None:
         for _, stage in self.stages:
             stage(plan)
         await self._rank(plan)
-        return plan
+
+    async def fall_back(self, plan: Plan, pool: PoolSpec, kind: Fallback) -> list[Target]:
+        """Targets of a pool's fallback list, in its order; a name that nobody fit stands behind is passed over."""
+        if plan.resolution.is_exact:
+            return []
+        targets: list[Target] = []
+        for name in getattr(pool.config.fallbacks, kind):
+            try:
+                further = Plan(plan.call, self._resolve(plan.call, name))
+                await self._fill(further)
+            except RequestError:
+                continue
+            targets += further.targets
+            plan.take_over(further)
+        if targets and plan.fallback is None:
+            plan.within_s = pool.config.retry.deadline
+        if targets:
+            plan.fallback = kind
+        return targets
 
     def _select_pools(self, plan: Plan) -> None:
         serves, only = plan.call.surface.serves, plan.resolution.models
@@ -115,6 +167,11 @@ class Pipeline:
                 code="unsupported_delivery",
             )
 
+    def _filter_needs(self, plan: Plan) -> None:
+        if self._fitness.topology is not self._snapshot.topology:
+            self._fitness = Fitness(self._snapshot.topology)
+        plan.members, plan.needs = self._fitness.sift(plan.call, plan.members, plan.skipped)
+
     def _filter_state(self, plan: Plan) -> None:
         now_ms = self._snapshot.clock.now_ms()
         kept: Members = []
@@ -138,30 +195,42 @@ class Pipeline:
             return False
         return True
 
+    def _score(self, plan: Plan) -> None:
+        """Scores of the configuration alone have ordered the pool when it was built; a trial is due whatever the score."""
+        now_ms = self._snapshot.clock.now_ms()
+        for place, (pool, members) in enumerate(plan.members):
+            if pool.score is None or not pool.score.live:
+                continue
+            ranked = pool.score.rank([(model.id, self._live_facts(model, now_ms)) for model in members])
+            known = {model.id: model for model in members}
+            plan.members[place] = (pool, [known[name] for name in ranked])
+            if len(ranked) < len(members):
+                plan.skipped.update(dict.fromkeys(known.keys() - set(ranked), "score"))
+                plan.only_rate_limits = False
+
+    def _live_facts(self, model: ModelSpec, now_ms: int) -> dict[str, bool]:
+        state, provider = self._snapshot.model(model), self._snapshot.provider(model)
+        return {
+            "active": state.is_open(now_ms) and provider.is_open(now_ms),
+            "recovering": state.phase == "ramp",
+        }
+
     async def _rank(self, plan: Plan) -> None:
         """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""
         ranked: list[Target] = []
         for pool, members in plan.members:
-            strategy = STRATEGIES[pool.strategy]
-            turn = await self._cursors.turn(pool.id) if strategy.needs_turn and len(members) > 1 else 0
-            current = self._cursors.current.get(pool.id, "")
-            order = strategy.rank(members, Hints(pool.models, turn, current))
-            if strategy.moves_current and order and self._must_move(pool, current, order[0]):
-                self._cursors.point_at(pool.id, order[0].id)
+            if plan.resolution.is_exact:  # the caller has chosen
+                ranked += [Target(model, pool) for model in members]
+                continue
+            order, is_exclusive = await self.ranker.rank(
+                pool, members, plan.call, spare=Spare(_of(pool, plan.reserve), _of(pool, plan.trials))
+            )
+            _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
             ranked += [Target(model, pool) for model in order]
-        ranked = _prefer(plan.call.provider, ranked)
+        ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.needs)
+        chosen = {target.model.id for target in ranked}
+        plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
         plan.targets = [*plan.trials, *ranked, *plan.reserve]
-
-    def _must_move(self, pool: PoolSpec, current: str, best: ModelSpec) -> bool:
-        """The pointer moves when its model is gone or on standby, not when it was merely left out of this draw."""
-        if current == best.id:
-            return False
-        held = self._snapshot.topology.models.get(current)
-        if held is None or held not in pool.models:
-            return True
-        return not (
-            self._snapshot.model(held).status == "active" and self._snapshot.provider(held).status == "active"
-        )
 
 
 def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
@@ -177,3 +246,17 @@ def _prefer(provider: str | None, ranked: list[Target]) -> list[Target]:
     if provider is None:
         return ranked
     return sorted(ranked, key=lambda target: target.model.provider != provider)
+
+
+def _of(pool: PoolSpec, targets: list[Target]) -> list[ModelSpec]:
+    return [target.model for target in targets if target.pool is pool]
+
+
+def _leave_out(plan: Plan, pool: PoolSpec, models: list[ModelSpec], is_exclusive: bool) -> None:
+    """What the strategy does not want is not tried; one that allows a single model wants no recovering ones either."""
+    if models and "rate_limited" not in plan.skipped.values():
+        plan.only_rate_limits = False
+    plan.skipped.update((model.id, "strategy") for model in models)
+    if is_exclusive:
+        plan.trials = [target for target in plan.trials if target.pool is not pool]
+        plan.reserve = [target for target in plan.reserve if target.pool is not pool]

@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from node.call import Call, Reply, Target, Trail
+from node.providers.headroom import headroom_told
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
+from node.routing.fallbacks import Detours
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
 from node.routing.verdicts import Refusals
+from node.routing.waiting import Waiting
+from node.signals import Signals
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
 from shared_state.errors import (
@@ -51,6 +56,7 @@ class Router:
         pipeline: Pipeline,
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
+        signals: Signals,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -60,6 +66,8 @@ class Router:
         self._pipeline = pipeline
         self._lanes = lanes
         self._watch = watch
+        self._signals = signals
+        self._waiting = Waiting(pipeline)
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
@@ -83,8 +91,10 @@ class Router:
         self.in_flight += 1
         try:
             plan = await self._pipeline.plan(call)
-            trail.skipped = dict(plan.skipped)
-            await self._try_targets(plan, reply, interrupts, trail)
+            trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
+            await self._waiting.carry(
+                plan, lambda plan: self._try_targets(plan, reply, interrupts, trail), interrupts, trail
+            )
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
                 raise ClientDisconnectedError("the client has left") from None
@@ -96,6 +106,7 @@ class Router:
     async def _try_targets(self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
         refusals = Refusals()
         waiting = list(plan.targets)
+        detours = Detours(self._pipeline, plan)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
             follow_up = await self._try_target(
@@ -104,8 +115,9 @@ class Router:
             if follow_up is None:
                 return
             if follow_up is Next.STOP:
-                break
-            if follow_up is Next.SAME_PROVIDER:
+                waiting = await detours.after(target, refusals.errors[-1], waiting)
+                trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+            elif follow_up is Next.SAME_PROVIDER:
                 waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
         raise refusals.error(plan, self._clock.now_ms())
 
@@ -122,10 +134,9 @@ class Router:
     ) -> Next | None:
         """Tries one target until it answers (None) or the policy moves on."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
-        deadline = call.started + (
-            rules.deadline if call.deadline_s is None else min(call.deadline_s, rules.deadline)
-        )
-        need = estimate(call, target.model, lane.token_room)
+        own_s = math.inf if call.deadline_s is None else call.deadline_s
+        deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
         tries = 0
         while True:
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
@@ -134,6 +145,8 @@ class Router:
                 refusals.verdicts.append(verdict)
                 trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
                 return Next.OTHER
+            if plan.on_admitted is not None:
+                plan.on_admitted()
             tries += 1
             trail.attempts += 1
             trail.target = target
@@ -152,7 +165,9 @@ class Router:
                 is_reserved=is_reserved,
             )
             try:
-                await _run(attempt, lane, reservation)
+                with self._signals.under_way(target.model.id):
+                    await _run(attempt, lane, reservation)
+                self._hear(target.model.id, lane, attempt)
             except ProviderError as error:
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
@@ -167,6 +182,12 @@ class Router:
                     await asyncio.sleep(decision.pause_s)
             else:
                 return None
+
+    def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
+        """What the provider has said of its limits, for the next ranking."""
+        if attempt.headers is not None and self._signals.wants(model):
+            dialect = lane.connector.provider.connector.dialect
+            self._signals.tell(model, headroom_told(attempt.headers.raw, dialect=dialect))
 
     async def _admit(
         self,
@@ -202,7 +223,7 @@ class Router:
 
     async def _ask(self, lane: Lane, ask: Ask, target: Target) -> Verdict:
         """Asks Redis, once it knows what was spent while it was away."""
-        if self._watch.connected and not lane.allowance.is_reported:
+        if self._watch.connected and not self._watch.held and not lane.allowance.is_reported:
             await lane.allowance.until_reported(_REPORT_S)
             if not lane.allowance.is_reported:
                 return _AWAY

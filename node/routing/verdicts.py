@@ -65,9 +65,10 @@ class Refusals:
         )
 
     def _exhausted(self, name: str) -> ModelMeshError:
+        for error in reversed(self.errors):  # a fallback that failed too does not take the refusal's place
+            if isinstance(error, RejectedRequestError):
+                return error
         last = self.errors[-1]
-        if isinstance(last, RejectedRequestError):
-            return last
         if all(isinstance(error, RateLimitError) for error in self.errors):
             waits = [error.retry_after_s for error in self.errors if error.retry_after_s is not None]
             return LimitReachedError(

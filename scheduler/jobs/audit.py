@@ -1,4 +1,4 @@
-"""Checks the books of every domain: what was admitted is settled, abandoned or in flight."""
+"""Checks the books of every domain: all balances, every reservation, every lease; and reports by cause."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared_state.books import read_books
+from shared_state.books import Audited, Difference, by_cause, read_books, report_audit
 from shared_state.errors import ModelMeshError
 from shared_state.store import Store
 
@@ -20,9 +20,9 @@ class BooksOffError(ModelMeshError):
 
 
 class Audit:
-    """The auditor: reads, compares, and changes nothing."""
+    """The auditor: reads, compares, and changes nothing but its own report, which every node's metrics show."""
 
-    def __init__(self, store: Store, domains: Sequence[str]) -> None:
+    def __init__(self, store: Store, domains: Sequence[Audited]) -> None:
         self._store = store
         self._domains = domains
 
@@ -30,18 +30,14 @@ class Audit:
         """One look at all books.
 
         Raises:
-            BooksOffError: with every account that is off.
+            BooksOffError: with everything that is off.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        faults = []
-        for domain in self._domains:
-            books = await read_books(self._store, domain)
-            faults += [
-                f"{row.model} in {row.pool}: {row.difference:+d}" for row in books.rows if row.difference
-            ]
-            leaked = books.leases - sum(row.in_flight for row in books.rows)
-            if leaked:
-                faults.append(f"{domain}: {leaked:+d} expiries without a reservation")
-        if faults:
+        differences: list[Difference] = []
+        for domain, limited in self._domains:
+            differences += (await read_books(self._store, domain, limited=limited)).differences
+        await report_audit(self._store, by_cause(differences))
+        if differences:
+            faults = [f"{d.domain}: {d.amount:+d} {d.where} ({d.cause})" for d in differences]
             log.error("the books do not balance", faults=faults)
             raise BooksOffError("; ".join(faults))

@@ -1,7 +1,7 @@
 """Carries closed minutes of statistics from Redis to the sink, each exactly once.
 
 A closed minute does not change any more. It is stored under its own key (domain, minute, model, pool) with absolute values,
-and only then deleted: whatever is done twice, after a crash or by a leader that slept, comes to the same numbers.
+and only then let go: whatever is done twice, after a crash or by a leader that slept, comes to the same numbers.
 """
 
 from __future__ import annotations

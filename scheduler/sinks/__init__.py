@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from scheduler.sinks.base import Sink, SinkError
+from scheduler.sinks.base import Sink, SinkError, StoredCopy
 from scheduler.sinks.sqlite import SqliteSink
 from shared_state.config.root import StorageConfig
 
-__all__ = ["Sink", "SinkError", "SqliteSink", "make_sink"]
+__all__ = ["Sink", "SinkError", "SqliteSink", "StoredCopy", "make_sink"]
 
 _SINKS: Final[Mapping[str, Callable[[StorageConfig, Mapping[str, str]], Sink]]] = {
     "modelmesh.sqlite.v1": SqliteSink.from_config,

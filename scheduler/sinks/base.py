@@ -1,9 +1,10 @@
-"""The contract of a sink: where closed statistics are kept for good."""
+"""The contract of a sink: where closed statistics, and copies of the shared state, are kept for good."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shared_state.errors import ModelMeshError
 from shared_state.statistics import MinuteRow
@@ -15,8 +16,16 @@ class SinkError(ModelMeshError):
     default_code = "sink_failed"
 
 
+@dataclass(frozen=True, slots=True)
+class StoredCopy:
+    """A copy of a quota domain, packed, and when it was taken."""
+
+    taken_ms: int
+    blob: bytes
+
+
 class Sink(ABC):
-    """Durable storage of minute statistics."""
+    """Durable storage of minute statistics and of copies of quota domains."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -35,6 +44,22 @@ class Sink(ABC):
 
         Raises:
             SinkError: nothing was stored.
+        """
+
+    @abstractmethod
+    async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        """Stores a copy of a domain and returns once it would survive a crash; at least the two newest are kept.
+
+        Raises:
+            SinkError: it was not stored; the older ones are still there.
+        """
+
+    @abstractmethod
+    async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+        """The newest copy of a domain, taken no later than `until_ms`; None if there is none.
+
+        Raises:
+            SinkError: it cannot be read.
         """
 
     @abstractmethod

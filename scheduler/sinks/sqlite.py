@@ -1,10 +1,13 @@
-"""Statistics in a SQLite file: one row per minute, domain, model and pool, one column per metric."""
+"""Statistics in a SQLite file: one row per minute, domain, model and pool, one column per metric; and copies of domains."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,10 +19,12 @@ from sqlalchemy import (
     Column,
     Engine,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     create_engine,
+    delete,
     event,
     select,
 )
@@ -27,13 +32,17 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from scheduler.sinks.base import Sink, SinkError
+from scheduler.sinks.base import Sink, SinkError, StoredCopy
 from shared_state.config.root import StorageConfig
 from shared_state.home import state_folder
 from shared_state.statistics import METRICS, MinuteRow
 
 _KEY: Final = ("minute", "domain", "model", "pool")
 _BUSY_TIMEOUT_MS: Final = 5000
+_WAL_TRIES: Final = 40
+_WAL_PAUSE_S: Final = 0.05
+#: The one before the newest tells what was counted since.
+_COPIES_KEPT: Final = 2
 
 MINUTES: Final = Table(
     "minute_statistics",
@@ -47,6 +56,14 @@ MINUTES: Final = Table(
         "details", JSON, nullable=False, comment="metrics without a column of their own: the latency buckets"
     ),
     sqlite_with_rowid=False,
+)
+
+COPIES: Final = Table(
+    "state_copies",
+    MetaData(),
+    Column("domain", String, primary_key=True, comment="its key in Redis"),
+    Column("taken_ms", BigInteger, primary_key=True, comment="server time, unix ms"),
+    Column("blob", LargeBinary, nullable=False),
 )
 
 
@@ -86,17 +103,25 @@ class SqliteSink(Sink):
         """
         return await asyncio.to_thread(self._totals, since_s, until_s)
 
+    async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        await asyncio.to_thread(self._save_copy, domain, taken_ms, blob)
+
+    async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+        return await asyncio.to_thread(self._latest_copy, domain, until_ms)
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self._engine.dispose)
 
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._engine.begin() as connection:
-                # Two schedulers may start on a new file at once: only the database itself can tell who was first.
-                connection.execute(CreateTable(MINUTES, if_not_exists=True))
-                for index in MINUTES.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
+            for table in (MINUTES, COPIES):
+                # Two schedulers may start on a new file at once: only the database itself can tell who was first. A transaction
+                # each, for one that has read cannot write any more once another has written.
+                with self._engine.begin() as connection:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in table.indexes:
+                        connection.execute(CreateIndex(index, if_not_exists=True))
         except (OSError, SQLAlchemyError) as error:
             raise self._fault("opened", error) from error
 
@@ -131,6 +156,33 @@ class SqliteSink(Sink):
             raise self._fault("read", error) from error
         return [Totals(*key, dict(metrics)) for key, metrics in sorted(sums.items())]
 
+    def _save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        row = {"domain": domain, "taken_ms": taken_ms, "blob": blob}
+        newest = (
+            select(COPIES.c.taken_ms)
+            .where(COPIES.c.domain == domain)
+            .order_by(COPIES.c.taken_ms.desc())
+            .limit(_COPIES_KEPT)
+        )
+        older = delete(COPIES).where(COPIES.c.domain == domain, COPIES.c.taken_ms.not_in(newest))
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(COPIES).on_conflict_do_nothing(), row)
+                connection.execute(older)
+        except SQLAlchemyError as error:
+            raise self._fault("written", error) from error
+
+    def _latest_copy(self, domain: str, until_ms: int | None) -> StoredCopy | None:
+        query = select(COPIES).where(COPIES.c.domain == domain).order_by(COPIES.c.taken_ms.desc()).limit(1)
+        if until_ms is not None:
+            query = query.where(COPIES.c.taken_ms <= until_ms)
+        try:
+            with self._engine.connect() as connection:
+                row = connection.execute(query).mappings().first()
+        except SQLAlchemyError as error:
+            raise self._fault("read", error) from error
+        return StoredCopy(row["taken_ms"], row["blob"]) if row else None
+
     def _fault(self, verb: str, error: Exception) -> SinkError:
         cause = getattr(error, "orig", None) or error
         return SinkError(f"the statistics file {self.path} cannot be {verb}: {cause}")
@@ -153,9 +205,19 @@ def _make_engine(path: Path) -> Engine:
     return engine
 
 
+def _use_wal(cursor: Any) -> None:
+    """Somebody else may be about to do the same on a new file; that wait is not covered by the busy timeout."""
+    for _ in range(_WAL_TRIES):
+        with suppress(sqlite3.OperationalError):
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        time.sleep(_WAL_PAUSE_S)
+    cursor.execute("PRAGMA journal_mode = WAL")
+
+
 def _prepare_connection(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous = FULL")  # Redis forgets the minute once we say that it is stored
     cursor.close()

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from typing import Final
 
 from shared_state.catalogue.profiles import ConnectorProfile
 from shared_state.catalogue.vendors import OTHER_SPELLINGS, UNSPOKEN, VENDORS
+from shared_state.config.strategies import OPTIONS, full_id, is_custom, short_name
 
 _PROFILES: Final = {profile.id: profile for profile in VENDORS}
 _BY_VENDOR: Final = {profile.provider_name: profile for profile in VENDORS}
-
-_OBEYED_STRATEGIES: Final = ("modelmesh.stick-until-failure.v1", "modelmesh.round-robin.v1")
-_OTHER_STRATEGIES: Final = (
-    "modelmesh.priority-selection.v1",
-    "modelmesh.cost-first.v1",
-    "modelmesh.latency-first.v1",
-    "modelmesh.session-stickiness.v1",
-    "modelmesh.rate-limit-aware.v1",
-    "modelmesh.load-balanced.v1",
-)
-_CLASS_PATH: Final = re.compile(r"[A-Za-z_][\w.]*[.:][A-Z]\w*")
 
 
 class CatalogueError(LookupError):
@@ -53,22 +42,19 @@ def connector_profile(name: str) -> ConnectorProfile:
 
 
 def selection_strategy(name: str) -> str:
-    """The full id of a selection strategy; its short name will do.
+    """The full id of a selection strategy; its short name will do. A class path or an entry point is its own id.
 
     Raises:
-        CatalogueError: the strategy is unknown, or not obeyed yet.
+        CatalogueError: the strategy is unknown.
     """
-    short = name.removeprefix("rotation.").removeprefix("modelmesh.").removesuffix(".v1")
-    full = f"modelmesh.{short}.v1"
-    if full in _OBEYED_STRATEGIES:
+    full = full_id(name)
+    if full in OPTIONS:
         return full
-    accepted = ", ".join(_OBEYED_STRATEGIES)
-    if full in _OTHER_STRATEGIES:
-        raise CatalogueError(
-            f"strategy {name!r} is known but not obeyed by this release yet; use one of: {accepted}"
-        )
-    if _CLASS_PATH.fullmatch(name):
-        raise CatalogueError(
-            f"class paths such as {name!r} are not obeyed by this release yet; use one of: {accepted}"
-        )
-    raise CatalogueError(f"unknown strategy {name!r}; use one of: {accepted}")
+    if is_custom(name):
+        return name
+    shorts = {short_name(known): known for known in OPTIONS}
+    near = get_close_matches(short_name(name), shorts, n=1, cutoff=0.6)
+    guess = f"did you mean {shorts[near[0]]!r}? " if near else ""
+    raise CatalogueError(
+        f"unknown strategy {name!r}; {guess}use one of: {', '.join(OPTIONS)}; or a class path package.module:Class"
+    )

@@ -2,13 +2,20 @@
 
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
-from shared_state.config.pools import DeactivationConfig, PoolConfig, RecoveryConfig, RetryConfig
+from shared_state.config.pools import (
+    DeactivationConfig,
+    FallbacksConfig,
+    PoolConfig,
+    RecoveryConfig,
+    RetryConfig,
+)
 from shared_state.config.providers import ProviderConfig, TimeoutsConfig
 from shared_state.config.root import MeshConfig, RedisConfig
 from shared_state.config.version import config_version
 
 __all__ = [
     "DeactivationConfig",
+    "FallbacksConfig",
     "LimitsConfig",
     "MeshConfig",
     "ModelConfig",

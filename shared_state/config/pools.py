@@ -6,6 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from shared_state.config.strategies import (
+    BalanceOptions,
+    CustomOptions,
+    PriorityOptions,
+    RateLimitConfig,
+    SessionOptions,
+)
 from shared_state.config.values import DurationS, Section
 
 
@@ -56,14 +63,55 @@ class RetryConfig(Section):
     deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
 
 
-class PoolConfig(Section):
-    """A pool; without ``capability`` and ``models`` its own name is the capability."""
+class FallbacksConfig(Section):
+    """Where a call goes on, within its deadline and attempts, after a refusal that others need not share.
+
+    Models and pools, in order; without any the caller gets the provider's own error. A request for one exact model
+    stays with it.
+    """
+
+    context_window: list[str] = Field(
+        default_factory=list,
+        description="after `context_length_exceeded`, or at once if the text fits nowhere",
+    )
+    content_policy: list[str] = Field(
+        default_factory=list, description="after a provider has declined the content"
+    )
+
+
+class MembersConfig(Section):
+    """Who belongs to a pool, and who of them is chosen."""
 
     capability: str | None = None
     models: list[str] = Field(default_factory=list)
     providers: list[str] = Field(default_factory=list)
     excluded_providers: list[str] = Field(default_factory=list)
-    strategy: str = "modelmesh.stick-until-failure.v1"
+    where: str | None = Field(
+        None,
+        description="expression; of the models of the capability those become members for which it holds",
+    )
+    score: str | None = Field(
+        None,
+        description="expression or `package.module:function`; the highest is asked first, 0 or less is no member; "
+        "in place of `strategy`",
+    )
+    strategy: str = Field(
+        "modelmesh.stick-until-failure.v1",
+        description="an id of the catalogue, its short name, a class path `package.module:Class`, or an entry point",
+    )
+
+
+class PoolConfig(CustomOptions, SessionOptions, BalanceOptions, PriorityOptions, MembersConfig):
+    """A pool; without ``capability`` and ``models`` its own name is the capability.
+
+    A dynamic pool chooses its members by ``where`` and their order by ``score``, both over what is known of a model.
+    Without ``capability``, and with a name that is none, every model may become a member.
+    """
+
+    rate_limit: RateLimitConfig | None = Field(
+        None, description="see below; unset, only rate-limit-aware keeps away from limits, by the defaults"
+    )
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()
+    fallbacks: FallbacksConfig = FallbacksConfig()

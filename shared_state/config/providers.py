@@ -39,6 +39,11 @@ class ProviderConfig(Section):
     api_key: Secret | None = None
     organization: str | None = Field(None, description="sent as OpenAI-Organization")
     headers: dict[str, Secret] = Field(default_factory=dict, description="extra headers sent upstream")
+    region: str | None = Field(
+        None,
+        min_length=1,
+        description="where the provider computes; for `x-modelmesh-regions` and dynamic pools",
+    )
     quota_domain: str | None = Field(
         None, description="entries with the same name share limits; default: own name"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -48,7 +48,7 @@ def _inner(annotation: Any) -> type[Section] | None:
 
 
 def _is_mapping(annotation: Any) -> bool:
-    return bool(get_args(annotation))
+    return get_origin(annotation) is dict
 
 
 def _summary(section: type[Section]) -> str:

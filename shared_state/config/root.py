@@ -85,6 +85,9 @@ class SchedulerConfig(Section):
     """The scheduler's timetable."""
 
     flush_interval: DurationS = Field(60.0, gt=0)
+    copy_interval: DurationS = Field(
+        10.0, ge=0, description="how often the state is copied to the storage; 0: never, nor restored from it"
+    )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
 

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {{model, or empty for the account, {window, ...}}, ...}
--- Returns  {now ms, {used, resets at ms, ...} for each scope}
+-- Returns  {now ms, for each scope {used, resets at ms of each window, ..., then what leases hold in the five dimensions}}
 --#include now
 --#include windows
 --#include bookkeeping
@@ -18,6 +18,7 @@ for _, s in ipairs(cmsgpack.unpack(ARGV[1])) do
     row[#row + 1] = w.ends or (w.limit > 0 and no_room_until(scope, w, 1, now)) or 0
   end
   save_scope(scope)
+  for dimension = 1, 5 do row[#row + 1] = scope.held[dimension] end
   reply[#reply + 1] = row
 end
 return reply

@@ -10,7 +10,7 @@
 --          outcome 1 success, 2 failure, 3 nobody's fault, 4 rate limited until retry after, 5 credentials refused,
 --                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
 --          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
---                  the lease is charged by its renewal, here the attempt is booked, once
+--                  the lease is charged by its renewal, here the attempt is booked, once; 64 a stream
 -- ARGV[3]  msgpack {node, sequence, admit sequence up to which admissions without an answer are given up, term, epoch, 1 if this is a replay}
 -- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
 -- Returns  {now ms, epoch, note, value, then the indexes of those that changed nothing}; epoch -1: the calendar in ARGV[1] is out of date
@@ -23,10 +23,12 @@
 --#include run
 --#include term
 --#include bookkeeping
+--#include learned
+--#include speed
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
-local NOT_SENT, ESTIMATED, LEASED = 1, 2, 4
+local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
 local LEASED_KEPT_MS = 3600000
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
@@ -147,21 +149,13 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   end
 end
 
--- The provider's own count wins when it is stricter: others may use the account, or it may count differently. What it takes away
--- is charged like a use of now. Where nothing is configured, an empty window means a pause until it resets.
-local function learn(model, learned)
-  for _, l in ipairs(learned) do
-    local name, remaining, reset = l[1], l[2], l[3]
-    if not (tighten(model.scope, name, remaining) or tighten(account, name, remaining)) and remaining == 0 and reset > 0 then
-      deactivate(model.entity, 'rate_limited', now + reset, 'time', now)
-    end
-  end
-end
+local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
 
 local function judge(model, policy, s)
   local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
   if outcome == SUCCESS then
     succeed(model, policy, reservation)
+    measure(model, s[8], s[9], flagged(s[11], STREAM), now)
   elseif outcome == FAILURE then
     fail(model, policy, reservation, 'error_threshold')
   elseif outcome == UNREACHABLE then
@@ -184,8 +178,6 @@ local function judge(model, policy, s)
     release_trial(model.provider, reservation, now)
   end
 end
-
-local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
 
 local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
 local LATENCY_NAMES = {}
@@ -226,7 +218,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
-  learn(model, s[14])
+  learn(model.scope, account, model.entity, s[14], now)
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
 end
@@ -287,6 +279,7 @@ for _, model in pairs(models) do
   save_scope(model.scope)
   alert_budgets(model.scope, 'model', model.entity.id)
   for _, scope in pairs(model.errors) do save_scope(scope) end
+  save_speed(model)
   save_entity(model.entity)
 end
 for _, provider in pairs(providers) do save_entity(provider) end

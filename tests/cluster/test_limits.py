@@ -8,7 +8,7 @@ import time
 import pytest
 from openai import AsyncOpenAI, RateLimitError
 
-from tests.cluster.calls import Answer, ask
+from tests.cluster.calls import Answer, ask, listen
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import Member, pool
 
@@ -19,6 +19,10 @@ POOLS = [
     pool("minute", Member("alpha", limits={"rpm": LIMIT})),
     pool("narrow", Member("alpha", limits={"concurrency": 3})),
     pool("overflow", Member("alpha", limits={"rpm": 10}), "beta"),
+    *(
+        pool(f"told-{how}", Member("alpha", provider={"limits": {"rpm": 600}}))
+        for how in ("whole", "stream", "refused")
+    ),
 ]
 
 
@@ -63,3 +67,21 @@ async def test_what_exceeds_a_limit_goes_to_the_next_model(cluster: Cluster, cli
     assert len(cluster.seen("overflow.alpha")) == 10
     assert sum(answer.model == "overflow.beta" for answer in answers) == 40
     assert await cluster.books_of("overflow") == {"admitted": 50, "settled": 50, "abandoned": 0}
+
+
+@pytest.mark.parametrize(("how", "order"), [("whole", ""), ("stream", ""), ("refused", "429,retry-after=0,")])
+async def test_what_the_provider_says_holds_for_all_nodes_at_once(
+    cluster: Cluster, client: AsyncOpenAI, how: str, order: str
+):
+    """Configured are 600 a minute; after an answer that says 3 remain, at most 3 more are sent by the whole cluster."""
+    name, model = f"told-{how}", f"told-{how}.alpha"
+    cluster.order(model, f"{order}ratelimit-headers=3", times=1)
+    await asyncio.gather((listen if how == "stream" else ask)(client, name), return_exceptions=True)
+    await cluster.settled_books()
+    before = len(cluster.seen(model))
+    results = await asyncio.gather(*(ask(client, name) for _ in range(60)), return_exceptions=True)
+
+    assert before == 1
+    assert len(cluster.seen(model)) == before + 3
+    assert sum(isinstance(result, Answer) for result in results) == 3
+    assert {type(result) for result in results} == {Answer, RateLimitError}

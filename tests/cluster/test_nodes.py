@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from openai import AsyncOpenAI
 
 from tests.cluster.calls import Answer, Load, ask
 from tests.cluster.cluster import Cluster
@@ -19,7 +20,11 @@ pytestmark = pytest.mark.cluster
 
 _LIMIT = 60
 _LEASE_S = 5.0
-_POOLS = (pool("load", "alpha"), pool("minute", Member("beta", limits={"rpm": _LIMIT})))
+_POOLS = (
+    pool("load", "alpha"),
+    pool("minute", Member("beta", limits={"rpm": _LIMIT})),
+    pool("talk", *(Member("alpha", name) for name in ("one", "two", "three")), strategy="session-stickiness"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,30 @@ async def test_who_came_before_the_door_closed_is_served(cluster: Cluster):
 def _accepts(port: int) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_sessions_survive_the_node_that_met_them_first(cluster: Cluster):
+    """What one node has told Redis all others know, also those that start afterwards; every session keeps its model."""
+    victim = cluster.nodes[2]
+    names = [f"session {number}" for number in range(9)]
+    async with cluster.client(victim) as direct, cluster.client() as client:
+
+        async def told(through: AsyncOpenAI) -> list[str]:
+            headers = [{"x-modelmesh-session": name} for name in names]
+            return [
+                answer.model
+                for answer in await asyncio.gather(*(ask(through, "talk", extra_headers=h) for h in headers))
+            ]
+
+        first = await told(direct)
+        victim.process.kill()
+        await victim.process.wait()
+        without = await told(client)
+        await victim.restart()
+
+    async with cluster.client(victim) as direct:
+        again = await told(direct)
+
+    assert len(set(first)) > 1
+    assert without == first
+    assert again == first

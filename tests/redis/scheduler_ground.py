@@ -10,7 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from scheduler.sinks.base import Sink, SinkError
+from scheduler.sinks.base import Sink, SinkError, StoredCopy
+from shared_state.assertion import Assertion, Correction
 from shared_state.clock import ServerClock
 from shared_state.config.root import MeshConfig
 from shared_state.ledger import Ask, Code, DomainLedger, Outcome, Settlement
@@ -18,12 +19,17 @@ from shared_state.registry import NodeInfo
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
+from tests.support.processes import wait_until
 
 DOMAIN, MODEL, POOL = "alpha", "alpha.small", "chat"
 
 
 def make_config(
-    *, lease_s: float = 0.6, flush_interval_s: float = 30.0, namespace: str = "mm"
+    *,
+    lease_s: float = 0.6,
+    flush_interval_s: float = 30.0,
+    copy_interval_s: float = 10.0,
+    namespace: str = "mm",
 ) -> dict[str, object]:
     """A configuration with one model, as a document."""
     return {
@@ -37,14 +43,17 @@ def make_config(
         },
         "models": {MODEL: {"provider": "alpha", "capabilities": ["chat-completion"]}},
         "pools": {POOL: {"capability": "chat-completion"}},
-        "scheduler": {"lease": lease_s, "flush_interval": flush_interval_s},
+        "scheduler": {
+            "lease": lease_s,
+            "flush_interval": flush_interval_s,
+            "copy_interval": copy_interval_s,
+        },
     }
 
 
-def make_topology(*, lease_s: float = 0.6, flush_interval_s: float = 30.0) -> Topology:
+def make_topology(**options: float) -> Topology:
     """The topology of `make_config`."""
-    config = make_config(lease_s=lease_s, flush_interval_s=flush_interval_s)
-    return build_topology(MeshConfig.model_validate(config))
+    return build_topology(MeshConfig.model_validate(make_config(**options)))  # type: ignore[arg-type]
 
 
 class Node:
@@ -71,6 +80,13 @@ class Node:
         settlement = Settlement(reservation, MODEL, self._pool, outcome, 10, 5, 700, 120, 40, retry_after_ms)
         (applied,) = await self._ledger.settle([settlement])
         return applied
+
+    async def assert_known(self) -> Correction:
+        """Says again what a server has lost, as soon as no copy is waited for."""
+        assertion = Assertion(self._ledger)
+        await wait_until(lambda: assertion.begin(epoch=self._ledger.epoch), what="no copy is waited for")
+        await assertion.replay()
+        return await assertion.finish((), epoch=self._ledger.epoch)
 
     async def rate_limit(self, *, for_ms: int) -> None:
         """The provider asks everybody to keep away from the model for a while."""
@@ -126,6 +142,16 @@ class FlakySink(Sink):
         await self.inner.write(rows)
         if self.fails_after:
             raise SinkError("the answer was lost")
+
+    async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
+        if self.fails_before:
+            raise SinkError("no space left")
+        await self.inner.save_copy(domain, taken_ms, blob)
+        if self.fails_after:
+            raise SinkError("the answer was lost")
+
+    async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+        return await self.inner.latest_copy(domain, until_ms=until_ms)
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -10,15 +10,18 @@ from contextlib import aclosing, asynccontextmanager, closing, suppress
 import pytest
 
 from shared_state.addresses import mask_url, parse_address
+from shared_state.books import by_cause, read_audit, report_audit
 from shared_state.bus import Bus
 from shared_state.cursors import move_current, read_currents, take_turns
 from shared_state.domains import order, read_pulses
 from shared_state.errors import ConfigurationError
 from shared_state.events import Event
 from shared_state.ledger import Code
+from shared_state.recent import read_recent
 from shared_state.registry import NodeInfo, Registry
 from shared_state.statistics import forget_minute, minutes_of, read_minute, server_minute
 from shared_state.store import STORE_ERRORS, Script, Store
+from shared_state.usage import read_domain_use
 from tests.redis.ground import DOMAIN, SMALL, Caller, admitted, make_domain, make_pool
 from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
@@ -134,6 +137,14 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     (minute,) = await minutes_of(store, DOMAIN)
     assert abs(await server_minute(store) - minute) <= 1
     assert [row.model for row in await read_minute(store, DOMAIN, minute)] == [SMALL]
+    assert (
+        sum(row.metrics["attempts"] for row in (await read_recent(store, [DOMAIN, *DOMAINS], minutes=5)).rows)
+        == 1
+    )
+    use = await read_domain_use(store, caller.domain, now_ms=minute * 60_000)
+    assert [(window.name, window.used) for window in use.models[SMALL]] == [("rpm", 3)]
+    await report_audit(store, by_cause([]))
+    assert await read_audit(store) is not None
     await forget_minute(store, DOMAIN, minute)
     assert await minutes_of(store, DOMAIN) == []
     seconds, _ = await store.client.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing
 
@@ -14,7 +15,16 @@ from shared_state.domains import order, read_domain
 from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Code, LeaseWish, Outcome
 from shared_state.store import STORE_ERRORS, Store
-from tests.redis.ground import DOMAIN, SMALL, Caller, admitted, make_domain, make_pool
+from tests.redis.ground import (
+    DOMAIN,
+    EPOCH_MS,
+    SMALL,
+    Caller,
+    SteeredStore,
+    admitted,
+    make_domain,
+    make_pool,
+)
 from tests.support.processes import free_port, wait_until
 from tests.support.valkey import ValkeyServer
 from tests.support.valkey_fleet import ask, await_replica
@@ -407,3 +417,87 @@ async def test_calls_in_flight_are_remembered_however_old(server: ValkeyServer, 
     row = (await one.books()).rows[0]
     assert (row.admitted, row.in_flight) == (2, 2)
     assert await one.settle(old[1], pool=POOL)
+
+
+async def test_a_long_replay_prolongs_the_hold(server: ValkeyServer, namespace: str) -> None:
+    """While a node is still saying what it knows nobody is admitted; but not for ever."""
+    async with aclosing(SteeredStore(server.url, namespace=namespace)) as store:
+        await store.set_time(EPOCH_MS)
+        one, two = (Caller(store, SPEC, node=name) for name in ("n1", "n2"))
+        await use(one, 1)
+        await use(two, 1)
+        size = server.log_size
+        for _ in range(4):
+            await use(one, 1)
+        server.lose_tail(size)
+        await reconnect([one])
+        assertion = Assertion(one.ledger)
+        assert await assertion.begin(epoch=one.ledger.epoch)
+        (part,) = one.ledger.journal.admissions_above(1)
+        ends = [assertion.hold_until_ms]
+        for number, delta_ms in enumerate((1500, 500, 7800)):
+            now_ms = await store.pass_time(delta_ms)
+            if number == 2:
+                await store.client.hset(store.keys.domain(DOMAIN), "hold", now_ms + 1)
+            await one.ledger.replay("admit", part.batch, sequence=100 + number, term=assertion.term)
+            ends.append(int(await store.client.hget(store.keys.domain(DOMAIN), "hold")))
+
+    began = ends[0] - 2000
+    assert ends == [began + 2000, began + 2500, began + 3000, assertion.term + 10_000]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_order_of_admissions_losses_and_assertions(
+    server: ValkeyServer, nodes: list[Caller], seed: int
+) -> None:
+    """What the nodes know to have been admitted is what the server counts, whatever it forgot on the way, and how often."""
+    draw = random.Random(seed)
+    spec = make_domain(small={"rpm": 60})
+    for node in nodes:
+        node.ledger = Caller(node.store, spec, node=node.node).ledger
+    open_: dict[str, Caller] = {}
+    made = ended = 0
+    await use(nodes[0], 1)
+    await use(nodes[1], 1)
+    made, sizes = 2, [server.log_size]
+    for _ in range(30):
+        node = draw.choice(nodes)
+        step = draw.choice(["admit", "admit", "settle", "settle", "mark", "lose"])
+        if step == "admit":
+            asks = [node.ask() for _ in range(draw.randint(1, 4))]
+            for ask_, verdict in zip(asks, await node.ledger.admit(asks), strict=True):
+                if verdict.code is Code.ADMITTED:
+                    open_[ask_.reservation] = node
+                    made += 1
+        elif step == "settle" and open_:
+            reservation = draw.choice(sorted(open_))
+            assert await open_.pop(reservation).settle(reservation, pool=POOL)
+            ended += 1
+        elif step == "mark":
+            sizes.append(server.log_size)
+        elif step == "lose":
+            sizes = sizes[: draw.randint(1, len(sizes))]
+            await _lose_and_assert(server, nodes, sizes[-1], draw)
+        assert made <= 60
+
+    assert (await nodes[0].used())[SMALL, "rpm"][0] == made
+    books = await nodes[0].books()
+    assert books.is_balanced
+    assert (books.rows[0].admitted, books.rows[0].settled) == (made, ended)
+
+
+async def _lose_and_assert(server: ValkeyServer, nodes: list[Caller], size: int, draw: random.Random) -> None:
+    server.lose_tail(size)
+    await reconnect(nodes)
+    order_ = draw.sample(nodes, 2)
+    if draw.random() < 0.4:  # the first one is cut short by another loss
+        assertion = Assertion(order_[0].ledger)
+        await assertion.begin(epoch=0)
+        await assertion.replay()
+        server.lose_tail(size)
+        await reconnect(nodes)
+    for node in order_:
+        await node.assert_known()
+    for node in nodes:
+        await node.ledger.read_hold()
+        assert not node.ledger.is_held()

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from node.routing.strategies.base import Hints
+from node.routing.strategies.base import Hints, Need, Request, Strategy
 from shared_state.topology import ModelSpec
 
 
-class StickUntilFailure:
+class StickUntilFailure(Strategy):
     """One pointer for the whole cluster; a model that recovers does not take the traffic back."""
 
     id: ClassVar[str] = "modelmesh.stick-until-failure.v1"
-    needs_turn: ClassVar[bool] = False
-    moves_current: ClassVar[bool] = True
+    needs = frozenset({Need.POINTER})
 
-    def rank(self, candidates: Sequence[ModelSpec], hints: Hints) -> list[ModelSpec]:
+    def rank(self, candidates: Sequence[ModelSpec], request: Request, hints: Hints) -> list[ModelSpec]:
         """The current model, then the others in pool order from there on, around the end."""
         places = {spec.id: place for place, spec in enumerate(hints.order)}
         start = places.get(hints.current, 0)

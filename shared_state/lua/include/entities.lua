@@ -61,6 +61,7 @@ local function save_entity(entity)
   end
 end
 
+-- `numbers`, if there are any: name -> number.
 local function tell(event, kind, id, reason, until_ms, epoch, now, numbers)
   local news = cjson.encode({ type = event, time = now, epoch = epoch, domain = home.domain, kind = kind, id = id,
     reason = reason, ['until'] = until_ms, node = home.node, numbers = numbers })

@@ -14,6 +14,8 @@ local HAS_LEFT = -1
 local HOLD_MS = 2000
 -- How long assertions wait for the durable copy when everything is gone: the scheduler looks several times a second.
 local COPY_WAIT_MS = 1000
+-- A long journal takes longer than that to say: as long as it goes on the hold does, but not for ever.
+local REPLAY_MS, LONGEST_HOLD_MS = 1000, 10000
 
 -- Who calls: {node, sequence, the admit sequence up to which it has given its admissions up, the term it has asserted (0: new here),
 -- the largest epoch it knows, 1 if this is a replay of what was lost}.
@@ -31,7 +33,7 @@ local function count_unasserted()
 end
 
 -- Whoever comes with an older term to a domain that says to be in its first proves that it was emptied in between.
-local function was_emptied(t, caller) return t.cause == 'first' and caller.term > 0 and caller.term ~= t.term end
+local function was_emptied(t, caller) return t.cause == 'first' and caller.term > 0 and caller.term < t.term end
 
 local function cause_of(t, caller, run)
   if t.term == 0 and caller.term == 0 then return 'first' end
@@ -65,6 +67,12 @@ local function read_term(caller, now)
   return t
 end
 
+-- A term is named after the moment at which it began.
+local function prolong_hold(t, now)
+  local hold = math.min(now + REPLAY_MS, t.term + LONGEST_HOLD_MS)
+  if t.hold > now and hold > t.hold then redis.call('HSET', KEYS[1], 'hold', int(hold)) end
+end
+
 -- Whether the batch may be applied: a note and what belongs to it. FINE: the term; STALE: the sequence on record;
 -- UNASSERTED and HELD: the end of the hold.
 local function enter(caller, now)
@@ -73,6 +81,7 @@ local function enter(caller, now)
   local marks = redis.call('HMGET', KEYS[1] .. ':seq', caller.node .. '\t' .. caller.kind, caller.node .. '\tt')
   local last = tonumber(marks[1] or 0)
   if caller.sequence <= last then return STALE, last end
+  if caller.is_replay then prolong_hold(t, now) end
   caller.is_held = t.hold > now and not caller.is_replay
   if caller.is_held and caller.kind == 'a' then return HELD, t.hold end
   if not caller.is_replay and tonumber(marks[2] or 0) ~= t.term then caller.mark = t.term end

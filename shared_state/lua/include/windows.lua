@@ -197,11 +197,12 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
   end
 end
 
--- Leaves at most `remaining` of a window free. False if the scope has no such window.
+-- Leaves at most `remaining` of a window free, what is held in leases included: it may be spent as well. False if the scope has
+-- no such window.
 local function tighten(scope, name, remaining)
   for _, w in ipairs(scope.windows) do
     if w.name == name and w.limit > 0 then
-      local excess = w.limit - w.sum - scope.held[w.dim] - remaining
+      local excess = w.limit - w.sum - remaining
       if excess > 0 then
         if w.alg == SLIDING then
           bucket_add(w, w.current, excess)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 NOW = 1_800_000_000.0
+_KINDS = ("domains", "models", "providers", "pools")
 
 
 def status() -> dict[str, Any]:
@@ -12,7 +13,21 @@ def status() -> dict[str, Any]:
     return {
         "mode": "exact",
         "config_version": "c0ffee12",
-        "store": {"url": "redis://127.0.0.1:6379/0", "connected": True, "round_trip_ms": 0.42},
+        "store": {
+            "url": "redis://127.0.0.1:6379/0",
+            "connected": True,
+            "round_trip_ms": 0.42,
+            "checked": NOW - 60,
+            "findings": [
+                {
+                    "code": "eviction_policy",
+                    "severity": "error",
+                    "message": "maxmemory-policy is allkeys-lru",
+                },
+                {"code": "fsync", "severity": "warning", "message": "appendfsync is no"},
+                {"code": "not_visible", "severity": "info", "message": "INFO is refused"},
+            ],
+        },
         "scheduler": {
             "leader": "clock-1",
             "token": 7,
@@ -51,6 +66,7 @@ def status() -> dict[str, Any]:
                 "reason": "rate_limit",
                 "until": NOW + 45,
                 "node": "n1",
+                "numbers": {},
             }
         ],
     }
@@ -67,7 +83,118 @@ def books(*, difference: int = 0, balanced: bool | None = None) -> dict[str, Any
     }
     names = {"domain": "alpha", "model": "alpha.small", "provider": "alpha", "pool": "chat"}
     is_balanced = difference == 0 if balanced is None else balanced
-    return {"balanced": is_balanced, "time": NOW, "rows": [{**names, **counts}], "totals": counts}
+    sums = {kind: [{"name": name, **counts}] for kind, name in zip(_KINDS, names.values(), strict=True)}
+    causes = dict.fromkeys(("booked_twice", "leaked_reservations", "held_leases"), 0)
+    return {
+        "balanced": is_balanced,
+        "time": NOW,
+        "rows": [{**names, **counts}],
+        "totals": dict(counts),
+        "balances": sums,
+        "causes": {"missing_settlements": difference, **causes},
+        "differences": [
+            {
+                "cause": "missing_settlements",
+                "domain": "alpha",
+                "where": "alpha.small in chat",
+                "amount": difference,
+            }
+        ]
+        * bool(difference),
+    }
+
+
+def usage() -> dict[str, Any]:
+    """A pool of two accounts, nearly dry, and one without limits."""
+    window = {
+        "name": "rpd",
+        "unit": "requests_per_day",
+        "algorithm": "calendar",
+        "used": 950,
+        "held": 5,
+        "limit": 1000,
+        "remaining": 45,
+        "share": 0.955,
+        "resets": NOW + 3600,
+        "rate": 0.5,
+        "dry_s": 90.0,
+    }
+    quota = {
+        "unit": "requests_per_day",
+        "limit": 1000,
+        "remaining": 45,
+        "resting": 200,
+        "share": 0.955,
+        "rate": 0.5,
+        "dry_s": 90.0,
+    }
+    money = {**quota, "unit": "usd_per_month", "limit": 12.5, "remaining": 0.0425, "dry_s": None}
+    endless = {**quota, "unit": "requests_per_minute", "limit": None, "remaining": None, "dry_s": None}
+    return {
+        "time": NOW,
+        "pools": [
+            {
+                "id": "chat",
+                "active": 1,
+                "members": 2,
+                "accounts": ["alpha", "beta"],
+                "quotas": [endless, quota, money],
+                "dry_s": 90.0,
+                "dry_by": "requests_per_day",
+            },
+            {
+                "id": "local",
+                "active": 1,
+                "members": 1,
+                "accounts": ["gamma"],
+                "quotas": [],
+                "dry_s": None,
+                "dry_by": None,
+            },
+        ],
+        "accounts": [
+            {
+                "id": "alpha",
+                "providers": ["alpha"],
+                "windows": [],
+                "models": [{"id": "alpha.small", "status": "standby", "windows": [window]}],
+            }
+        ],
+    }
+
+
+def stats() -> dict[str, Any]:
+    """Two minutes of one model."""
+    row = {
+        "name": "alpha.small",
+        "requests": 1234,
+        "ok": 1200,
+        "failed": 30,
+        "neutral": 4,
+        "estimated": 7,
+        "abandoned": 0,
+        "tokens_in": 250000,
+        "tokens_out": 99,
+        "cost_usd": 0.0123,
+        "latency_ms": 820.4,
+        "p50_ms": 640.0,
+        "p95_ms": 12000.0,
+        "p99_ms": None,
+        "first_content_ms": 120.0,
+    }
+    return {
+        "time": NOW,
+        "minutes": 2,
+        "since": NOW - 60,
+        "kept_minutes": 60,
+        "by": "model",
+        "rows": [row],
+        "totals": {**row, "name": ""},
+        "timeline": [
+            {"time": NOW - 60, "requests": 1000, "failed": 0},
+            {"time": NOW, "requests": 234, "failed": 30},
+        ],
+    }
 
 
 def _node(name: str, *, state: str) -> dict[str, Any]:

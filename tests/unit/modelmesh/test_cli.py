@@ -16,7 +16,7 @@ from modelmesh import __version__
 from modelmesh.cli.app import app
 from tests.support.processes import free_port
 from tests.unit.modelmesh.ops_stub import OpsStub
-from tests.unit.modelmesh.samples import books, status
+from tests.unit.modelmesh.samples import books, stats, status, usage
 
 Invoke = Callable[..., Result]
 
@@ -70,6 +70,51 @@ def test_the_audit_fails_when_one_balance_is_off(invoke, stub, flags):
     stub.answers["GET /ops/books"] = (200, books(difference=1))
 
     assert invoke("audit", *flags).exit_code == 1
+
+
+def test_usage_and_statistics(invoke, stub):
+    """A view for people, the answer itself for programs; the options go along."""
+    stub.answers["GET /ops/usage"] = (200, usage())
+    stub.answers["GET /ops/stats?minutes=2&by=pool"] = (200, stats())
+    stub.answers["GET /ops/stats?minutes=5&by=model"] = (200, stats())
+
+    assert "chat  1 of 2 active" in invoke("usage").stdout
+    assert json.loads(invoke("usage", "--json").stdout) == usage()
+    assert "1,234" in invoke("stats").stdout
+    assert json.loads(invoke("stats", "--minutes", "2", "--by", "pool", "--json").stdout) == stats()
+    assert invoke("stats", "--minutes", "61").exit_code == 2
+
+
+def feed(*events: dict[str, object]) -> bytes:
+    """Events as a node sends them, with a heartbeat in between."""
+    return b": beat\n\n".join(
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events
+    )
+
+
+def test_events_are_lines_or_json(invoke, stub):
+    """The latest, oldest first."""
+    event = status()["events"][0]
+    stub.answers["GET /ops/events?follow=false&last=7"] = (
+        200,
+        feed(event, {**event, "model": "alpha.small"}),
+    )
+    lines = invoke("events", "--last", "7").stdout.splitlines()
+
+    assert [line.split()[3:5] for line in lines] == [
+        ["deactivated", name] for name in ("beta.large", "alpha.small")
+    ]
+    assert json.loads(invoke("events", "-n", "7", "--json").stdout)[0] == event
+
+
+def test_events_refused_are_told(invoke, stub):
+    """As with every command."""
+    stub.answers["GET /ops/events?follow=true&last=50"] = (
+        401,
+        {"error": {"message": "admin token required"}},
+    )
+
+    assert "MODELMESH_ADMIN_TOKEN" in invoke("events", "--follow").stderr
 
 
 def test_deactivate_takes_a_model(invoke, stub):
@@ -177,9 +222,13 @@ def test_the_help_names_every_command(invoke):
         "scheduler",
         "config",
         "status",
+        "usage",
+        "stats",
+        "events",
         "audit",
         "deactivate",
         "activate",
+        "state",
     ):
         assert command in text
 

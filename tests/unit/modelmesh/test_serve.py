@@ -255,3 +255,16 @@ def test_config_check_lists_every_fault(tmp_path):
     assert "conector" in result.stderr
     assert "beta" in result.stderr
     assert run_cli("config", "check", str(tmp_path / "none.yaml"), home=tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("config", "check"), ("node", "--port", "0", "-c"), ("serve", "--port", "0", "-c")]
+)
+def test_a_strategy_that_does_not_exist_is_told_before_anything_starts(command, tmp_path):
+    """A class path is looked up by whoever would use it, and by the check."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text(MESH.replace("chat-completion}\n", "chat-completion, strategy: 'nowhere.to_be:Found'}\n"))
+    result = run_cli(*command, str(path), home=tmp_path)
+
+    assert result.returncode == 1
+    assert "pools.chat.strategy: module 'nowhere.to_be'" in result.stderr

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rich.console import Console
 
+from modelmesh.audit_view import audit_view, is_balanced, rows_off
+from modelmesh.drawing import amount, bar, span, until
+from modelmesh.stats_view import stats_view
+from modelmesh.usage_view import usage_view
 from modelmesh.views import (
-    books_view,
     events_view,
-    is_balanced,
     models_view,
     nodes_view,
     pools_view,
     providers_view,
-    rows_off,
-    span,
     status_view,
-    until,
 )
-from tests.unit.modelmesh.samples import NOW, books, status
+from shared_state.shapes.statistics import StatsView
+from shared_state.shapes.status import BooksView, StatusView
+from shared_state.shapes.usage import UsageView
+from tests.unit.modelmesh.samples import NOW, books, stats, status, usage
 
 
 def render(view: object) -> str:
@@ -27,6 +31,15 @@ def render(view: object) -> str:
     with console.capture() as capture:
         console.print(view)
     return capture.get()
+
+
+def seen(answer: dict[str, Any] | None = None) -> StatusView:
+    """A status as the commands understand it."""
+    return StatusView.model_validate(answer or status())
+
+
+def seen_books(**how: Any) -> BooksView:
+    return BooksView.model_validate(books(**how))
 
 
 def line_with(text: str, word: str) -> str:
@@ -59,7 +72,7 @@ def test_times_to_come(moment, text):
 
 def test_the_status_shows_every_part():
     """Mode, store, leader, failing jobs, and all tables."""
-    text = render(status_view(status(), now=NOW))
+    text = render(status_view(seen(), now=NOW))
 
     for word in (
         "exact",
@@ -74,13 +87,25 @@ def test_the_status_shows_every_part():
     assert "reap" not in text
 
 
+def test_what_is_wrong_with_the_store_stands_out():
+    """Errors and warnings in their colours; what is only for information is not shown."""
+    console = Console(width=200, color_system="standard", force_terminal=True)
+    with console.capture() as capture:
+        console.print(status_view(seen(), now=NOW))
+    text = capture.get()
+
+    assert "\x1b[1;31merror: maxmemory-policy is allkeys-lru" in text
+    assert "\x1b[33mwarning: appendfsync is no" in text
+    assert "INFO is refused" not in text
+
+
 def test_a_store_that_is_away_and_a_missing_leader_are_told():
     """The two facts an operator must not overlook."""
     answer = status()
     answer["store"]["connected"] = False
     answer["scheduler"].update(leader=None, since=None)
 
-    text = render(status_view(answer, now=NOW))
+    text = render(status_view(seen(answer), now=NOW))
 
     assert "away" in text
     assert "nobody leads" in text
@@ -88,7 +113,7 @@ def test_a_store_that_is_away_and_a_missing_leader_are_told():
 
 def test_models_show_why_and_until_when():
     """Reason, time and windows of a model stand in its line."""
-    line = line_with(render(models_view(status()["models"], now=NOW)), "beta.large")
+    line = line_with(render(models_view(seen().models, now=NOW)), "beta.large")
 
     assert "standby" in line
     assert "in 45s" in line
@@ -97,7 +122,7 @@ def test_models_show_why_and_until_when():
 
 def test_a_reason_cannot_play_tricks_on_the_terminal():
     """Texts of providers are shown as they are: no escape sequence, no markup."""
-    text = render(models_view(status()["models"], now=NOW))
+    text = render(models_view(seen().models, now=NOW))
 
     assert "rate_limit: ?[31mslow [bold]down" in text
     assert "\x1b" not in text
@@ -105,24 +130,46 @@ def test_a_reason_cannot_play_tricks_on_the_terminal():
 
 def test_the_other_tables_name_their_things():
     """One line each for nodes, pools, providers and events."""
-    answer = status()
+    answer = seen()
 
-    assert "alive" in line_with(render(nodes_view(answer["nodes"], now=NOW)), "n1")
-    assert "alpha.small beta.large" in line_with(render(pools_view(answer["pools"])), "chat")
-    assert "openai-compatible.v1" in line_with(render(providers_view(answer["providers"], now=NOW)), "alpha")
-    assert "model deactivated" in line_with(render(events_view(answer["events"], now=NOW)), "3s ago")
+    assert "alive" in line_with(render(nodes_view(answer.nodes, now=NOW)), "n1")
+    assert "alpha.small beta.large" in line_with(render(pools_view(answer.pools)), "chat")
+    assert "openai-compatible.v1" in line_with(render(providers_view(answer.providers, now=NOW)), "alpha")
+    assert "model deactivated" in line_with(render(events_view(answer.events, now=NOW)), "3s ago")
 
 
 def test_balanced_books_say_so():
-    """The verdict stands below the rows."""
-    assert "The books balance." in render(books_view(books()))
+    """The verdict stands below all balances, in words and numbers."""
+    shown = render(audit_view(seen_books()))
+
+    assert "The books balance: 10 admitted = 7 settled + 1 abandoned + 2 in flight." in shown
+    for kind in ("models", "providers", "pools", "domains"):
+        assert line_with(shown, f" {kind} ").split()[-1] == "0"
+    assert line_with(shown, "held leases").split()[2] == "0"
+    assert "What is off" not in shown
+
+
+def test_differences_beside_the_counts_are_told():
+    """A lease that windows do not know puts no row off, and the books all the same."""
+    off = books()
+    off["balanced"] = False
+    off["causes"]["held_leases"] = 3
+    off["differences"] = [
+        {"cause": "held_leases", "domain": "alpha", "where": "requests held of the account", "amount": -3}
+    ]
+    view = BooksView.model_validate(off)
+    shown = render(audit_view(view))
+
+    assert not is_balanced(view)
+    assert "-3" in line_with(shown, "requests held of the account")
+    assert "The books are off in 0 of 1 rows, and 1 other difference." in shown
 
 
 def test_books_that_are_off_name_the_row():
     """The difference stands in the row, the number of rows in the verdict."""
-    text = render(books_view(books(difference=2)))
+    text = render(audit_view(seen_books(difference=2)))
 
-    assert line_with(text, "alpha.small").split()[-1] == "2"
+    assert line_with(text, "alpha.small").split()[-1] == "+2"
     assert "The books are off in 1 of 1 rows." in text
 
 
@@ -130,8 +177,84 @@ def test_the_audit_counts_for_itself():
     """Books that claim to balance, and do not, are off; so are books that claim to be off."""
     forged = books(difference=2, balanced=True)
     forged["rows"][0]["difference"] = forged["totals"]["difference"] = 0
+    view = BooksView.model_validate(forged)
 
-    assert rows_off(forged) == forged["rows"]
-    assert not is_balanced(forged)
-    assert not is_balanced(books(balanced=False))
-    assert is_balanced(books())
+    assert rows_off(view) == view.rows
+    assert not is_balanced(view)
+    assert not is_balanced(seen_books(balanced=False))
+    assert is_balanced(seen_books())
+
+
+def test_usage_shows_bars_and_when_it_runs_dry():
+    """Quotas of pools, then the windows behind them; what is unlimited says so."""
+    shown = render(usage_view(UsageView.model_validate(usage()), now=NOW))
+    quota, window = line_with(shown, "requests per day"), line_with(shown, "alpha.small (standby)")
+
+    assert "█" * 15 in quota
+    assert "in 1m 30s" in quota
+    assert quota.split()[-7:-3] == ["45", "1,000", "200", "30/min"]
+    assert "unlimited" in line_with(shown, "requests per minute")
+    assert "$0.0425" in line_with(shown, "USD per month")
+    assert "no limits" in line_with(shown, "local")
+    assert "in 1h" in window
+
+
+def test_statistics_show_rows_sum_and_timeline():
+    """Times in a unit that fits; the minute with many failures stands out."""
+    view = StatsView.model_validate(stats())
+    shown = render(stats_view(view))
+    row = line_with(shown, "alpha.small")
+
+    for word in ("1,234", "30", "250.0k", "$0.0123", "820 ms", "12.0 s"):
+        assert word in row
+    assert "█▂" in line_with(shown, "requests a minute")
+    assert "Redis keeps the last 60 minutes" in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_tables_fit_the_terminal(width):
+    """A narrow one sees the columns that matter, whole."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(usage_view(UsageView.model_validate(usage()), now=NOW))
+    pools = capture.get().partition("Accounts")[0]
+
+    assert all(len(line) <= width for line in pools.splitlines())
+    assert "in 1m 30s" in pools
+    assert ("resting" in pools) is (width >= 120)
+
+
+@pytest.mark.parametrize(
+    ("share", "held", "drawn"),
+    [
+        (0.0, 0.0, "░" * 8),
+        (0.001, 0.0, "▏" + "░" * 7),
+        (0.5, 0.0, "████░░░░"),
+        (0.75, 0.25, "████▒▒░░"),
+        (1.0, 0.0, "█" * 8),
+        (1.5, 0.0, "█" * 8),
+    ],
+)
+def test_bars(share, held, drawn):
+    """As long as the share, never longer than their place; the least use is seen."""
+    assert bar(share, held=held, width=8).plain == drawn
+
+
+@pytest.mark.parametrize(
+    ("value", "is_money", "text"),
+    [
+        (0, False, "0"),
+        (7, False, "7"),
+        (0.25, False, "0.25"),
+        (99_999, False, "99,999"),
+        (123_456, False, "123.5k"),
+        (4_500_000, False, "4.5M"),
+        (0, True, "$0.00"),
+        (0.0425, True, "$0.0425"),
+        (1.5, True, "$1.50"),
+        (1234.5678, True, "$1,234.56"),
+    ],
+)
+def test_amounts_are_short(value, is_money, text):
+    """A number in a table is read at a glance."""
+    assert amount(value, is_money=is_money) == text

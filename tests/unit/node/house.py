@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -16,12 +17,15 @@ from node.providers.connector import Connector
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker
 from node.routing.router import Router
+from node.routing.strategies import build_strategies
+from node.signals import UNKNOWN, Signal
 from shared_state.config import MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
-from shared_state.topology import ModelSpec, Topology, build_topology
+from shared_state.topology import ModelSpec, PoolSpec, Topology, build_topology
 from tests.unit.node.scripted import ScriptedTransport
 
 NOW_MS = 1_700_000_000_000
@@ -127,6 +131,47 @@ class Pointers:
         self.current[pool] = model
 
 
+class Map:
+    """Sessions of one node alone."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], str] = {}
+        self.moves: list[tuple[str, str, str]] = []
+
+    async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
+        return self.held.setdefault((pool.id, session), wish)
+
+    def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
+        self.moves.append((session, seen, model))
+        self.held[pool.id, session] = model
+
+
+class Gauge:
+    """Signals that say what the test puts there."""
+
+    def __init__(self) -> None:
+        self.signals: dict[str, Signal] = {}
+        self.under_way_now: list[str] = []
+        self.told: list[tuple[str, tuple[float, float] | None]] = []
+
+    def of(self, model: str) -> Signal:
+        return self.signals.get(model, UNKNOWN)
+
+    def wants(self, model: str) -> bool:
+        return True
+
+    def tell(self, model: str, told: tuple[float, float] | None) -> None:
+        self.told.append((model, told))
+
+    @contextmanager
+    def under_way(self, model: str) -> Iterator[None]:
+        self.under_way_now.append(model)
+        try:
+            yield
+        finally:
+            self.under_way_now.remove(model)
+
+
 class Ledger:
     """Stands for the batchers of all domains; refuses what the test says and checks that every end is settled once."""
 
@@ -136,6 +181,8 @@ class Ledger:
         self.asks: list[Ask] = []
         self.open: set[str] = set()
         self.settled: list[Settlement] = []
+        self.learned: list[tuple[str, list[tuple[str, int, int]]]] = []
+        self.takes_early_words = True
 
     async def admit(self, ask: Ask, pool: PoolConfig) -> Verdict:
         self.asks.append(ask)
@@ -151,6 +198,11 @@ class Ledger:
         if not settlement.flags & LEASED:
             self.open.remove(settlement.reservation)
         self.settled.append(settlement)
+
+    def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
+        if self.takes_early_words:
+            self.learned.append((model, list(learned)))
+        return self.takes_early_words
 
     async def until_settled(self, within_s: float) -> None:
         """Nothing is ever on its way here."""
@@ -224,11 +276,20 @@ class House:
         now = asyncio.get_running_loop().time
         self.allowances = {model: Allowance(model, now=now) for model in topology.models}
         draws = itertools.cycle(draw)
-        self.pipeline = Pipeline(self.view, self.cursors, draw=lambda: next(draws))  # type: ignore[arg-type]
+        self.sessions, self.signals = Map(), Gauge()
+        facts = Facts(self.cursors, self.sessions, self.signals)  # type: ignore[arg-type]
+        ranker = Ranker(
+            build_strategies(topology.pools.values()),
+            self.view,  # type: ignore[arg-type]
+            facts,
+            draw=lambda: next(draws),
+        )
+        self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
         self.router = Router(
             self.pipeline,
             self._lanes(),
             self.watch,  # type: ignore[arg-type]
+            self.signals,  # type: ignore[arg-type]
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,
@@ -273,7 +334,12 @@ class House:
 
 
 def chat(
-    *, deadline_s: float | None = None, provider: str | None = None, surface: Surface = CHAT, **fields: Any
+    *,
+    deadline_s: float | None = None,
+    provider: str | None = None,
+    session: str = "",
+    surface: Surface = CHAT,
+    **fields: Any,
 ) -> Call:
     """A chat call to the pool ``chat``, or as the fields say."""
     body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **fields}
@@ -285,4 +351,5 @@ def chat(
         started=asyncio.get_running_loop().time(),
         deadline_s=deadline_s,
         provider=provider,
+        session=session,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from scheduler.sinks import SinkError, SqliteSink, make_sink
+from scheduler.sinks import SinkError, SqliteSink, StoredCopy, make_sink
 from shared_state.config.root import StorageConfig
 from shared_state.statistics import METRICS, MinuteRow
 
@@ -146,3 +147,43 @@ async def test_two_schedulers_may_open_a_new_file_at_once(tmp_path):
             await sink.aclose()
 
     assert path.stat().st_size > 0
+
+
+async def test_the_two_newest_copies_of_a_domain_are_kept(sink: SqliteSink) -> None:
+    """Whatever order they arrive in; other domains have their own."""
+    for taken_ms in (20, 10, 40, 30, 40):
+        await sink.save_copy("a", taken_ms, b"a%d" % taken_ms)
+    await sink.save_copy("b", 5, b"\x00\xff")
+
+    assert await sink.latest_copy("a") == StoredCopy(40, b"a40")
+    assert await sink.latest_copy("a", until_ms=39) == StoredCopy(30, b"a30")
+    assert await sink.latest_copy("a", until_ms=29) is None
+    assert await sink.latest_copy("b") == StoredCopy(5, b"\x00\xff")
+    assert await sink.latest_copy("c") is None
+
+
+async def test_a_file_of_before_gets_its_table_of_copies(tmp_path: Path) -> None:
+    """Who upgrades keeps the statistics."""
+    first = SqliteSink(tmp_path / "s.db")
+    await first.open()
+    await first.write([row(attempts=1)])
+    await first.aclose()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        connection.execute("DROP TABLE state_copies")
+    second = SqliteSink(tmp_path / "s.db")
+    await second.open()
+    await second.save_copy("a", 1, b"x")
+
+    assert len(await second.totals(0, 1e9)) == 1
+    await second.aclose()
+
+
+async def test_a_copy_that_cannot_be_stored_or_read_is_an_error(sink: SqliteSink) -> None:
+    """Never silence: without its copies a cluster is less safe than it seems."""
+    with closing(sqlite3.connect(sink.path)) as connection:
+        connection.execute("DROP TABLE state_copies")
+
+    with pytest.raises(SinkError, match="cannot be written"):
+        await sink.save_copy("a", 1, b"x")
+    with pytest.raises(SinkError, match="cannot be read"):
+        await sink.latest_copy("a")

@@ -37,13 +37,14 @@ def test_domains_and_pools_spread_over_slots() -> None:
     slots = {key_slot(keys.domain(f"d{i}").encode()) for i in range(50)}
     assert len(slots) > 40
     assert key_slot(keys.turns("p").encode()) == key_slot(keys.current("p").encode())
+    assert len({key_slot(keys.session("p", f"s{i}").encode()) for i in range(50)}) > 40
 
 
 def test_every_key_begins_with_namespace_and_schema() -> None:
     """Two clusters, or two releases that disagree about records, share a server without meeting."""
     keys = Keys("team-a")
-    names = [*domain_keys(keys, "alpha"), keys.channel, keys.nodes, keys.leader, keys.jobs]
-    names += [keys.turns("p"), keys.current("p")]
+    names = [*domain_keys(keys, "alpha"), keys.channel, keys.nodes, keys.leader, keys.jobs, keys.audit]
+    names += [keys.turns("p"), keys.current("p"), keys.session("p", "s")]
 
     assert {name.split(":")[0] for name in names} == {"team-a"}
     assert {name.split(":")[1] for name in names} == {SCHEMA}

@@ -8,6 +8,7 @@ import pytest
 
 from shared_state.config import MeshConfig
 from shared_state.config.loader import read_config
+from shared_state.config.strategies import OPTIONS
 from shared_state.errors import ConfigurationError
 from shared_state.topology import Topology, build_topology
 
@@ -277,8 +278,8 @@ def test_custom_capabilities_and_aliases():
             {"alpha": COMPATIBLE},
             {"m": chat_model()},
             {"chat-completion": {"strategy": "random"}},
-            "pools.chat-completion.strategy: unknown strategy 'random';"
-            " use one of: modelmesh.stick-until-failure.v1, modelmesh.round-robin.v1",
+            f"pools.chat-completion.strategy: unknown strategy 'random'; use one of: {', '.join(OPTIONS)};"
+            " or a class path package.module:Class",
         ),
         (
             {"alpha": {"connector": "openai-compatible.v1"}},
@@ -366,3 +367,21 @@ def test_loader_runs_the_same_checks():
     topology = build_topology(read_config(document, environ={}))
 
     assert len(topology.version) == 12
+
+
+@pytest.mark.parametrize("kind", ["context_window", "content_policy"])
+def test_fallbacks_name_models_and_other_pools(kind):
+    """What a call may go on to must exist; a pool is no way out of itself."""
+    models = {"alpha.small": chat_model(), "alpha.large": chat_model()}
+
+    def pools(*names: str) -> dict:
+        return {
+            "chat": {"models": ["alpha.small"], "fallbacks": {kind: list(names)}},
+            "long": {"models": ["alpha.large"]},
+        }
+
+    build({"alpha": COMPATIBLE}, models, pools("long", "alpha.large"))
+    assert faults_of({"alpha": COMPATIBLE}, models, pools("long", "alpha.larg", "chat")) == [
+        f"pools.chat.fallbacks.{kind}[1]: unknown model or pool 'alpha.larg'; did you mean 'alpha.large'?",
+        f"pools.chat.fallbacks.{kind}[2]: a pool cannot fall back to itself",
+    ]

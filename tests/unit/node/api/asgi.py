@@ -19,6 +19,7 @@ from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from shared_state.findings import Finding, StoreReport
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -68,11 +69,13 @@ async def ask(
     path: str,
     *pieces: bytes,
     headers: Headers = (),
+    query: str = "",
     leaves: asyncio.Event | None = None,
+    heard: Heard | None = None,
 ) -> Heard:
-    """One request to its end; the caller leaves when the event is set."""
+    """One request to its end; the caller leaves when the event is set. ``heard`` can be looked at meanwhile."""
     given = list(pieces) or [b""]
-    heard = Heard()
+    heard = heard or Heard()
 
     async def receive() -> Message:
         if given:
@@ -86,7 +89,7 @@ async def ask(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": list(headers),
         "http_version": "1.1",
         "scheme": "http",
@@ -102,6 +105,17 @@ async def post(app: ASGIApp, body: Any = None, *, path: str = "/v1/chat/completi
     return await ask(app, "POST", path, orjson.dumps(fields), **more)
 
 
+class Findings:
+    """What the self-test found, as the test says."""
+
+    def __init__(self) -> None:
+        self.report: StoreReport | None = None
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self.report.findings if self.report else ()
+
+
 class Front:
     """The application of a node over a scripted house."""
 
@@ -112,6 +126,7 @@ class Front:
         self.log = io.BytesIO()
         self.request_log = RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
+        self.findings = Findings()
         self.metrics = Metrics(
             self.place.view,  # type: ignore[arg-type]
             self.place.watch,  # type: ignore[arg-type]
@@ -119,6 +134,7 @@ class Front:
             {},
             {},
             lambda: self.place.router.in_flight,
+            self.findings,  # type: ignore[arg-type]
         )
         edge = Edge(
             self.place.router,

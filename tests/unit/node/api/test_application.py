@@ -12,8 +12,8 @@ from node.api.application import build_application
 from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
 from shared_state.keys import Keys
-from tests.unit.node.api.asgi import Front, ask
-from tests.unit.node.house import Watch, mesh
+from tests.unit.node.api.asgi import Findings, Front, ask
+from tests.unit.node.house import View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
 
@@ -137,6 +137,9 @@ class AwayStore:
 OPS = [
     ("GET", "/ops/status"),
     ("GET", "/ops/books"),
+    ("GET", "/ops/events"),
+    ("GET", "/ops/usage"),
+    ("GET", "/ops/stats"),
     ("GET", "/ops/nodes"),
     ("GET", "/ops/pools"),
     ("GET", "/ops/models"),
@@ -148,28 +151,33 @@ OPS = [
 ]
 
 
+#: Answered without Redis.
+STANDING = [("GET", "/ops/openapi.json")]
+
+
 class Office:
     """The operators' API of a node whose store is away."""
 
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, None, self.watch)  # type: ignore[arg-type]
+        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch, Findings())  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
 def test_every_operators_route_is_tested() -> None:
     """A new one cannot be forgotten here."""
-    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch())  # type: ignore[arg-type]
+    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch(), Findings())  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
     known = {
-        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/") for _, path in OPS
+        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/")
+        for _, path in OPS + STANDING
     }
 
     assert {route.path for route in routes} == known  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("method", "path"), OPS)
+@pytest.mark.parametrize(("method", "path"), OPS + STANDING)
 @pytest.mark.parametrize("authorization", [None, b"Bearer wrong", b"Bearer "])
 async def test_operators_need_their_token(method: str, path: str, authorization: bytes | None) -> None:
     """Without it nothing is read and nothing is done."""

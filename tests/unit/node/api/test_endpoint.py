@@ -388,3 +388,33 @@ async def test_no_task_outlives_its_request() -> None:
     await asyncio.sleep(0)
 
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# -- what a request weighs
+
+
+async def test_a_request_is_weighed_at_the_door() -> None:
+    """An image is reserved as an image, however large its file."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 90_000}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    node = front()
+    await post(node.app, {**GOOD, "messages": messages})
+    await post(node.app, {**GOOD, "messages": [{"role": "user", "content": "7 8 9 " * 1000}]})
+    image, digits = (asked.tokens_in for asked in node.place.ledger.asks)
+
+    assert 2000 < image < 2100
+    assert 4500 < digits < 4600
+
+
+async def test_a_session_is_passed_on_to_the_strategy() -> None:
+    """Its name is the caller's; only its length is bounded."""
+    place = House(
+        mesh("alpha.m", "beta.m", pool={"strategy": "session-stickiness"}),
+        ScriptedTransport(alpha=whole(), beta=whole()),
+    )
+    heard = await post(Front(place=place).app, headers=[(b"x-modelmesh-session", b" talk 7 ")])
+    refused = await post(Front(place=place).app, headers=[(b"x-modelmesh-session", b"x" * 257)])
+
+    assert list(place.sessions.held) == [("chat", "talk 7")]
+    assert heard.status == 200
+    assert (refused.status, "x-modelmesh-session" in refused.error["message"]) == (400, True)

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from node.api.reply import AsgiReply, trail_headers
-from node.call import Target, Trail
+from node.call import Fallback, Target, Trail
 from shared_state.errors import LimitReachedError, ModelMeshError
 from shared_state.specs import ModelSpec, PoolSpec
 from tests.unit.node.api.asgi import Heard
@@ -103,3 +103,11 @@ def test_names_in_headers_are_plain_ascii() -> None:
     assert headers[b"x-modelmesh-model"] == b"mod\\xe8l"
     assert headers[b"x-modelmesh-provider"] == b"pr\\xf6vider"
     assert headers[b"x-modelmesh-pool"] == b"p\\xf6\\xf6l"
+
+
+def test_a_fallback_shows() -> None:
+    """Somebody else than was asked for: the header says why; otherwise there is none."""
+    named = dict(trail_headers(Trail(fallback=Fallback.CONTENT_POLICY), "req-1"))
+
+    assert named[b"x-modelmesh-fallback"] == b"content_policy"
+    assert b"x-modelmesh-fallback" not in dict(trail_headers(Trail(), "req-1"))

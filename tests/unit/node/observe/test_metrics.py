@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.call import Trail
+from shared_state.findings import Finding, Severity, StoreReport
 from tests.unit.node.api.asgi import Front, ask, post
 
 
@@ -66,3 +67,17 @@ async def test_a_providers_codes_do_not_become_labels() -> None:
     seen = await scrape(front)
 
     assert seen["modelmesh_requests_total", "", "other", "", ""] == 1
+
+
+async def test_findings_about_the_store_are_counted_by_severity() -> None:
+    """All severities are there from the beginning, so that an alarm has something to compare."""
+    front = Front()
+    assert {(await scrape(front))["modelmesh_store_findings", severity] for severity in Severity} == {0}
+    front.findings.report = StoreReport(1, (Finding("x", Severity.ERROR, "x"),) * 2)
+    seen = await scrape(front)
+
+    assert [seen["modelmesh_store_findings", severity] for severity in ("error", "warning", "info")] == [
+        2,
+        0,
+        0,
+    ]

@@ -73,11 +73,25 @@ def test_a_date_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch
         ("-1s", None),
         ("1x", None),
         ("1s later", None),
+        ("950µs", 0.00095),
+        ("11.38", 11.38),
+        ("1740830430", 30.0),
+        ("1740830430000", 30.0),
+        ("1740830370", 0.0),
+        ("2025-03-01T12:00:30Z", 30.0),
+        ("2025-03-01T12:00:30.250Z", 30.25),
+        ("2025-03-01T12:00:30.123456789Z", 30.123456),
+        ("2025-03-01T07:00:30-05:00", 30.0),
+        ("2025-03-01T12:00:30", 30.0),
+        ("2025-03-01T11:00:00Z", 0.0),
+        ("2035-03-01T12:00:30Z", LONGEST_S),
+        ("2025-13-01T12:00:30Z", None),
+        ("Sat, 01 Mar 2025 12:00:30 GMT", 30.0),
     ],
 )
 def test_every_spelling_of_a_reset(text: str, seconds: float | None) -> None:
-    """OpenAI's and Groq's durations."""
-    assert parse_reset(text) == seconds
+    """Durations, seconds, moments in unix time, and dates."""
+    assert parse_reset(text, now_s=NOW_S) == (None if seconds is None else pytest.approx(seconds))
 
 
 _DATES = st.datetimes(timezones=st.just(UTC)).map(lambda at: format_datetime(at, usegmt=True))
@@ -105,5 +119,5 @@ def test_nonsense_gives_a_sane_wait_or_none(text: str, millis: str) -> None:
     ):
         seconds = parse_retry_after(headers, now_s=NOW_S)
         assert seconds is None or 0 <= seconds <= LONGEST_S
-    seconds = parse_reset(text)
+    seconds = parse_reset(text, now_s=NOW_S)
     assert seconds is None or 0 <= seconds <= LONGEST_S

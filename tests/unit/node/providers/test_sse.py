@@ -323,3 +323,52 @@ def test_garbage_raises_nothing_but_provider_errors(pieces: list[bytes]) -> None
         tap.finish()
     except ProviderError as error:
         assert error.status in (0, 400, 429, 500)
+
+
+# -- tokens of a stream that reports none
+
+SENTENCE = "The committee considers its answer to yesterday's question before it votes on the matter. "
+FOREIGN = "今天天气很好，我们一起去公园散步吧。"
+TOOL = {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "Paris", "unit": "celsius", '}}]}
+
+
+def seen(*events: bytes, ending: bytes = DONE) -> StreamTap:
+    """What a tap knows after such events."""
+    _, tap = run([ROLE + b"".join(events) + FINISH + ending])
+    return tap
+
+
+def test_an_event_for_each_token_counts_events() -> None:
+    """The usual stream: short words, each in an event of its own."""
+    tap = seen(*(chunk(word) for word in (" the", " cat", " sat", " on", " it") * 20))
+
+    assert tap.pieces == 102
+    assert 102 <= tap.tokens <= 125
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        ([chunk(SENTENCE)] * 30, 30 * 15),
+        ([chunk(SENTENCE * 30)], 30 * 15),
+        ([chunk("a"), chunk(SENTENCE * 29)], 29 * 15),
+        ([chunk(FOREIGN)] * 30, 30 * 12),
+        ([event({"id": "c1", "choices": [{"index": 0, "delta": TOOL}]})] * 30, 30 * 10),
+    ],
+    ids=["sentences", "all at once", "a word first", "chinese", "tool arguments"],
+)
+def test_events_of_many_tokens_count_their_text(events: list[bytes], tokens: int) -> None:
+    """Never fewer than a tokenizer makes of it, nor more than three times as many."""
+    assert tokens <= seen(*events).tokens <= 3 * tokens
+
+
+@pytest.mark.parametrize("hide_usage", [False, True])
+def test_the_estimate_does_not_depend_on_the_cuts_nor_on_other_events(hide_usage: bool) -> None:
+    """Only the text counts: not what came before it, the comments, the usage or the end."""
+    data = ROLE * 3 + chunk(SENTENCE) * 4 + FINISH + DONE
+    _, whole_tap = run([data])
+    _, with_usage = run([data.replace(DONE, USAGE + DONE)], hide_usage=hide_usage)
+
+    assert {run(pieces)[1].tokens for pieces in in_two(data)} == {whole_tap.tokens}
+    assert run(single_bytes(data))[1].tokens == whole_tap.tokens
+    assert with_usage.tokens == whole_tap.tokens

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from shared_state.errors import ProviderTimeoutError
-from shared_state.ledger import ESTIMATED, NOT_SENT, Outcome
+from shared_state.ledger import ESTIMATED, NOT_SENT, STREAM, Outcome
 from tests.unit.node.house import chat
 from tests.unit.node.routing.scene import CHARGED_IN_FULL, CHARGED_NOTHING, GOOD, charged, house
 from tests.unit.node.scripted import (
@@ -70,7 +70,7 @@ async def test_a_stream_goes_through_and_is_settled_by_its_usage() -> None:
     assert (place.reader.begun, place.reader.ended, place.reader.errors) == (1, 1, [])
     assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
     assert charged(place.ledger.settled[0]) == (7, 3, 13_000)
-    assert place.ledger.settled[0].flags == 0
+    assert place.ledger.settled[0].flags == STREAM
     place.assert_clean()
 
 
@@ -85,13 +85,13 @@ async def test_a_caller_who_asked_for_usage_gets_it() -> None:
 
 @in_virtual_time
 async def test_a_stream_without_usage_is_estimated_and_flagged() -> None:
-    """By the pieces that came and the size of the request."""
+    """By the text that came and, without giving anything back, the size of the request."""
     place = house(alpha=stream(*GOOD, DONE))
     call = chat(stream=True)
     await place.serve(call)
 
-    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 4), 4)
-    assert place.ledger.settled[0].flags == ESTIMATED
+    assert charged(place.ledger.settled[0])[:2] == (-(-call.body_bytes // 2), 5)
+    assert place.ledger.settled[0].flags == ESTIMATED | STREAM
 
 
 @in_virtual_time

@@ -8,7 +8,7 @@ import pytest
 
 from node.routing.comfort import HOLD_HEAD_S
 from shared_state.errors import ClientDisconnectedError
-from shared_state.ledger import ESTIMATED, Outcome
+from shared_state.ledger import ESTIMATED, STREAM, Outcome
 from tests.unit.node.routing.scene import CHARGED_IN_FULL, GOOD, charged, house
 from tests.unit.node.scripted import (
     DONE,
@@ -82,7 +82,7 @@ async def test_an_aborted_stream_is_charged_in_full_and_harms_nobody() -> None:
     assert isinstance(task.exception(), ClientDisconnectedError)
     assert place.ledger.outcomes == [("alpha.m", Outcome.NEUTRAL)]
     assert charged(place.ledger.settled[0]) == CHARGED_IN_FULL
-    assert place.ledger.settled[0].flags == ESTIMATED
+    assert place.ledger.settled[0].flags == ESTIMATED | STREAM
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from node.routing.outcomes import outcome_of
-from shared_state.config import DeactivationConfig
+from node.routing.outcomes import outcome_of, spent_day_s
+from shared_state.catalogue.dialects import dialect_of
+from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
     AuthenticationError,
     ProviderError,
@@ -38,6 +39,8 @@ from shared_state.ledger import Outcome
         (ProviderUnavailableError("m", status=404), Outcome.FAILURE),
         (ProviderUnavailableError("m", status=529), Outcome.NEUTRAL),
         (ProviderUnavailableError("m", status=408), Outcome.NEUTRAL),
+        (ProviderUnavailableError("m", status=520), Outcome.FAILURE),
+        (ProviderUnavailableError("m", status=530), Outcome.FAILURE),
         (ProviderTimeoutError("m"), Outcome.FAILURE),
         (ProviderTimeoutError("m", sent=False), Outcome.FAILURE),
         (ProviderProtocolError("m"), Outcome.FAILURE),
@@ -58,6 +61,9 @@ def test_the_pool_says_which_statuses_count() -> None:
 
     assert outcome_of(overloaded, DeactivationConfig(error_codes=[529])) is Outcome.FAILURE
     assert outcome_of(pace, DeactivationConfig(error_codes=[500])) is Outcome.NEUTRAL
+    assert outcome_of(ProviderUnavailableError("m", status=520), DeactivationConfig(error_codes=[500])) is (
+        Outcome.NEUTRAL
+    )
 
 
 def test_broken_connections_count_whatever_the_codes() -> None:
@@ -67,3 +73,29 @@ def test_broken_connections_count_whatever_the_codes() -> None:
     assert outcome_of(ProviderTimeoutError("m"), rules) is Outcome.FAILURE
     assert outcome_of(ProviderUnavailableError("m"), rules) is Outcome.FAILURE
     assert outcome_of(ProviderUnavailableError("m", status=500), rules) is Outcome.NEUTRAL
+
+
+#: Monday, 23 November 2026, 09:00 UTC: 01:00 in California, 10:00 in Berlin.
+_NOW_MS = 1_795_424_400_000
+_HOUR_S = 3600
+
+
+@pytest.mark.parametrize(
+    ("model", "account", "dialect", "hours"),
+    [
+        ({}, {}, "openai", 1),
+        ({}, {}, "gemini", 23),
+        ({}, {}, "openrouter", 15),
+        ({}, {"timezone": "Europe/Berlin"}, "gemini", 14),
+        ({}, {"reset_hour": 10}, "openai", 1),
+        ({"timezone": "UTC"}, {"timezone": "Europe/Berlin"}, "gemini", 15),
+        ({"rpd": 50}, {"timezone": "Europe/Berlin", "reset_hour": 12}, "openai", 2),
+    ],
+)
+def test_a_spent_day_ends_with_its_calendar(
+    model: dict[str, object], account: dict[str, object], dialect: str, hours: int
+) -> None:
+    """The configured calendar, else the vendor's own, else an hour."""
+    limits = (LimitsConfig(**model), LimitsConfig(**account))
+
+    assert spent_day_s(limits, dialect_of(dialect), now_ms=_NOW_MS) == hours * _HOUR_S

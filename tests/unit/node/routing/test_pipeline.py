@@ -317,3 +317,40 @@ async def test_the_pointer_stays_when_nobody_is_left() -> None:
 
     assert names(await plan_of(place)) == []
     assert place.cursors.moves == []
+
+
+# -- dynamic pools
+
+
+async def test_a_score_ranks_by_the_state_of_the_moment() -> None:
+    """Higher first, ties in pool order; a model without a score takes no part."""
+    score = "0 if id == 'c.m' else 5 if recovering else 10"
+    place = house(mesh("a.m", "b.m", "c.m", "d.m", pool={"score": score}), 0.0)
+    place.view.models = {"a.m": EntityState(phase="ramp", step=2)}
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m", "d.m", "a.m"]
+    assert plan.skipped == {"c.m": "score"}
+    assert place.cursors.moves == []
+
+
+async def test_a_model_that_is_due_for_its_trial_needs_no_score() -> None:
+    """Else a score that asks for active models would never let one come back; until then its own reason is told."""
+    place = house(mesh("a.m", "b.m", pool={"score": "1 if active else 0"}))
+    place.view.models = {"a.m": standby(in_ms=-1)}
+    assert names(await plan_of(place)) == ["a.m", "b.m"]
+
+    place.view.models = {"a.m": standby(in_ms=5000)}
+    plan = await plan_of(place)
+    assert names(plan) == ["b.m"]
+    assert plan.skipped == {"a.m": "error_threshold"}
+
+
+async def test_a_pool_whose_scores_leave_nobody_has_no_active_model() -> None:
+    """503, and no promise that waiting for a rate limit helps."""
+    place = house(mesh("a.m", pool={"score": "0 if recovering else 1"}))
+    place.view.models = {"a.m": EntityState(phase="ramp", step=2)}
+    plan = await plan_of(place)
+
+    assert names(plan) == []
+    assert not plan.only_rate_limits

@@ -205,18 +205,21 @@ async def test_without_redis_the_deployment_decides(
         assert place.transport.requests == []
 
 
+@pytest.mark.parametrize("code", [Code.STORE_AWAY, Code.HELD])
 @in_virtual_time
-async def test_without_redis_what_was_paid_in_advance_is_spent() -> None:
-    """A limited model serves out of this node's lease, and not beyond it."""
+async def test_without_redis_what_was_paid_in_advance_is_spent(code: Code) -> None:
+    """A limited model serves out of this node's lease, and not beyond it; so it does while the domain is held after a loss."""
     place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(alpha=whole()))
-    place.watch.connected = False
-    place.ledger.verdicts["alpha.m"] = [Verdict(Code.STORE_AWAY)] * 2
+    place.watch.connected = code is Code.HELD
+    place.watch.held = {"alpha"}
+    place.ledger.verdicts["alpha.m"] = [Verdict(code)] * 2
     allowance = place.allowances["alpha.m"]
     held = Amounts(1, 10_000, 10_000, 10_000, 0)
     now = asyncio.get_running_loop().time()
     allowance.renewed(LeaseWish("alpha.m", Amounts(), Amounts(), 1, held), held, asked_at=now)
 
     await place.serve()
+    assert place.trail.mode == "leased"
     assert place.ledger.settled[0].flags & LEASED
     assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
     with pytest.raises(StateUnavailableError):
@@ -312,3 +315,31 @@ async def test_an_oversized_answer_is_the_providers_fault(monkeypatch: pytest.Mo
     assert place.reader.body == b""
     assert place.ledger.outcomes == [("alpha.m", Outcome.FAILURE)]
     place.assert_clean()
+
+
+@in_virtual_time
+async def test_attempts_count_as_under_way_until_they_end() -> None:
+    """However they end: the signals of this node's own work."""
+    place = house(alpha=refused(500), beta=whole())
+    seen: list[list[str]] = []
+    send = place.transport.handle_async_request
+
+    async def watched(request: httpx.Request) -> httpx.Response:
+        seen.append(list(place.signals.under_way_now))
+        return await send(request)
+
+    place.transport.handle_async_request = watched  # type: ignore[method-assign]
+    await place.serve()
+
+    assert seen == [["alpha.m"], ["beta.m"]]
+    assert place.signals.under_way_now == []
+
+
+@in_virtual_time
+async def test_what_a_provider_says_of_its_limits_is_passed_on() -> None:
+    """For the ranking of the next request."""
+    said = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "7"}
+    place = house(alpha=Answer(*whole().body.parts, headers={"content-type": "application/json", **said}))
+    await place.serve()
+
+    assert place.signals.told == [("alpha.m", (0.07, 60.0))]

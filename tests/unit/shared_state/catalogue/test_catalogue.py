@@ -77,15 +77,22 @@ def test_strategies_have_short_names(name):
     assert selection_strategy(name) == "modelmesh.round-robin.v1"
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("cost-first", "known but not obeyed"),
-        ("my_package.strategies.Cheapest", "class paths"),
-        ("round-robbin", "unknown strategy"),
-    ],
-)
-def test_other_strategies_are_refused_with_what_would_do(name, message):
-    """Known, custom and misspelt ones are told apart; each answer lists what is accepted."""
-    with pytest.raises(CatalogueError, match=rf"{message}.*modelmesh\.stick-until-failure\.v1"):
+@pytest.mark.parametrize("name", ["my_package.strategies.Cheapest", "my_package.strategies:Cheapest"])
+def test_a_class_path_is_its_own_id(name):
+    """Whether there is such a class is found out by the nodes."""
+    assert selection_strategy(name) == name
+
+
+@pytest.mark.parametrize("name", ["round-robbin", "random", "", "a:b:c", "9.9"])
+def test_unknown_strategies_are_refused_with_what_would_do(name):
+    """The answer lists what is accepted."""
+    with pytest.raises(
+        CatalogueError, match=r"unknown strategy .*modelmesh\.stick-until-failure\.v1.*class path"
+    ):
         selection_strategy(name)
+
+
+def test_a_misspelt_strategy_is_told_the_nearest():
+    """Before the list of all."""
+    with pytest.raises(CatalogueError, match=r"did you mean 'modelmesh\.round-robin\.v1'\?"):
+        selection_strategy("round-robbin")

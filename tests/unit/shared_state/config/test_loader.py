@@ -79,12 +79,9 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
     assert sorted(faults_of(CONTRACT)) == sorted(
         f"{path}: {NOT_OBEYED}"
         for path in (
-            "pools.chat.weights",
-            "pools.chat.model_priority",
             "pools.chat.recovery.probe_on_start",
             "pools.chat.recovery.probe_interval",
             "pools.chat.recovery.on_quota_reset",
-            "pools.chat.rate_limit",
             "proxy.cors",
             "scheduler.probe_interval",
             "observability",
@@ -240,7 +237,7 @@ def test_bad_name_is_told_beside_faults_of_the_same_entry():
         "providers: {al pha: {connector: openai-compatible.v1, base_url: 'http://x/v1', zzz: 1}}"
     ) == [
         "providers.al pha.zzz: unknown key; known: enabled, connector, base_url, api_key, organization, headers,"
-        " quota_domain, limits, budget, timeouts",
+        " region, quota_domain, limits, budget, timeouts",
         "providers.al pha: a name must not hold spaces",
     ]
 
@@ -257,7 +254,7 @@ def test_all_faults_come_at_once():
           a: {provider: alpha, upstream: gpt-4o, limits: {timezone: Mars/Olympus}}
           b: {provider: gamma, capabilities: [chat-complétion]}
         pools:
-          chat: {capability: chat-completion, strategy: cost-first, models: [c], wieghts: {}}
+          chat: {capability: chat-completion, strategy: cost-frist, models: [c], wieghts: {}}
         """
     )
 

@@ -1,25 +1,32 @@
-"""What the operators' API answers; times in unix seconds."""
+"""What is going on: status, books, orders."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared_state.config.values import DurationS
+from shared_state.shapes.row import Row
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True)
+class FindingView(Row):
+    """What the scheduler's self-test found: ``info``, ``warning`` or ``error``."""
+
+    code: str
+    severity: str
+    message: str
 
 
-class StoreView(_Row):
-    """The shared state as this node reaches it."""
+class StoreView(Row):
+    """The shared state as this node reaches it, and as the scheduler found it when it last looked."""
 
     url: str
     connected: bool
     round_trip_ms: float
+    checked: float | None = None
+    findings: list[FindingView] = []
 
 
-class JobView(_Row):
+class JobView(Row):
     """One job of the scheduler's timetable."""
 
     name: str
@@ -31,7 +38,7 @@ class JobView(_Row):
     missed: int = 0
 
 
-class SchedulerView(_Row):
+class SchedulerView(Row):
     """Who keeps the timetable."""
 
     leader: str | None
@@ -40,7 +47,7 @@ class SchedulerView(_Row):
     jobs: list[JobView]
 
 
-class NodeView(_Row):
+class NodeView(Row):
     """A router node in the registry."""
 
     id: str
@@ -56,7 +63,7 @@ class NodeView(_Row):
     in_flight: int
 
 
-class PoolView(_Row):
+class PoolView(Row):
     """A pool and the state of its members."""
 
     id: str
@@ -68,7 +75,7 @@ class PoolView(_Row):
     current: str | None
 
 
-class WindowView(_Row):
+class WindowView(Row):
     """How full a window is; money in USD."""
 
     name: str
@@ -77,7 +84,7 @@ class WindowView(_Row):
     resets: float | None
 
 
-class ModelView(_Row):
+class ModelView(Row):
     """A model: state, books and windows, its account's included (``account.`` before their names)."""
 
     id: str
@@ -95,7 +102,7 @@ class ModelView(_Row):
     windows: list[WindowView]
 
 
-class ProviderView(_Row):
+class ProviderView(Row):
     """A provider account."""
 
     id: str
@@ -107,7 +114,7 @@ class ProviderView(_Row):
     models: int
 
 
-class EventView(_Row):
+class EventView(Row):
     """A change of state."""
 
     time: float
@@ -118,9 +125,45 @@ class EventView(_Row):
     reason: str
     until: float | None
     node: str | None
+    numbers: dict[str, int] = Field(
+        {}, description="what else belongs to the event, in milliseconds or counts"
+    )
 
 
-class StatusView(_Row):
+class EventsQuery(BaseModel):
+    """Which events are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    follow: bool = Field(True, description="go on with what happens from here on")
+    last: int = Field(50, ge=0, le=1000, description="how many of the latest come first")
+
+
+class NodesView(Row):
+    """The nodes alone."""
+
+    nodes: list[NodeView]
+
+
+class PoolsView(Row):
+    """The pools alone."""
+
+    pools: list[PoolView]
+
+
+class ModelsView(Row):
+    """The models alone."""
+
+    models: list[ModelView]
+
+
+class ProvidersView(Row):
+    """The provider accounts alone."""
+
+    providers: list[ProviderView]
+
+
+class StatusView(Row):
     """Everything at once."""
 
     mode: str
@@ -134,7 +177,7 @@ class StatusView(_Row):
     events: list[EventView]
 
 
-class BookView(_Row):
+class BookView(Row):
     """One account of the books; ``difference`` is 0 when it balances."""
 
     domain: str
@@ -148,16 +191,48 @@ class BookView(_Row):
     difference: int
 
 
-class BooksView(_Row):
+class BalanceView(Row):
+    """The sum of some accounts of the books."""
+
+    name: str
+    admitted: int
+    settled: int
+    abandoned: int
+    in_flight: int
+    difference: int
+
+
+class BalancesView(Row):
+    """The same books, summed in four ways."""
+
+    models: list[BalanceView] = []
+    providers: list[BalanceView] = []
+    pools: list[BalanceView] = []
+    domains: list[BalanceView] = []
+
+
+class DifferenceView(Row):
+    """Something that does not agree."""
+
+    cause: str
+    domain: str
+    where: str
+    amount: int
+
+
+class BooksView(Row):
     """The books of the cluster."""
 
     balanced: bool
     time: float
     rows: list[BookView]
     totals: dict[str, int]
+    balances: BalancesView = BalancesView()
+    causes: dict[str, int] = Field({}, description="how much is off for each cause; every cause is there")
+    differences: list[DifferenceView] = []
 
 
-class OrderView(_Row):
+class OrderView(Row):
     """State of a model or provider after an order."""
 
     id: str
@@ -173,3 +248,19 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class ErrorDetail(Row):
+    """What went wrong."""
+
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+    request_id: str
+
+
+class ErrorView(Row):
+    """Every refusal of a node."""
+
+    error: ErrorDetail

@@ -1,0 +1,162 @@
+"""Who is fit for a call: models that can do what it needs, within the caller's own caps. If nobody is, the error says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from node.call import Call, Caps, Target
+from node.routing.estimate import estimate
+from node.routing.needs import (
+    NAMES,
+    Abilities,
+    Needs,
+    abilities_of,
+    is_roomy,
+    needs_of,
+    param_of,
+    unfit,
+    words_in,
+)
+from shared_state.errors import ContextLengthError, RequestError, UnsupportedFeatureError
+from shared_state.topology import ModelSpec, PoolSpec, Topology
+
+Members = list[tuple[PoolSpec, list[ModelSpec]]]
+
+#: Obstacles that the caller's own headers raise, and the header of each.
+_OF_CAPS: Final = {
+    "provider": "x-modelmesh-allow-providers",
+    "region": "x-modelmesh-regions",
+    "max_price": "x-modelmesh-max-price",
+}
+_FEATURES: Final = frozenset(NAMES.values())
+_MOST_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is known of a model: its abilities, the region of its provider, whether it has a price."""
+
+    abilities: Abilities
+    region: str
+    is_priced: bool
+
+
+class Fitness:
+    """Judges the models of one topology; what they declare is prepared once."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self._declared = {model: _declared(model, topology) for model in topology.models.values()}
+
+    def sift(self, call: Call, members: Members, skipped: dict[str, str]) -> tuple[Members, Needs]:
+        """The members that are fit, and the call's needs; who is not is noted in ``skipped`` with the obstacle.
+
+        Raises:
+            ContextLengthError: the text is longer than the context window of every member.
+            UnsupportedFeatureError: nobody is fit for another reason.
+        """
+        inquiry = _Inquiry(call, self._declared)
+        kept = [(pool, [model for model in models if inquiry.clears(model)]) for pool, models in members]
+        skipped.update(inquiry.obstacles)
+        if inquiry.obstacles and not any(models for _, models in kept):
+            raise inquiry.error()
+        return kept, inquiry.needs
+
+    def roomy_first(self, targets: list[Target], needs: Needs) -> list[Target]:
+        """The same targets; those whose context window may turn out too small go last."""
+        declared = self._declared
+        return sorted(targets, key=lambda target: not is_roomy(declared[target.model].abilities, needs))
+
+
+class _Inquiry:
+    """The judgement over the candidates of one call."""
+
+    def __init__(self, call: Call, declared: Mapping[ModelSpec, Declared]) -> None:
+        self.needs = needs_of(call.fields, call.body_bytes)
+        self.obstacles: dict[str, str] = {}
+        self._call = call
+        self._declared = declared
+        self._words: int | None = None
+
+    def clears(self, model: ModelSpec) -> bool:
+        """Whether nothing stands in the model's way; else the obstacle is noted."""
+        declared = self._declared[model]
+        obstacle = unfit(declared.abilities, self.needs)
+        if obstacle == "context_window" and self._count_words() <= declared.abilities.window:
+            obstacle = None
+        if obstacle is None and self._call.caps is not None:
+            obstacle = _beyond(self._call.caps, self._call, model, declared)
+        if obstacle is not None:
+            self.obstacles[model.id] = obstacle
+        return obstacle is None
+
+    def _count_words(self) -> int:
+        if self._words is None:
+            # More words than tokens fit into any of the windows concerned: nobody needs a larger count.
+            most = max(
+                d.abilities.window
+                for d in self._declared.values()
+                if d.abilities.window < self.needs.input_least
+            )
+            self._words = words_in(self._call.fields, most)
+        return self._words
+
+    def error(self) -> RequestError:
+        """The answer when nobody is fit: in OpenAI's words for a text that is too long, else by the first feature."""
+        kinds = list(dict.fromkeys(self.obstacles.values()))
+        told = "; ".join(self._tell(kind) for kind in kinds)
+        if kinds == ["context_window"]:
+            return ContextLengthError(self._too_long(), param=self._param("context_window"))
+        features = [kind for kind in kinds if kind not in _OF_CAPS and kind != "context_window"]
+        message = f"no model of {self._call.name!r} is fit for this request: {told}"
+        if features:
+            return UnsupportedFeatureError(message, param=self._param(features[0]))
+        return UnsupportedFeatureError(message, code="no_model_within_caps", param=self._param(kinds[0]))
+
+    def _too_long(self) -> str:
+        windows = {
+            model.id: declared.abilities.window
+            for model, declared in self._declared.items()
+            if model.id in self.obstacles
+        }
+        return (
+            f"the maximum context length of {self._call.name!r} is {max(windows.values())} tokens, but the request holds"
+            f" more than {min(self._count_words(), self.needs.input_least)}; reduce its length"
+            f" ({self._tell('context_window')})"
+        )
+
+    def _tell(self, kind: str) -> str:
+        models = [model for model, obstacle in self.obstacles.items() if obstacle == kind]
+        more = f" and {len(models) - _MOST_NAMED} more" if len(models) > _MOST_NAMED else ""
+        names = ", ".join(models[:_MOST_NAMED]) + more
+        if kind in _OF_CAPS:
+            return f"beyond {_OF_CAPS[kind]}: {names}"
+        if kind in _FEATURES:
+            return f"no {kind} (asked for by {self._param(kind)!r}): {names}"
+        return f"beyond {kind} ({self._param(kind)!r}): {names}"
+
+    def _param(self, kind: str) -> str:
+        return _OF_CAPS.get(kind) or param_of(kind, self._call.fields)
+
+
+def _declared(model: ModelSpec, topology: Topology) -> Declared:
+    return Declared(
+        abilities=abilities_of(model.config),
+        region=(topology.providers[model.provider].config.region or "").lower(),
+        is_priced="pricing" in model.config.model_fields_set,
+    )
+
+
+def _beyond(caps: Caps, call: Call, model: ModelSpec, declared: Declared) -> str | None:
+    """The cap that a model breaks; what is not known of it does not keep within a cap."""
+    if caps.providers and model.provider not in caps.providers:
+        return "provider"
+    if caps.regions and declared.region not in caps.regions:
+        return "region"
+    if caps.max_price_nano is not None:
+        most = estimate(call, model, None).cost_nano if declared.is_priced else None
+        if most is None or most > caps.max_price_nano:
+            return "max_price"
+    return None

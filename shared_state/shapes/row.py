@@ -1,0 +1,11 @@
+"""What all shapes have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Row(BaseModel):
+    """A part of an answer. What a later release adds is passed over by an older command."""
+
+    model_config = ConfigDict(frozen=True)
