@@ -30,6 +30,7 @@ from node.observe.request_log import RequestLog
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
+from node.providers.listing import list_models
 from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
@@ -50,6 +51,7 @@ from shared_state.clock import ServerClock
 from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
+from shared_state.shapes.listing import ListedModel
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 
@@ -92,6 +94,7 @@ class NodeService:
             domain.id: DomainLedger(store, domain, node=self.id, clock=self.clock)
             for domain in topology.domains.values()
         }
+        self._connectors = {p.id: Connector(p, self._transport) for p in topology.providers.values()}
         self._batchers = self._build_batchers()
         self._leases = {
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
@@ -178,7 +181,7 @@ class NodeService:
         }
 
     def _build_lanes(self) -> dict[str, Lane]:
-        connectors = {p.id: Connector(p, self._transport) for p in self.topology.providers.values()}
+        connectors = self._connectors
         return {
             model.id: build_lane(
                 model,
@@ -234,7 +237,14 @@ class NodeService:
         )
         edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
         parts = OpsParts(
-            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+            self.id,
+            self.store,
+            self.topology,
+            self.snapshot,
+            self.watch,
+            self.findings,
+            self.events,
+            self._list_models,
         )
         models = ModelList(self.topology)
         return build_application(
@@ -246,6 +256,10 @@ class NodeService:
                 *ops_routes(parts, ops),
             ],
         )
+
+    async def _list_models(self, provider: str) -> list[ListedModel]:
+        timeout_s = self.topology.config.discovery.health.timeout
+        return await list_models(self._connectors[provider], timeout_s=timeout_s)
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether requests can be served, and what ``/ready`` says about it."""

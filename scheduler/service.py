@@ -18,12 +18,15 @@ from scheduler.contact import Contact, describe
 from scheduler.jobs.audit import Audit
 from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
+from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
+from scheduler.jobs.sync import Sync
 from scheduler.leadership import Leadership
+from scheduler.nodes import Nodes
 from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
@@ -43,9 +46,11 @@ REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
+SYNC_LOOK_EVERY_S: Final = 5.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
+_DISCOVERY_TIMEOUT_S: Final = 300.0
 _DRAIN_S: Final = 4.0
 _EXIT_FAULT: Final = 2
 
@@ -86,6 +91,8 @@ class SchedulerService:
                 Job("copies", self._copies.run, config.copy_interval, _FLUSH_TIMEOUT_S, is_loop=True),
                 Job("restore", self._copies.watch, RESTORE_EVERY_S, _FLUSH_TIMEOUT_S, is_loop=True),
             ]
+        self._nodes = Nodes(store, token=os.environ.get("MODELMESH_ADMIN_TOKEN") or None)
+        jobs += _discovery(store, topology, self._nodes)
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
         self.reports = Reports(store, [(job.name, job.interval_s) for job in jobs])
         self._timetable = Timetable(
@@ -113,6 +120,7 @@ class SchedulerService:
         await asyncio.wait([leading])
         timing.cancel()
         await asyncio.wait([timing])
+        await self._nodes.aclose()
 
     async def _finish(self, limit_s: float) -> None:
         try:
@@ -123,6 +131,19 @@ class SchedulerService:
                 await self.reports.publish()
         except (*STORE_ERRORS, ModelMeshError) as error:
             log.warning("the last flush and copy are left to the next scheduler", error=describe(error))
+
+
+def _discovery(store: Store, topology: Topology, nodes: Nodes) -> list[Job]:
+    """The jobs that look at providers, through the nodes."""
+    config, jobs = topology.config.discovery, []
+    if config.sync.enabled:
+        every_s = min(SYNC_LOOK_EVERY_S, config.sync.interval)
+        work = Sync(store, topology, nodes).run
+        jobs.append(Job("sync", work, every_s, _DISCOVERY_TIMEOUT_S, is_loop=True))
+    if config.health.enabled:
+        monitor = HealthMonitor(store, topology, nodes).run
+        jobs.append(Job("health", monitor, config.health.interval, _DISCOVERY_TIMEOUT_S, is_loop=True))
+    return jobs
 
 
 def run(options: SchedulerOptions) -> int:

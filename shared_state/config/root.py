@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared_state.config.discovery import DiscoveryConfig
 from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
@@ -119,3 +120,4 @@ class MeshConfig(Section):
     server: ServerConfig = ServerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     storage: StorageConfig = StorageConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()

@@ -101,6 +101,7 @@ class ModelView(Row):
     requests: int
     failed: int
     windows: list[WindowView]
+    availability: float | None = Field(None, description="from 0 to 1; null while nothing watches it")
 
 
 class ProviderView(Row):
@@ -113,6 +114,11 @@ class ProviderView(Row):
     reason: str
     until: float | None
     models: int
+    health: str | None = Field(
+        None, description="healthy, degraded or unavailable; null while nothing watches it"
+    )
+    availability: float | None = Field(None, description="from 0 to 1, a moving average")
+    probed: float | None = Field(None, description="when it was last probed for want of traffic")
 
 
 class EventView(Row):
