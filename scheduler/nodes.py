@@ -31,6 +31,10 @@ class NoNodeError(ModelMeshError):
     default_code = "no_node"
 
 
+class NobodyAliveError(NoNodeError):
+    """No node is there to be asked, as before the first has started: no fault of anybody's."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
     """What a node has said; ``body`` is None if it was no JSON."""
@@ -80,12 +84,15 @@ class Nodes:
             timeout_s: how long the node itself may take over it.
 
         Raises:
-            NoNodeError: there is none, or none answers, or they refuse the token.
+            NobodyAliveError: there is none.
+            NoNodeError: none answers, or they refuse the token.
             RedisError, OSError, TimeoutError: the store is away.
         """
         nodes = [n.info for n in await self._registry.nodes() if not n.is_dead and n.info.state == "alive"]
         self._shuffle(nodes)
-        why = "no node is alive"
+        if not nodes:
+            raise NobodyAliveError("no node is alive")
+        why = ""
         for node in nodes:
             try:
                 answer = await self._ask(node, path, timeout_s, method, body)

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from scheduler.nodes import Nodes, NoNodeError
+from scheduler.nodes import NobodyAliveError, Nodes, NoNodeError
 from shared_state.availability import (
     DomainHealth,
     Evidence,
@@ -92,7 +92,7 @@ class HealthMonitor:
                         each.providers[name], is_well=is_well, now_s=round(each.now_s, 3)
                     )
             await self._keep(each, token)
-        if failure is not None:
+        if failure is not None and not isinstance(failure, NobodyAliveError):
             raise failure
 
     async def _look(self, domain: DomainSpec) -> _Round:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from scheduler.comparison import Configured, compare, unlisted
 from scheduler.contact import read_server_time_s
-from scheduler.nodes import NodeAnswer, Nodes, NoNodeError
+from scheduler.nodes import NobodyAliveError, NodeAnswer, Nodes, NoNodeError
 from shared_state.listings import Listing, keep_listing, read_listing
 from shared_state.shapes.listing import ListedModel, ListingView
 from shared_state.store import Store
@@ -65,8 +65,11 @@ class Sync:
             age_s = await read_server_time_s(self._store) - before.time_ms / 1000
             if before.time_ms and age_s < self._rules.interval:
                 self._due[provider.id] = self._clock() + self._rules.interval - max(0.0, age_s)
-            else:
+                continue
+            try:
                 await self._sync(provider, before, token)
+            except NobodyAliveError:
+                return  # the next look comes soon
 
     async def _sync(self, provider: ProviderSpec, before: Listing, token: int) -> None:
         self._due[provider.id] = self._clock() + min(RETRY_S, self._rules.interval)
