@@ -13,6 +13,7 @@ from node.routing.strategies.base import Request
 from node.routing.tokenizer import tokenizer_for
 from node.routing.weight import without_media
 from shared_state.config import LimitsConfig
+from shared_state.config.limits import caps_of
 from shared_state.topology import ModelSpec
 
 #: For a body that nobody weighed: prose in any major language has more bytes to a token.
@@ -100,4 +101,5 @@ def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:
         for limit in (limits.tpm, limits.tph, limits.tpd, limits.tpw, limits.tpM)
         if limit is not None
     ]
+    windows += [round(cap.most) for cap in caps_of(model) if cap.reason == "token_limit"]
     return min(windows, default=None)

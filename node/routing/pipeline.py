@@ -24,7 +24,7 @@ from node.routing.needs import Needs
 from node.routing.ranking import Ranker, Spare
 from node.snapshot import Snapshot
 from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
-from shared_state.state import EntityState
+from shared_state.state import LIMITS, EntityState, Mode
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
 
@@ -235,7 +235,7 @@ class Pipeline:
 
 def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
     plan.skipped[model.id] = entity.reason or "standby"
-    if entity.reason != "rate_limited":
+    if entity.reason not in LIMITS or entity.mode == Mode.MANUAL:
         plan.only_rate_limits = False
     opens_ms = max(entity.until_ms, entity.trial_until_ms if entity.phase == "trial" else 0)
     if opens_ms and (not plan.opens_ms or opens_ms < plan.opens_ms):
@@ -254,7 +254,7 @@ def _of(pool: PoolSpec, targets: list[Target]) -> list[ModelSpec]:
 
 def _leave_out(plan: Plan, pool: PoolSpec, models: list[ModelSpec], is_exclusive: bool) -> None:
     """What the strategy does not want is not tried; one that allows a single model wants no recovering ones either."""
-    if models and "rate_limited" not in plan.skipped.values():
+    if models and LIMITS.isdisjoint(plan.skipped.values()):
         plan.only_rate_limits = False
     plan.skipped.update((model.id, "strategy") for model in models)
     if is_exclusive:

@@ -88,6 +88,9 @@ class SchedulerConfig(Section):
     copy_interval: DurationS = Field(
         10.0, ge=0, description="how often the state is copied to the storage; 0: never, nor restored from it"
     )
+    probe_interval: DurationS = Field(
+        300.0, description="of pools that say nothing else in recovery.probe_interval"
+    )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
 

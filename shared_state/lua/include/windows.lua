@@ -7,6 +7,8 @@
 --   4 concurrency  counted from the set of reservations        no field
 --   5 bucket       a = ms in which a full bucket drains        fields name:at, name:sum (its level)
 --   6 cap          what a single request may take at most      no field
+-- alert: the sum that is told once a period, 0 for none. A calendar window with -1 or -2 is a cap: once it is full its model rests, until
+-- the period ends or (-2) an operator brings it back; the window's name is the reason.
 -- Dimensions: 1 requests, 2 tokens, 3 tokens in, 4 tokens out, 5 cost. A limit of 0 only counts.
 --
 -- What nodes hold as pre-paid leases counts against every window, but belongs to no bucket: fields held:<dimension>.
