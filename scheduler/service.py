@@ -19,6 +19,7 @@ from scheduler.jobs.audit import Audit
 from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.leases import LeaseEnder
+from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.selftest import SelfTest
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
+MAINTENANCE_EVERY_S: Final = 1.0
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
@@ -66,6 +68,13 @@ class SchedulerService:
         jobs = [
             Job(
                 "recovery", Recovery(store, domains).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
+            ),
+            Job(
+                "maintenance",
+                Maintenance(store, topology).run,
+                MAINTENANCE_EVERY_S,
+                _RECOVERY_TIMEOUT_S,
+                is_loop=True,
             ),
             Job(
                 "leases",

@@ -20,13 +20,14 @@ from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
-from node.routing.outcomes import outcome_of, spent_day_s
+from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
+    QuotaExhaustedError,
     RateLimitError,
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
@@ -95,7 +96,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
-            self._wait_for_the_day(error)
+            self._wait_for_the_reset(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
             await self._lane.batcher.until_settled(_SETTLE_WAIT_S)
@@ -253,15 +254,15 @@ class Attempt:
 
     # -- settlement
 
-    def _wait_for_the_day(self, error: ProviderError) -> None:
-        """A day's quota comes back when the provider's day ends."""
-        if error.is_day_spent:
-            provider = self._lane.connector.provider
-            error.retry_after_s = spent_day_s(
-                (self._target.model.config.limits, provider.config.limits),
-                dialect_of(provider.connector.dialect),
-                now_ms=round(time.time() * 1000),
-            )
+    def _wait_for_the_reset(self, error: ProviderError) -> None:
+        """A quota whose provider names no time comes back by the pool's schedule; without one a day's, when the provider's day ends."""
+        provider, now_ms = self._lane.connector.provider, round(time.time() * 1000)
+        limits = (self._target.model.config.limits, provider.config.limits)
+        schedule = self._target.pool.config.recovery.quota_reset_schedule
+        if schedule and isinstance(error, QuotaExhaustedError) and error.retry_after_s is None:
+            error.retry_after_s = scheduled_reset_s(schedule, limits, now_ms=now_ms)
+        elif error.is_day_spent:
+            error.retry_after_s = spent_day_s(limits, dialect_of(provider.connector.dialect), now_ms=now_ms)
 
     def _settle_failure(self, settlement: Settlement, error: ProviderError) -> None:
         settlement.outcome = outcome_of(error, self._target.pool.config.deactivation)

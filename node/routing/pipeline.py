@@ -24,6 +24,7 @@ from node.routing.needs import Needs
 from node.routing.ranking import Ranker, Spare
 from node.snapshot import Snapshot
 from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
+from shared_state.rotation.maintenance import Calendars
 from shared_state.state import LIMITS, EntityState, Mode
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
@@ -78,6 +79,7 @@ class Pipeline:
         self.ranker = ranker
         self._draw = draw
         self._fitness = Fitness(snapshot.topology)
+        self._calendars = Calendars(snapshot.topology)
         self.stages: list[tuple[str, Callable[[Plan], None]]] = [
             ("PoolSelection", self._select_pools),
             ("DeliveryFilter", self._filter_delivery),
@@ -174,6 +176,8 @@ class Pipeline:
 
     def _filter_state(self, plan: Plan) -> None:
         now_ms = self._snapshot.clock.now_ms()
+        if self._calendars.topology is not self._snapshot.topology:
+            self._calendars = Calendars(self._snapshot.topology)
         kept: Members = []
         for pool, members in plan.members:
             kept.append((pool, [model for model in members if self._is_candidate(plan, pool, model, now_ms)]))
@@ -186,6 +190,10 @@ class Pipeline:
             if not entity.is_open(now_ms):
                 _note_standby(plan, model, entity)
                 return False
+        resting = self._calendars.rest_of(model.id, state, now_ms)
+        if resting is not None:
+            _note_standby(plan, model, resting)
+            return False
         if state.needs_trial(now_ms) or provider.needs_trial(now_ms):
             plan.trials.append(Target(model, pool))
             return False
