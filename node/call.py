@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from shared_state.client_keys import ClientKey
+from shared_state.entries import How
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, PoolSpec
 
@@ -63,6 +64,7 @@ class Call:
         counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
         key: the client key that it came with.
+        how: a probe looks at states in a way of its own.
         session: the caller's name for a conversation, empty for none.
     """
 
@@ -78,6 +80,7 @@ class Call:
     caps: Caps | None = None
     key: ClientKey | None = None
     session: str = ""
+    how: How = How.NORMAL
 
     @property
     def name(self) -> str:
@@ -99,10 +102,15 @@ class Fallback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A candidate for a call: a model, seen through the pool that offered it."""
+    """A candidate for a call: a model, seen through the pool that offered it.
+
+    Attributes:
+        how: the way in which its state is looked at.
+    """
 
     model: ModelSpec
     pool: PoolSpec
+    how: How = How.NORMAL
 
 
 @dataclass(slots=True)
@@ -113,12 +121,14 @@ class Trail:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
+        is_panic: whether the target was asked though it is on standby for its health.
         key: id of the caller's key, for the log.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
     fallback: Fallback | None = None
+    is_panic: bool = False
     target: Target | None = None
     mode: str = "exact"
     outcome: str = ""

@@ -165,6 +165,12 @@ class Metrics:
             ["pool", "model", "provider", "outcome"],
             registry=self._registry,
         )
+        self._panics = Counter(
+            "modelmesh_panic_requests",
+            "Finished requests that a model on standby for its health was asked for, for want of a better one.",
+            ["pool"],
+            registry=self._registry,
+        )
         self._attempts = Counter("modelmesh_attempts", "Attempts on providers.", registry=self._registry)
         self._tokens = Counter(
             "modelmesh_tokens", "Tokens of finished requests.", ["direction"], registry=self._registry
@@ -195,6 +201,8 @@ class Metrics:
             self._requests.labels("", "", "", outcome).inc()
         else:
             self._requests.labels(target.pool.id, target.model.id, target.model.provider, outcome).inc()
+        if target is not None and trail.is_panic:
+            self._panics.labels(target.pool.id).inc()
         if trail.attempts:
             self._attempts.inc(trail.attempts)
         if trail.tokens_in or trail.tokens_out:

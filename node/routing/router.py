@@ -32,7 +32,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Settlement, Verdict
+from shared_state.ledger import Ask, Code, How, Settlement, Verdict
 
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
@@ -161,7 +161,7 @@ class Router:
                 plan.on_admitted()
             tries += 1
             trail.attempts += 1
-            trail.target = target
+            trail.target, trail.is_panic = target, target.how is How.DESPITE
             is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
             attempt = Attempt(
@@ -220,6 +220,7 @@ class Router:
             need.tokens_out,
             need.cost_nano,
             lane.lease_ms,
+            how=target.how,
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
