@@ -15,6 +15,7 @@ from shared_state.shapes.status import (
     ModelView,
     NodeView,
     PoolView,
+    ProbeView,
     ProviderView,
     StatusView,
     WindowView,
@@ -106,6 +107,13 @@ def providers_view(providers: Iterable[ProviderView], *, now: float) -> Table:
             str(provider.models),
         )
     return view
+
+
+def probe_view(probe: ProbeView) -> Text:
+    took = "" if probe.latency_ms is None else f", {probe.latency_ms:.0f} ms"
+    why = f": {clean(probe.message)}" if probe.message else ""
+    style = GOOD if probe.verdict == "well" else BAD
+    return Text.assemble(text(probe.id), " ", (probe.verdict.replace("_", " "), style), took, why)
 
 
 def events_view(events: Iterable[EventView], *, now: float) -> Table:

@@ -88,6 +88,11 @@ class Call:
         return str(self.fields["model"])
 
     @property
+    def is_probe(self) -> bool:
+        """Whether it is sent to learn how a model is: one attempt, on that model alone."""
+        return self.how in (How.PROBE, How.STARTUP_PROBE)
+
+    @property
     def is_stream(self) -> bool:
         """Whether the answer goes out as it comes."""
         return self.surface.streams and self.fields.get("stream") is True

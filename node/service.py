@@ -20,6 +20,7 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
+from node.api.probe import Prober
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
@@ -234,7 +235,14 @@ class NodeService:
         )
         edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
         parts = OpsParts(
-            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+            self.id,
+            self.store,
+            self.topology,
+            self.snapshot,
+            self.watch,
+            self.findings,
+            self.events,
+            Prober(self.router, self.request_log),
         )
         models = ModelList(self.topology)
         return build_application(

@@ -155,7 +155,9 @@ class Attempt:
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()
         longest, cause = (
-            (clocks.first_token, Cause.FIRST_TOKEN) if self._call.is_stream else (clocks.total, Cause.TOTAL)
+            (clocks.first_token, Cause.FIRST_TOKEN)
+            if self._call.is_stream or self._call.is_probe  # an answer of one token is a first token
+            else (clocks.total, Cause.TOTAL)
         )
         if self._deadline <= now + longest:
             self._interrupts.set_clock(self._deadline, Cause.DEADLINE)

@@ -122,6 +122,8 @@ class Pipeline:
     def _resolve(self, call: Call, name: str) -> Resolution:
         """What a name means to the caller: that of the call, or one of a fallback."""
         topology = self._snapshot.topology
+        if call.is_probe:
+            return topology.exactly(topology.models[name])
         return topology.resolve(name) if call.key is None else resolve_for(call.key, topology, name)
 
     async def _fill(self, plan: Plan) -> None:
@@ -260,7 +262,7 @@ class Pipeline:
 
 
 def _is_open(call: Call, entity: EntityState, now_ms: int) -> bool:
-    return entity.is_open(now_ms) if call.how is How.NORMAL else entity.is_probable(now_ms)
+    return entity.is_probable(now_ms) if call.is_probe else entity.is_open(now_ms)
 
 
 def _with_patients(

@@ -188,6 +188,8 @@ class Router:
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
+                if call.is_probe:
+                    return Next.OTHER
                 if trail.attempts >= _MOST_ATTEMPTS:
                     return Next.STOP
                 with interrupts:

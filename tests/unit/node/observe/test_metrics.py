@@ -37,7 +37,7 @@ async def test_a_request_is_counted_where_it_went() -> None:
 async def test_requests_in_panic_are_counted_by_pool() -> None:
     """They should be rare; somebody ought to hear of them."""
     front = Front()
-    model, pool = front.topology.models["alpha.m"], front.topology.pools["chat"]
+    model, pool = front.place.topology.models["alpha.m"], front.place.topology.pools["chat"]
     front.metrics.observe(Trail(target=Target(model, pool), is_panic=True), outcome="ok", started=0, ended=1)
     seen = await scrape(front)
 
