@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, clean, span, state, table, text, until
+from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, back, clean, span, state, table, text, until
 from shared_state.shapes.status import (
     EventView,
     ModelView,
@@ -85,7 +85,7 @@ def models_view(models: Iterable[ModelView], *, now: float) -> Table:
             text(model.id),
             state(model.status, model.phase),
             text(model.reason),
-            until(model.until, now=now),
+            back(model.until, model.trigger, now=now),
             str(model.requests),
             Text(str(model.failed), style=FAIR if model.failed else QUIET),
             str(model.in_flight),
@@ -101,7 +101,7 @@ def providers_view(providers: Iterable[ProviderView], *, now: float) -> Table:
             text(provider.id),
             state(provider.status),
             text(provider.reason),
-            until(provider.until, now=now),
+            back(provider.until, provider.trigger, now=now),
             text(provider.connector),
             text(provider.domain),
             str(provider.models),
