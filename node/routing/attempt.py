@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from node.routing.outcomes import outcome_of, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
+    OutputOverrunError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
@@ -33,6 +35,10 @@ from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Se
 
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
+#: How far a stream may go beyond what was reserved: providers count tokens, we count pieces.
+_OVERRUN: Final = 1.1
+_OVERRUN_PIECES: Final = 32
+_NO_BOUND: Final = sys.maxsize
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
@@ -58,6 +64,7 @@ class Attempt:
         deadline: float,
         asked: float,
         is_reserved: bool = True,
+        most_out: int | None = None,
     ) -> None:
         self._call = call
         self._target = target
@@ -76,6 +83,7 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
+        self._most_pieces = _NO_BOUND if most_out is None else round(most_out * _OVERRUN) + _OVERRUN_PIECES
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
@@ -221,9 +229,19 @@ class Attempt:
             if out:
                 self._wait_for_reader(ends)
                 await send(out)
+            if tap.pieces > self._most_pieces:
+                self._stop_overrun(tap)
             now = loop.time()
             due = min(due + now - began if tap.pieces == pieces else now + idle, ends)
             pieces = tap.pieces
+
+    def _stop_overrun(self, tap: StreamTap) -> NoReturn:
+        """Where money is limited a stream costs what was reserved for it, not what a provider likes; what came is charged."""
+        prompt = prompt_tokens(self._call, self._target.model)
+        self._usage = Usage(prompt, tap.tokens, is_estimated=True)
+        raise OutputOverrunError(
+            f"{tap.provider} went on beyond max_tokens, and money is limited here: ended after some {tap.tokens} tokens"
+        )
 
     def _wait_for_reader(self, due: float) -> None:
         """While bytes go out the provider's clocks stand still; a reader who does not take them is as good as gone."""
@@ -277,7 +295,7 @@ class Attempt:
             settlement.flags |= NOT_SENT
         refused = error.status >= 400 and not self._trail.first_content
         # A provider that refuses a request has generated nothing; the request itself still counts.
-        self._settle(settlement, Usage(0, 0) if refused else None)
+        self._settle(settlement, Usage(0, 0) if refused else self._usage)
 
     def _settle(self, settlement: Settlement, usage: Usage | None) -> None:
         now = self._loop.time()

@@ -187,6 +187,7 @@ class Router:
                 deadline=deadline,
                 asked=asked,
                 is_reserved=is_reserved,
+                most_out=need.tokens_out if lane.spends_money or _spends_money(walk) else None,
             )
             try:
                 with self._signals.under_way(target.model.id):
@@ -247,6 +248,10 @@ def _pass_over(
     refusals.verdicts.append(verdict)
     trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
     return Next.OTHER
+
+
+def _spends_money(walk: Walk | None) -> bool:
+    return walk is not None and walk.spends_money
 
 
 def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
