@@ -26,9 +26,11 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
+from node.routing.budget import RetryBudgets
 from node.routing.cursors import Cursors
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
@@ -97,11 +99,15 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
+        self.budgets = RetryBudgets(
+            store, topology.pools, self.watch, node=self.id, nodes=lambda: self.nodes_seen
+        )
         self.router = Router(
             Pipeline(self.snapshot, self._build_ranker()),
             self._build_lanes(),
             self.watch,
             self.signals,
+            self.budgets,
             clock=self.clock,
             reservations=_reservation_ids(self.id),
             on_loss=config.redis.on_loss,
@@ -118,6 +124,7 @@ class NodeService:
         )
         self._gauges = ClusterGauges(store, self.snapshot, self.watch)
         self.metrics.add(self._gauges)
+        self.metrics.add(RetryCounters(self.budgets))
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -228,7 +235,7 @@ class NodeService:
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
         loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
-        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
+        loops += [self.signals.run(), self.budgets.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

@@ -54,6 +54,7 @@ class ModelMeshError(Exception):
         type: the ``error.type`` of an OpenAI error body.
         code: the ``error.code`` of an OpenAI error body.
         retry_after_s: when trying again could succeed, seconds from now; None if unknown.
+        is_final: asks callers not to try again by themselves.
     """
 
     http_status: ClassVar[int] = 500
@@ -73,6 +74,7 @@ class ModelMeshError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.is_final = False
 
 
 class ConfigurationError(ModelMeshError):

@@ -14,12 +14,14 @@ from typing import Final
 from node.call import Call, Reply, Target, Trail
 from node.providers.headroom import headroom_told
 from node.routing.attempt import Attempt
+from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
+from node.routing.tries import Tries
 from node.routing.verdicts import Refusals
 from node.routing.waiting import Waiting
 from node.signals import Signals
@@ -57,6 +59,7 @@ class Router:
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
         signals: Signals,
+        budgets: RetryBudgets,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -67,6 +70,7 @@ class Router:
         self._lanes = lanes
         self._watch = watch
         self._signals = signals
+        self._budgets = budgets
         self._waiting = Waiting(pipeline)
         self._clock = clock
         self._reservations = reservations
@@ -107,19 +111,24 @@ class Router:
         refusals = Refusals()
         waiting = list(plan.targets)
         detours = Detours(self._pipeline, plan)
-        while waiting and trail.attempts < _MOST_ATTEMPTS:
-            target = waiting.pop(0)
-            follow_up = await self._try_target(
-                plan, target, reply, interrupts, trail, refusals, has_other=bool(waiting)
-            )
-            if follow_up is None:
-                return
-            if follow_up is Next.STOP:
-                waiting = await detours.after(target, refusals.errors[-1], waiting)
-                trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
-            elif follow_up is Next.SAME_PROVIDER:
-                waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
-        raise refusals.error(plan, self._clock.now_ms())
+        tries = Tries(trail, self._budgets.of(plan.members[0][0]), most=_MOST_ATTEMPTS)
+        try:
+            while waiting and tries.may_begin():
+                target = waiting.pop(0)
+                follow_up = await self._try_target(
+                    plan, target, reply, interrupts, trail, refusals, tries, has_other=bool(waiting)
+                )
+                if follow_up is None:
+                    return
+                if follow_up is Next.STOP:
+                    waiting = await detours.after(target, refusals.errors[-1], waiting)
+                    tries.take_detour()
+                    trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+                elif follow_up is Next.SAME_PROVIDER:
+                    waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
+        finally:
+            tries.close(waiting)
+        raise tries.explained(refusals.error(plan, self._clock.now_ms()))
 
     async def _try_target(
         self,
@@ -129,6 +138,7 @@ class Router:
         interrupts: Interrupts,
         trail: Trail,
         refusals: Refusals,
+        tries: Tries,
         *,
         has_other: bool,
     ) -> Next | None:
@@ -137,7 +147,7 @@ class Router:
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
         need = estimate(call, target.model, lane.token_room)
-        tries = 0
+        tried = 0
         while True:
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
@@ -147,8 +157,8 @@ class Router:
                 return Next.OTHER
             if plan.on_admitted is not None:
                 plan.on_admitted()
-            tries += 1
-            trail.attempts += 1
+            tried += 1
+            tries.begin()
             trail.target = target
             is_reserved = verdict is not _WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
@@ -171,13 +181,14 @@ class Router:
                     self._signals.tell(target.model.id, headroom_told(attempt.headers))
             except ProviderError as error:
                 refusals.errors.append(error)
+                tries.failed(error)
                 now = asyncio.get_running_loop().time()
                 decision = decide(
-                    error, rules, tries=tries, left_s=deadline - now, draw=self._draw(), has_other=has_other
+                    error, rules, tries=tried, left_s=deadline - now, draw=self._draw(), has_other=has_other
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
-                if trail.attempts >= _MOST_ATTEMPTS:
+                if not tries.may_begin():
                     return Next.STOP
                 with interrupts:
                     await asyncio.sleep(decision.pause_s)

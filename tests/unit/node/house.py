@@ -14,6 +14,7 @@ from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
+from node.routing.budget import RetryBudgets
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
@@ -285,11 +286,19 @@ class House:
             draw=lambda: next(draws),
         )
         self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
+        self.budgets = RetryBudgets(
+            None,  # type: ignore[arg-type]
+            topology.pools,
+            self.watch,  # type: ignore[arg-type]
+            node="n1",
+            nodes=lambda: 1,
+        )
         self.router = Router(
             self.pipeline,
             self._lanes(),
             self.watch,  # type: ignore[arg-type]
             self.signals,  # type: ignore[arg-type]
+            self.budgets,
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,

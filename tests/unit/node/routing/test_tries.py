@@ -1,0 +1,239 @@
+"""What a request may try, and what it costs the pool's retry budget."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from node.call import Trail
+from node.observe.retries import RetryCounters
+from node.routing.budget import RetryBudget
+from node.routing.interrupts import Interrupts
+from shared_state.config.pools import RetryBudgetConfig
+from shared_state.errors import AllProvidersExhaustedError, RejectedRequestError
+from shared_state.ledger import Code, Verdict
+from tests.unit.node.house import House, Reader, chat, mesh
+from tests.unit.node.routing.scene import house
+from tests.unit.node.scripted import ScriptedTransport, refused, whole
+from tests.unit.node.virtual_time import in_virtual_time
+
+NONE = {"share": 0, "floor": 0}
+
+
+def broke(**scripts: Any) -> House:
+    """A node without any retries to make."""
+    return house(retry={"scope": "any", "budget": NONE}, **scripts)
+
+
+@in_virtual_time
+async def test_without_budget_a_failure_is_answered_at_once() -> None:
+    """The other model is not asked, and the caller is asked not to come back by itself."""
+    place = broke(alpha=refused(500), beta=whole())
+    with pytest.raises(AllProvidersExhaustedError) as caught:
+        await place.serve()
+
+    assert place.transport.hosts == ["alpha"]
+    assert caught.value.is_final
+    assert caught.value.retry_after_s == 1.0
+    assert "retry budget" in caught.value.message
+    assert place.trail.skipped == {"beta.m": "retry_budget"}
+    place.assert_clean()
+
+
+@in_virtual_time
+async def test_the_same_model_is_not_tried_again_without_budget() -> None:
+    """Neither at once nor after its pause."""
+    place = house(retry={"max_attempts": 3, "budget": NONE}, alpha=[refused(500), whole()])
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve()
+
+    assert place.transport.hosts == ["alpha"]
+
+
+@in_virtual_time
+async def test_what_reached_nobody_costs_nothing() -> None:
+    """Two dead providers, and the third is the first that is asked."""
+    dead = httpx.ConnectError("refused")
+    place = broke(alpha=dead, beta=dead, gamma=whole())
+    await place.serve()
+
+    assert place.reader.status == 200
+    assert place.budgets.pools["chat"].made == 0
+
+
+@in_virtual_time
+async def test_a_detour_after_a_refusal_costs_nothing() -> None:
+    """The pool's fallbacks are no retries."""
+    pools = {
+        "chat": {
+            "models": ["alpha.m"],
+            "fallbacks": {"content_policy": ["beta.m"]},
+            "retry": {"budget": NONE},
+        }
+    }
+    place = House(
+        mesh("alpha.m", "beta.m", pools=pools),
+        ScriptedTransport(alpha=refused(400, code="content_filter"), beta=whole()),
+    )
+    await place.serve()
+
+    assert place.transport.hosts == ["alpha", "beta"]
+
+
+@in_virtual_time
+async def test_a_refusal_stays_the_callers_answer() -> None:
+    """A budget that is used up does not hide the provider's own word."""
+    place = broke(alpha=refused(400))
+    with pytest.raises(RejectedRequestError) as caught:
+        await place.serve()
+
+    assert not caught.value.is_final
+
+
+@in_virtual_time
+async def test_a_retry_that_finds_nobody_goes_back() -> None:
+    """It is paid before admission, which may refuse."""
+    place = house(retry={"scope": "any"}, alpha=refused(500), beta=whole())
+    place.ledger.verdicts["beta.m"] = [Verdict(Code.AT_LIMIT, 1)]
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve()
+    budget = place.budgets.pools["chat"]
+
+    assert (budget.made, budget.refused) == (0, 0)
+
+
+# -- the budget of a node without the others
+
+
+def budget(*, nodes: int = 1, **rules: float) -> RetryBudget:
+    return RetryBudget(RetryBudgetConfig(**rules), nodes=lambda: nodes, now=lambda: 0.0)
+
+
+def taken(budget: RetryBudget, most: int = 10_000) -> int:
+    """How many retries it gives."""
+    return next((count for count in range(most) if not budget.take()), most)
+
+
+def test_a_quiet_system_may_always_retry() -> None:
+    """Ten a second over ten seconds, shared by the nodes."""
+    assert taken(budget()) == 100
+    assert taken(budget(nodes=4)) == 25
+
+
+def test_under_load_retries_are_a_share_of_the_requests() -> None:
+    """The floor is no addition to it."""
+    busy = budget()
+    for _ in range(5000):
+        busy.note_request()
+
+    assert taken(busy) == 500
+
+
+def test_what_is_spent_comes_back_after_ten_seconds() -> None:
+    """Seconds leave the window one by one."""
+    one = budget()
+    taken(one)
+    for _ in range(9):
+        one.roll()
+    assert not one.take()
+    one.roll()
+
+    assert taken(one) == 100
+
+
+def test_a_part_holds_until_it_expires() -> None:
+    """From then on the node goes by its own share."""
+    now = [0.0]
+    one = RetryBudget(RetryBudgetConfig(), nodes=lambda: 10, now=lambda: now[0])
+    one.roll()
+    one.report()
+    one.heard(3, asked_at=0.0)
+    assert taken(one) == 3
+    now[0] = 2.6
+
+    assert taken(one) == 7
+
+
+def test_what_was_spent_meanwhile_is_off_the_part() -> None:
+    """The answer knows nothing of retries since its question."""
+    one = budget()
+    one.take()
+    one.roll()
+    sent = one.report()
+    one.take()
+    one.heard(3, asked_at=0.0)
+
+    assert (sent.requests, sent.retries) == (0, 1)
+    assert taken(one) == 2
+
+
+def test_a_report_that_was_not_heard_is_said_again() -> None:
+    """With the same number, so that it is booked once; what came later waits for the next."""
+    one = budget()
+    one.note_request()
+    one.roll()
+    first = one.report()
+    one.note_request()
+    one.roll()
+    second = one.report()
+    one.heard(5, asked_at=0.0)
+
+    assert first is second
+    assert one.report().requests == 1
+    assert one.report().sequence == first.sequence + 1
+
+
+def test_a_silent_pool_says_nothing() -> None:
+    """Ten seconds after the last request there is nothing to exchange."""
+    one = budget()
+    assert not one.roll()
+    one.note_request()
+    told = []
+    for _ in range(12):
+        told.append(one.roll())
+        if told[-1]:
+            one.report()
+            one.heard(1, asked_at=0.0)
+
+    assert told == [True] * 9 + [False] * 3
+
+
+@in_virtual_time
+async def test_everything_failing_is_asked_little_more_than_callers_ask() -> None:
+    """Two thousand requests at once against three failing models, none of which goes to standby here."""
+    place = house(retry={"scope": "any"}, alpha=refused(500), beta=refused(500), gamma=refused(500))
+    finals = await asyncio.gather(*(fail(place) for _ in range(2000)))
+
+    assert sum(finals) >= 1800
+    assert 2000 <= len(place.transport.requests) <= 2200
+
+
+async def fail(place: House) -> bool:
+    """A request that nobody can answer; whether its caller is asked not to send it again."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        await place.router.serve(chat(), Reader(), Interrupts(task), Trail())
+    except AllProvidersExhaustedError as error:
+        return error.is_final
+    return False
+
+
+@in_virtual_time
+async def test_retries_are_counted() -> None:
+    """Made and refused, by pool."""
+    place = house(
+        retry={"scope": "any", "budget": {"share": 0, "floor": 0.1}}, alpha=refused(500), beta=refused(500)
+    )
+    for _ in range(3):
+        await fail(place)
+    found = {
+        sample.name: sample.value
+        for family in RetryCounters(place.budgets).collect()
+        for sample in family.samples
+    }
+
+    assert found == {"modelmesh_retries_total": 1, "modelmesh_retries_refused_total": 2}
