@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,15 +43,21 @@ async def examine(
     seed: int,
     requests: int,
     seconds: float,
+    awaits_allowances: bool = True,
 ) -> Report:
-    """Load a fleet, let the faults strike, side by side, wait until it is quiet, and judge."""
+    """Load a fleet, let the faults strike, side by side, wait until it is quiet, and judge.
+
+    Args:
+        prefix: of the models to ask for, where several runs share a fleet.
+        awaits_allowances: wait for what is booked only when the allowance of a dead node ends.
+    """
     from benchmarks.exactness_fleet import plan
 
     asked, began = plan(prefix), time.monotonic()
     load = Load(fleet.cluster.base_url, asked.asks, seed=seed, requests=requests, seconds=seconds)
     await asyncio.gather(load.run(), *(_strike(fleet, faults, name, seed, seconds) for name in faults))
     await fleet.mend()
-    balance = await _quiet_balance(fleet, upstream, load)
+    balance = await _quiet_balance(fleet, asked, load, awaits_allowances=awaits_allowances)
     name = _ALL if len(faults) == len(_every_fault()) else "+".join(faults) or "none"
     return await _judged(upstream, asked, load, balance, name=name, seed=seed, began=began)
 
@@ -68,21 +75,32 @@ async def _strike(fleet: Fleet, faults: dict[str, Fault], name: str, seed: int, 
     await faults[name](fleet, rng)
 
 
-async def _quiet_balance(fleet: Fleet, upstream: CountingUpstream, load: Load) -> Balance:
-    """The balance as soon as it is clean, or as it is one lease time later; what is held then has leaked."""
-    from benchmarks.exactness_fleet import LEASE_S
+async def _quiet_balance(fleet: Fleet, plan: Plan, load: Load, *, awaits_allowances: bool) -> Balance:
+    """The balance as soon as it is clean, or as it is one lease time later; what is held then has leaked.
 
-    give_up_at = time.monotonic() + LEASE_S + 1.0
-    while True:
-        balance = await fleet.balance((await upstream.ledger())[0])
-        if balance.is_clean:
-            return balance
-        if time.monotonic() > give_up_at:
-            break
-        await asyncio.sleep(0.25)
+    What a node had admitted without its store, and died, is booked only when its allowance ends.
+    """
+    from benchmarks.exactness_fleet import ALLOWANCE_S, LEASE_S
+
+    balance = await _balance_within(LEASE_S + 1.0, fleet, plan)
+    if balance.is_clean:
+        return balance
     await load.knock()
-    await asyncio.sleep(1.0)
-    return await fleet.balance((await upstream.ledger())[0])
+    balance = await _balance_within(1.0, fleet, plan)
+    if not (balance.lost and awaits_allowances):
+        return balance
+    later = await _balance_within(ALLOWANCE_S - LEASE_S, fleet, plan)
+    return replace(later, leaked=max(balance.leaked, later.leaked))
+
+
+async def _balance_within(seconds: float, fleet: Fleet, plan: Plan) -> Balance:
+    """Clean, or the last one within that time."""
+    give_up_at = time.monotonic() + seconds
+    while True:
+        balance = await fleet.balance(plan.models)
+        if balance.is_clean or time.monotonic() > give_up_at:
+            return balance
+        await asyncio.sleep(0.25)
 
 
 async def _judged(
@@ -96,14 +114,13 @@ async def _judged(
     began: float,
 ) -> Report:
     arrivals, lag_s = await upstream.ledger()
-    models = frozenset().union(*(window.models for window in plan.windows))
     return Report(
         name,
         seed,
         dict(load.answers),
         [judge(window, arrivals) for window in plan.windows],
         balance,
-        sum(one.model in models for one in arrivals),
+        sum(one.model in plan.models for one in arrivals),
         lag_s,
         time.monotonic() - began,
     )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks.exactness_oracle import Arrival, Balance, compare
+from benchmarks.exactness_oracle import Balance, compare
 from benchmarks.exactness_upstream import CountingUpstream
 from benchmarks.exactness_windows import Plan, Price, Window
 from tests.cluster.cluster import Cluster, Node
@@ -17,7 +17,8 @@ from tests.support.valkey import ValkeyServer
 _TIMEOUTS: Final = {"connect": "1s", "first_token": "2s", "idle": "2s", "total": "4s"}
 #: How long a reservation lives: the timeouts of its provider, and the time to settle.
 LEASE_S: Final = 1.0 + 4.0 + 15.0
-_NODE_LEASE_S: Final = 5.0
+#: How long a node's allowance for outages is kept for it, and the time to look.
+ALLOWANCE_S: Final = 60.0 + 5.0
 _START_S: Final = 60.0
 _ZONE: Final = "Asia/Kathmandu"
 _PRICE: Final = {"input": 1.0, "output": 4.0}
@@ -158,8 +159,10 @@ class Fleet:
         if not any(scheduler.is_running for scheduler in self.cluster.schedulers):
             self.cluster.start_scheduler()
 
-    async def balance(self, arrivals: Sequence[Arrival]) -> Balance:
-        """Calls against the books of the operators' API at this moment."""
+    async def balance(self, models: frozenset[str]) -> Balance:
+        """Calls of these models against the books of the operators' API at this moment."""
+        arrivals, _ = await self._upstream.ledger()
         rows = (await self.cluster.ops("books"))["rows"]
-        models = {one.model for one in arrivals}
-        return compare(arrivals, [row for row in rows if row["model"] in models or row["in_flight"]])
+        return compare(
+            [one for one in arrivals if one.model in models], [row for row in rows if row["model"] in models]
+        )

@@ -99,6 +99,11 @@ class Plan:
     asks: tuple[str, ...]
     windows: tuple[Window, ...]
 
+    @property
+    def models(self) -> frozenset[str]:
+        """All upstream's names that are limited."""
+        return frozenset().union(*(window.models for window in self.windows))
+
 
 def read_plan(path: Path) -> Plan:
     """A plan from a YAML or JSON file.
@@ -114,8 +119,7 @@ def read_plan(path: Path) -> Plan:
     windows = tuple(
         _window(entry, prices, f"{path}: windows.{place}") for place, entry in enumerate(said["windows"])
     )
-    named = sorted(set().union(*(window.models for window in windows)))
-    return Plan(tuple(said.get("asks") or named), windows)
+    return Plan(tuple(said.get("asks") or sorted(Plan((), windows).models)), windows)
 
 
 def _window(said: Any, prices: Mapping[str, Price], where: str) -> Window:

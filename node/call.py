@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared_state.client_keys import ClientKey
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, PoolSpec
 
@@ -59,7 +60,9 @@ class Call:
         deadline_s: the caller's own bound in seconds from ``started``; None: the pool's rule.
         provider: a provider that the caller prefers.
         prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
+        counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
+        key: the client key that it came with.
         session: the caller's name for a conversation, empty for none.
     """
 
@@ -71,7 +74,9 @@ class Call:
     deadline_s: float | None = None
     provider: str | None = None
     prompt_tokens: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
     caps: Caps | None = None
+    key: ClientKey | None = None
     session: str = ""
 
     @property
@@ -108,6 +113,7 @@ class Trail:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
+        key: id of the caller's key, for the log.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -119,6 +125,7 @@ class Trail:
     tokens_in: int = 0
     tokens_out: int = 0
     first_content: float = 0.0
+    key: str = ""
 
 
 class Reply(Protocol):

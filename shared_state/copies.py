@@ -28,6 +28,7 @@ from shared_state.topology import DomainSpec
 MOST_RESERVATIONS: Final = 4000
 
 _MAGIC: Final = b"modelmesh-copy-1\n"
+_MAGIC_OF_MANY: Final = b"modelmesh-state-1\n"
 _LEVEL: Final = 3
 _RECORD: Final = struct.Struct(">QIIQ")
 _LEASE: Final = struct.Struct(">6Q")
@@ -104,6 +105,16 @@ class DomainCopy:
         return int(self.fields.get("copied", 0))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing has ever happened in the domain."""
+        return not (self.epoch or self.books or self.scopes or self.states or self.reservations)
+
+    @property
+    def fence(self) -> int:
+        """The largest fencing token that was seen in the domain."""
+        return int(self.fields.get("fence", 0))
+
+    @property
     def epoch(self) -> int:
         """Count of the changes of state."""
         return int(self.fields.get("epoch", 0))
@@ -152,6 +163,25 @@ def decode_copy(blob: bytes) -> DomainCopy:
         return DomainCopy(**{name.name: raw[name.name] for name in fields(DomainCopy)})
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CopyError(f"the copy cannot be read: {error}") from error
+
+
+def encode_copies(copies: Sequence[DomainCopy]) -> bytes:
+    """Several domains in one blob, for a file."""
+    return _MAGIC_OF_MANY + ormsgpack.packb([encode_copy(copy) for copy in copies])
+
+
+def decode_copies(blob: bytes) -> list[DomainCopy]:
+    """The copies in a file.
+
+    Raises:
+        CopyError: there are none, or they are of another release.
+    """
+    if not blob.startswith(_MAGIC_OF_MANY):
+        raise CopyError("this is no exported state, or one of another release")
+    try:
+        return [decode_copy(bytes(part)) for part in ormsgpack.unpackb(blob[len(_MAGIC_OF_MANY) :])]
+    except (ValueError, TypeError) as error:
+        raise CopyError(f"the exported state cannot be read: {error}") from error
 
 
 def _pack(copy: DomainCopy) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shared_state.cancellation import obey_cancellation
 from shared_state.deadline import Deadline
 from shared_state.store import Store
 
@@ -21,6 +22,7 @@ async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
         pipe.get(store.keys.current(pool))
     async with Deadline(store.timeout_s):
         replies: list[bytes | None] = await pipe.execute()
+    obey_cancellation()
     return {pool: raw.decode() if raw else "" for pool, raw in zip(pools, replies, strict=True)}
 
 

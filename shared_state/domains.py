@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import ormsgpack
 
+from shared_state.cancellation import obey_cancellation
 from shared_state.deadline import Deadline
 from shared_state.errors import FencedOffError
 from shared_state.state import DomainState, decode_entity
@@ -63,9 +65,37 @@ async def read_pulses(store: Store, domains: Sequence[str]) -> dict[str, Pulse]:
         pipe.hmget(store.keys.domain(domain), ["epoch", "term", "copied"])
     async with Deadline(store.timeout_s):
         rows = await pipe.execute()
+    obey_cancellation()
     return {
         domain: Pulse(*(int(value or 0) for value in row)) for domain, row in zip(domains, rows, strict=True)
     }
+
+
+async def next_lease_ends(store: Store, domains: Sequence[str]) -> dict[str, float]:
+    """When the first lease of each domain ends, in unix milliseconds; infinity where there is none."""
+    names = [store.keys.leases(domain) + ":ends" for domain in domains]
+    found = await _read_each(store, names, lambda pipe, name: pipe.zrange(name, 0, 0, withscores=True))
+    return {
+        domain: float(rows[0][1]) if rows else math.inf for domain, rows in zip(domains, found, strict=True)
+    }
+
+
+async def read_lists_of_news(store: Store, domains: Sequence[str]) -> list[list[bytes]]:
+    """The latest events of each domain as they were published, newest first."""
+    names = [store.keys.news(domain) for domain in domains]
+    return await _read_each(store, names, lambda pipe, name: pipe.lrange(name, 0, -1))
+
+
+async def _read_each(store: Store, names: Sequence[str], ask: Callable[[Any, str], object]) -> list[Any]:
+    """The replies to one command for each key, in few round trips."""
+    found: list[Any] = []
+    for i in range(0, len(names), _SCAN_AT_ONCE):
+        pipe = store.client.pipeline(transaction=False)
+        for name in names[i : i + _SCAN_AT_ONCE]:
+            ask(pipe, name)
+        async with Deadline(store.timeout_s):
+            found += await pipe.execute()
+    return found
 
 
 async def order(

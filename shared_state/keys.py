@@ -116,7 +116,16 @@ class Keys:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
 
-    # -- a pool: cursors and sessions
+    @property
+    def client_keys(self) -> str:
+        """Hash id -> JSON record of a client key, written and revoked by operators, never changed.
+
+        Behind it ``:digests`` (hash keyed digest of the text -> id), ``:revoked`` (hash id -> unix ms) and ``:version``
+        (counter of changes); read by nodes.
+        """
+        return f"{self._prefix}{{cluster}}:clients"
+
+    # -- a pool: cursors and sessions, beside the quota domain ``pool:<id>`` if it has limits
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""

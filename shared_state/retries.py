@@ -31,7 +31,7 @@ async def share_retries(
         RedisError, OSError, TimeoutError: the store is away; report the same again.
     """
     life_ms = round(PART_LIFE_S * 1000)
-    args = [
+    args: list[Argument] = [
         node,
         sent.sequence,
         sent.requests,

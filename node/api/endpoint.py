@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
 from node.api.caps import read_caps
 from node.api.reply import AsgiReply
@@ -21,6 +21,7 @@ from node.routing.interrupts import Interrupts
 from node.routing.router import Router
 from node.routing.weight import weigh
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKey
 from shared_state.config.values import parse_duration
 from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
 
@@ -37,7 +38,7 @@ class Edge:
 
     router: Router
     watch: StoreWatch
-    doorkeeper: Doorkeeper
+    door: ClientDoor
     request_log: RequestLog
     metrics: Metrics
     max_body_bytes: int
@@ -58,8 +59,10 @@ class Endpoint:
         trail = Trail(mode=self._edge.watch.mode)
         name = ""
         try:
-            self._edge.doorkeeper.check(scope)
-            call = await self._read(scope, receive, request_id, started)
+            key = await self._edge.door.admit(scope)
+            if key is not None:
+                trail.key = key.id
+            call = await self._read(scope, receive, request_id, started, key)
             name = call.name
             await self._serve(call, receive, reply, trail)
         except ClientDisconnectedError as error:
@@ -86,7 +89,9 @@ class Endpoint:
             trail=trail,
         )
 
-    async def _read(self, scope: Scope, receive: Receive, request_id: str, started: float) -> Call:
+    async def _read(
+        self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
+    ) -> Call:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
         name = fields.get("model")
@@ -106,6 +111,7 @@ class Endpoint:
             provider=preferred.decode("latin-1") if preferred else None,
             prompt_tokens=weigh(body, fields),
             caps=read_caps(scope),
+            key=key,
             session=_session(scope),
         )
 

@@ -17,11 +17,13 @@ from starlette.routing import BaseRoute, Route
 from node.api.auth import Doorkeeper
 from node.findings import StoreFindings
 from node.ops.events import EventFan, EventStream
+from node.ops.keys import KeyOrders
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKeys
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, StateUnavailableError
 from shared_state.shapes.statistics import StatsQuery, StatsView
@@ -69,10 +71,17 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
+        self._keys = KeyOrders(
+            ClientKeys(parts.store, parts.topology.config.keys.pepper),
+            parts.topology,
+            windows=self._reports.gate_windows,
+            node=parts.node,
+            now_ms=parts.snapshot.clock.now_ms,
+        )
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
-        operations = [*self._views(), *self._orders()]
+        operations = [*self._views(), *self._orders(), *self._keys.operations()]
         return [
             Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
             for op in [*operations, _description(operations)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from node.providers.retry_after import parse_reset
+from node.providers.learned import learn, limit_headers, told_limits
 
-_FAMILIES: Final = ("-requests", "-tokens", "")
 _USUAL_LIFE_S: Final = 60.0
-_MOST_DIGITS: Final = 12
 
 
 class Told(NamedTuple):
@@ -19,20 +17,15 @@ class Told(NamedTuple):
     life_s: float
 
 
-def headroom_told(headers: Mapping[str, str]) -> Told | None:
-    """The smallest share among the ``x-ratelimit-*`` families of an answer; None if none is complete and sane."""
+def headroom_told(raw: Iterable[tuple[bytes, bytes]], *, dialect: str) -> Told | None:
+    """The smallest share among the windows that an answer's headers tell in full; None if there is none."""
+    headers = limit_headers(raw)
+    if not headers:
+        return None
+    limits = told_limits(headers, dialect=dialect)
     told = [
-        Told(
-            min(1.0, remaining / limit),
-            parse_reset(headers.get(f"x-ratelimit-reset{family}", "")) or _USUAL_LIFE_S,
-        )
-        for family in _FAMILIES
-        if (remaining := _count(headers.get(f"x-ratelimit-remaining{family}"))) is not None
-        and (limit := _count(headers.get(f"x-ratelimit-limit{family}")))
+        Told(min(1.0, remaining / limits[window]), reset_ms / 1000 or _USUAL_LIFE_S)
+        for window, remaining, reset_ms in learn(headers, dialect=dialect)
+        if window in limits
     ]
     return min(told, key=lambda t: (t.share, -t.life_s), default=None)
-
-
-def _count(text: str | None) -> int | None:
-    is_count = text is not None and text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
-    return int(text) if text is not None and is_count else None

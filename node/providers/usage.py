@@ -26,16 +26,20 @@ class Usage:
 
 
 def usage_from(raw: Any) -> Usage | None:
-    """Usage from an OpenAI ``usage`` object; None if it is not one."""
+    """Usage from the ``usage`` object of an OpenAI or Anthropic answer; None if it is not one."""
     if not isinstance(raw, dict):
         return None
-    tokens_in = _count(raw.get("prompt_tokens", raw.get("input_tokens")))
+    tokens_in, cached = _count(raw.get("prompt_tokens")), _cached(raw)
     if tokens_in is None:
-        return None
+        tokens_in = _count(raw.get("input_tokens"))
+        if tokens_in is None:
+            return None
+        # Anthropic counts what it read from its cache, or wrote to it, apart from the rest.
+        read = _count(raw.get("cache_read_input_tokens")) or 0
+        tokens_in += read + (_count(raw.get("cache_creation_input_tokens")) or 0)
+        cached = cached or read
     tokens_out = _count(raw.get("completion_tokens", raw.get("output_tokens"))) or 0
-    details = raw.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(tokens_in, tokens_out, min(cached or 0, tokens_in))
+    return Usage(tokens_in, tokens_out, min(cached, tokens_in))
 
 
 def cost_nano(usage: Usage, pricing: PricingConfig) -> int:
@@ -47,6 +51,13 @@ def cost_nano(usage: Usage, pricing: PricingConfig) -> int:
         + usage.tokens_out * pricing.output
     )
     return round(per_million * _NANO_PER_USD_PER_MILLION + pricing.per_request * 1e9)
+
+
+def _cached(raw: dict[str, Any]) -> int:
+    """Of the prompt's tokens those that were cached: OpenAI tells them in a section, DeepSeek beside the others."""
+    details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
+    told = details.get("cached_tokens") if isinstance(details, dict) else raw.get("prompt_cache_hit_tokens")
+    return _count(told) or 0
 
 
 def _count(value: Any) -> int | None:

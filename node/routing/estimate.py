@@ -36,8 +36,8 @@ class Estimate:
     cost_nano: int
 
 
-def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
-    """The reservation for a call on a model; ``room`` is its ``token_room``.
+def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | None = None) -> Estimate:
+    """The reservation for a call on a model; the rooms are its ``token_room`` and ``output_room``.
 
     An output bound that the caller did not state is cut to what the token windows can ever hold; else a model with a
     small window and a large output would never be admitted.
@@ -49,6 +49,8 @@ def estimate(call: Call, model: ModelSpec, room: int | None) -> Estimate:
         tokens_out = (model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS) * int(answers)
         if room is not None:
             tokens_out = max(1, min(tokens_out, room - tokens_in))
+        if output_room is not None:
+            tokens_out = min(tokens_out, output_room)
     else:
         tokens_out = stated
     tokens_in, tokens_out = min(tokens_in, _MOST_TOKENS), min(tokens_out, _MOST_TOKENS)
@@ -62,8 +64,10 @@ def prompt_tokens(call: Call, model: ModelSpec) -> int:
     tokenizer = tokenizer_for(model.upstream) if model.config.tokenizer == "tiktoken" else None
     if tokenizer is None:
         return weight
-    lean, media = without_media(call.fields)
-    return media + tokenizer.count(orjson.dumps(lean))
+    if tokenizer.name not in call.counted:
+        lean, media = without_media(call.fields)
+        call.counted[tokenizer.name] = media + tokenizer.count(orjson.dumps(lean))
+    return call.counted[tokenizer.name]
 
 
 def expect(call: Call) -> Request:
@@ -94,10 +98,14 @@ def _newest_tokens(call: Call) -> int:
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:
     """The smallest token window of a model and its account; None without any."""
-    windows = [
-        limit
-        for limits in (model, account)
-        for limit in (limits.tpm, limits.tph, limits.tpd, limits.tpw, limits.tpM)
-        if limit is not None
-    ]
-    return min(windows, default=None)
+    return _smallest(model, account, ("tpm", "tph", "tpd", "tpw", "tpM"))
+
+
+def output_room(model: LimitsConfig, account: LimitsConfig) -> int | None:
+    """The smallest window of output tokens."""
+    return _smallest(model, account, ("otpm", "otph", "otpd"))
+
+
+def _smallest(model: LimitsConfig, account: LimitsConfig, names: tuple[str, ...]) -> int | None:
+    windows = [getattr(limits, name) for limits in (model, account) for name in names]
+    return min((window for window in windows if window is not None), default=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from node.batch import DomainBatcher
 from node.leases import Allowance
 from node.providers.connector import Connector
-from node.routing.estimate import token_room
+from node.routing.estimate import output_room, token_room
 from node.routing.tokenizer import tokenizer_for
 from shared_state.config import TimeoutsConfig
 from shared_state.limits import has_limits
@@ -24,6 +24,7 @@ class Lane:
     Attributes:
         allowance: what may be admitted without Redis.
         token_room: smallest token window of model and account, None without any.
+        output_room: the same of the windows of output tokens.
         is_limited: whether anything is limited on the model or its account.
         lease_ms: how long a reservation lives without settlement.
     """
@@ -33,6 +34,7 @@ class Lane:
     allowance: Allowance
     clocks: TimeoutsConfig
     token_room: int | None
+    output_room: int | None
     is_limited: bool
     lease_ms: int
 
@@ -54,6 +56,7 @@ def build_lane(
         allowance=allowance,
         clocks=clocks,
         token_room=token_room(limits, account),
+        output_room=output_room(limits, account),
         is_limited=has_limits(limits) or has_limits(account),
         lease_ms=round((clocks.connect + clocks.total + _SETTLE_GRACE_S) * 1000),
     )

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from node.call import Call, Fallback, Target
+from node.routing.access import resolve_for
 from node.routing.fitness import Fitness, Members
 from node.routing.needs import Needs
 from node.routing.ranking import Ranker, Spare
@@ -96,6 +97,7 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
+            ModelNotAllowedError: it means nothing that the client key may use.
             RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
         plan = Plan(call, self._resolve(call, call.name))
@@ -111,7 +113,8 @@ class Pipeline:
 
     def _resolve(self, call: Call, name: str) -> Resolution:
         """What a name means to the caller: that of the call, or one of a fallback."""
-        return self._snapshot.topology.resolve(name)
+        topology = self._snapshot.topology
+        return topology.resolve(name) if call.key is None else resolve_for(call.key, topology, name)
 
     async def _fill(self, plan: Plan) -> None:
         for _, stage in self.stages:

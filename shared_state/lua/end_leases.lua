@@ -1,5 +1,6 @@
 -- Ends leases whose time is over: nobody knows what of them was used, so all of it is charged, now, which is later than any use.
--- Nothing ends a lease earlier, not even the death of its node: a node that only seems dead may still spend it.
+-- Nothing ends a lease earlier, not even the death of its node: a node that only seems dead may still spend it. What is charged is
+-- booked, as admitted and abandoned, under no pool: these may be calls whose node died before it could book them.
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
@@ -28,17 +29,27 @@ local function charge(scope, amounts)
   take(scope, amounts, now)
 end
 
+local tally = new_tally()
+local function book(model, requests)
+  local books = account_of(tally.books, model, '')
+  count(books, 'admitted', requests)
+  count(books, 'abandoned', requests)
+end
+
 local over = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':lease:ends', '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[3]))
 for _, name in ipairs(over) do
+  local model = name:match('\t(.*)$')
   for _, part in ipairs({ name, busy_name(name) }) do
     local amounts = read_lease(part)
     if amounts then
       charge(account, amounts)
-      charge(scopes[name:match('\t(.*)$')], amounts)
+      charge(scopes[model], amounts)
+      book(model, amounts[1])
     end
   end
   drop_lease(name)
 end
 save_scope(account)
 for _, scope in pairs(scopes) do save_scope(scope) end
+save_tally(tally, now)
 return #over

@@ -22,11 +22,23 @@ from shared_state.errors import FencedOffError
 from shared_state.events import decode_event
 from shared_state.ledger import Amounts, Code, LeaseWish, Outcome
 from shared_state.store import STORE_ERRORS, Store
-from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, LEASE_MS, PROVIDER, SMALL, Bench, Caller
+from tests.redis.ground import (
+    BIG,
+    DOMAIN,
+    EPOCH_MS,
+    LEASE_MS,
+    PROVIDER,
+    SMALL,
+    Bench,
+    Caller,
+    Only,
+    make_domain,
+)
 from tests.redis.scheduler_ground import FlakySink, make_topology
 from tests.redis.scheduler_ground import Node as TrafficNode
 from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
+from tests.support.valkey_fleet import ClusterFleet, SentinelFleet
 
 TOKEN = 1000
 #: Longer than assertions wait for a copy, and than plain admissions are held up.
@@ -53,7 +65,7 @@ class Scene:
 
     def successor(self, sink: Any = None) -> Copies:
         """The copies of another scheduler, which knows only what is stored."""
-        return Copies(self.store, {DOMAIN: self.bench.domain}, sink or self.sink)
+        return Copies(self.store, Only(self.bench.domain), sink or self.sink)
 
     async def keys(self) -> list[bytes]:
         return [key async for key in self.store.client.scan_iter(f"{self.key}*", count=1000)]
@@ -276,7 +288,10 @@ class TestEmptyRestart:
         await s.lose()
         await s.store.pass_time(-2 * MINUTE_MS)
         await s.copies.watch(TOKEN)
-        await s.bench.attempt(cost_nano=0)
+        other = s.stranger()
+        reservation, verdict = await other.admit()
+        assert verdict.code == Code.ADMITTED
+        await other.settle(reservation, pool=s.bench.pool, cost_nano=0)
 
         assert (await s.fields())["minute"] == minute
         assert "budget_alert" not in [event["type"] for event in await s.bench.news()]
@@ -682,3 +697,30 @@ async def test_a_scheduler_restores_a_server_that_came_back_empty(tmp_path: Path
             assert (await node.assert_known()).admissions == 0
             assert await node.settle(running)
             await service.stop()
+
+
+@pytest.mark.topologies
+@pytest.mark.parametrize("kind", [SentinelFleet, ClusterFleet])
+async def test_copies_work_on_every_kind_of_store(
+    kind: type[SentinelFleet | ClusterFleet], sink: SqliteSink, namespace: str
+) -> None:
+    """Domains on several masters: taken, lost, put back."""
+    names = [f"d{number}" for number in range(6)]
+    with closing(kind()) as fleet:
+        await fleet.start()
+        async with aclosing(Store(fleet.url, namespace=namespace, timeout_s=5)) as store:
+            domains = {name: replace(make_domain(small={"rpd": 9}), id=name) for name in names}
+            copies = Copies(store, Only(*domains.values()), sink)
+            for domain in domains.values():
+                await Caller(store, domain).admit_many(2)
+            await copies.run(TOKEN)
+            for domain in domains.values():
+                key = store.keys.domain(domain.id)
+                for part in ("", ":books", f":win:m:{SMALL}", f":res:{SMALL}", ":flight", ":seq"):
+                    await store.command("DEL", key + part)
+            await copies.watch(TOKEN)
+
+            for domain in domains.values():
+                caller = Caller(store, domain, node="n9")
+                assert (await caller.used())[SMALL, "rpd"][0] == 2
+                assert (await caller.books()).is_balanced

@@ -168,6 +168,21 @@ async def test_a_lease_that_nobody_renews_is_charged_at_its_end(bench, steered):
     assert (await node.used())[SMALL, "rpm"][0] == 4
 
 
+async def test_what_the_end_of_a_lease_charges_is_booked(bench, steered):
+    """They may be calls whose node died before it could say so: admitted and abandoned, under no pool."""
+    node = bench(small={"rpm": 10})
+    await renew(node, wish(4), sequence=1)
+    await renew(node, wish(4, kept=times(2), running=times(1)), sequence=2)
+    await steered.pass_time(LIFE_MS)
+    await node.ledger.end_leases(token=1)
+    await node.ledger.end_leases(token=1)
+    books = await node.books()
+    (row,) = books.rows
+
+    assert books.is_balanced
+    assert (row.model, row.pool, row.admitted, row.abandoned) == (SMALL, "", 5, 5)
+
+
 async def test_a_scheduler_that_lost_the_lead_ends_no_lease(bench):
     """Its token is older than one that was seen."""
     node = bench(small={"rpm": 10})

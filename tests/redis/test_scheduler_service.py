@@ -80,6 +80,14 @@ async def test_the_leader_does_all_the_jobs_and_reports_them(
     assert all(job["last_error"] is None and job["runs"] >= 1 for job in jobs.values())
 
 
+async def test_without_an_interval_nothing_is_copied_or_restored(store: Store, sink: SqliteSink) -> None:
+    """Who wants a Redis that can be emptied gets it."""
+    service = SchedulerService(store, make_topology(copy_interval_s=0), sink, owner="a")
+    for job in ("copies", "restore"):
+        with pytest.raises(KeyError):
+            service.reports.of(job)
+
+
 async def test_a_scheduler_that_ends_flushes_and_hands_over(
     launch: Launch, store: Store, sink: SqliteSink
 ) -> None:

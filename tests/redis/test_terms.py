@@ -331,6 +331,8 @@ async def test_a_standby_that_was_forgotten_is_set_again(server: ValkeyServer, n
     _, before = await read_domain(one.store, one.domain)
     server.lose_tail(size)
     await reconnect(nodes)
+    assert (await one.admit())[1].code is Code.HELD
+    assert (await read_domain(one.store, one.domain))[1].epoch > before.epoch
     known = before.models[SMALL]
     one.ledger.journal._settlements.records.clear()  # as if another node had settled it, and died
     correction = await one.assert_known([Standby("model", SMALL, known.reason, known.mode, known.until_ms)])

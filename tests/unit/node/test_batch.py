@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from node import batch as module
 from node.batch import DomainBatcher
 from shared_state.config import PoolConfig
+from shared_state.errors import TermChangedError
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, Outcome, Settlement, Verdict
 from tests.unit.node.house import Watch, mesh
 from tests.unit.node.scripted import for_ever, pause
@@ -341,6 +342,36 @@ async def test_a_settlement_that_cannot_be_applied_does_not_hold_up_the_others(s
     assert (scene.batcher.unsettled, scene.batcher.lost_settlements) == (0, 1)
     assert [entry["event"] for entry in logs] == ["settlements dropped"]
     assert scene.watch.connected
+
+
+# -- another term
+
+
+@in_virtual_time
+async def test_a_held_domain_answers_at_once(scene: Scene) -> None:
+    """Nobody asks a server that would refuse; the time is when it could succeed."""
+    scene.ledger.hold_until_ms = 7
+
+    assert await scene.admit("r1") == Verdict(Code.HELD, 7)
+    assert scene.ledger.admissions == []
+
+
+@in_virtual_time
+async def test_settlements_wait_until_the_node_has_asserted(scene: Scene) -> None:
+    """Applied before the admission that they end, they would change nothing and be lost."""
+    scene.ledger.errors = [TermChangedError("a")]
+    scene.settle("r1")
+    await settle_down()
+    scene.ledger.is_asserted = False
+    await asyncio.sleep(30)
+    assert scene.ledger.settlements == [["r1"]]
+    assert scene.watch.connected
+
+    scene.ledger.is_asserted = True
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"], ["r1"]]
+    assert (scene.batcher.unsettled, scene.batcher.lost_settlements) == (0, 0)
 
 
 # -- waiting for what was settled

@@ -195,6 +195,51 @@ async def test_a_report_that_may_have_been_applied_is_sent_again_as_it_was() -> 
     assert allowance.left == times(2)
 
 
+def _keeper(ledger: Ledger) -> LeaseKeeper:
+    return LeaseKeeper(ledger, Watch(), nodes=lambda: 1)  # type: ignore[arg-type]
+
+
+async def test_what_a_server_forgot_of_leases_is_said_again() -> None:
+    """Reports that it has acknowledged and does not have, with what was spent since; what it has is not said twice."""
+    ledger = Ledger()
+    keeper = _keeper(ledger)
+    allowance = keeper.allowances["a.m"]
+    allowance.note(an_ask())
+    for _ in range(3):
+        await keeper._renew()
+        ask = an_ask()
+        assert allowance.spend(ask)
+        allowance.end(ask.reservation)
+    used = await keeper.assert_held(term=9, known=2)
+
+    assert [wishes[0].used for _, wishes, _ in ledger.calls] == [Amounts(), times(1), times(1), times(2)]
+    assert used == times(2)
+    assert ledger.replays == [0, 0, 0, 9]
+    assert await keeper.assert_held(term=10, known=4) == Amounts()
+    assert await keeper.assert_held(term=11, known=1) == times(3)
+
+
+async def test_an_assertion_without_an_answer_is_said_again_as_it_was() -> None:
+    """The same sequence, so that it is charged once."""
+    ledger = Ledger()
+    keeper = _keeper(ledger)
+    keeper.allowances["a.m"].note(an_ask())
+    ledger.is_away = True
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await keeper.assert_held(term=9, known=0)
+
+    assert ledger.calls[0] == ledger.calls[1]
+
+
+async def test_without_leases_nothing_is_asserted() -> None:
+    """A node that neither holds nor has spent anything has nothing to say."""
+    ledger = Ledger()
+
+    assert await _keeper(ledger).assert_held(term=9, known=0) == Amounts()
+    assert ledger.calls == []
+
+
 async def test_the_keeper_runs_until_it_is_cancelled() -> None:
     """A domain without traffic says nothing."""
     ledger = Ledger()

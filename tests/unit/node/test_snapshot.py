@@ -11,8 +11,10 @@ import ormsgpack
 import pytest
 
 from node.snapshot import Snapshot
+from shared_state.assertion import Standby
 from shared_state.clock import ServerClock
 from shared_state.events import Event
+from shared_state.journal import Journal
 from shared_state.keys import Keys
 from tests.unit.node.house import NOW_MS, Watch, mesh
 from tests.unit.node.scripted import pause
@@ -316,3 +318,40 @@ async def test_an_epoch_that_went_back_is_news(scene: Scene) -> None:
 
         assert scene.snapshot.epoch("a") == 0
         assert scene.status("a.m") == "active"
+
+
+class Asserting:
+    """A ledger, as far as a snapshot can see it."""
+
+    def __init__(self, term: int) -> None:
+        self.term = term
+        self.seen: list[int] = []
+        self.journal = Journal()
+
+    def observe_term(self, term: int) -> bool:
+        self.seen.append(term)
+        return term == self.term
+
+
+@in_virtual_time
+async def test_what_another_server_says_waits_for_this_nodes_assertion(scene: Scene) -> None:
+    """Else the node would forget the very standby that the server has forgotten."""
+    ledger = Asserting(term=5)
+    scene.store.terms[scene.store.keys.domain("a")] = 5
+    scene.snapshot.follow({"a": ledger})  # type: ignore[dict-item]
+    async with scene:
+        epoch = scene.store.change("a", "a.m", status="standby", mode="manual", reason="manual", until="0")
+        scene.snapshot.observe_epoch("a", epoch)
+        await settle_down()
+        scene.store.epochs.clear()
+        scene.store.states.clear()
+        scene.store.terms[scene.store.keys.domain("a")] = 6
+        await asyncio.sleep(1.01)
+        before = (scene.status("a.m"), scene.snapshot.epoch("a"), scene.snapshot.standbys("a"))
+        ledger.term = 6
+        scene.snapshot.refresh("a")
+        await settle_down()
+
+    assert before == ("standby", epoch, [Standby("model", "a.m", "manual", "manual", 0)])
+    assert 6 in ledger.seen
+    assert (scene.status("a.m"), scene.snapshot.standbys("a")) == ("active", [])

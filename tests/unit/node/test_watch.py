@@ -81,6 +81,20 @@ async def test_a_loss_is_one_log_line_and_one_return(server: Server, on_loss: st
 
 
 @in_virtual_time
+async def test_a_held_domain_is_announced_like_a_loss(server: Server) -> None:
+    """Redis answers, but limits are kept by what was paid before."""
+    watch = StoreWatch(server, on_loss="leased")  # type: ignore[arg-type]
+    task = asyncio.create_task(watch.run())
+    await settle_down()
+    watch.held.add("alpha")
+    held = watch.mode
+    watch.held.clear()
+    task.cancel()
+
+    assert (held, watch.mode) == ("leased", "exact")
+
+
+@in_virtual_time
 async def test_every_change_is_told(server: Server) -> None:
     """Two outages are two lines."""
     watch = StoreWatch(server, on_loss="open")  # type: ignore[arg-type]

@@ -161,3 +161,22 @@ def test_a_pools_models_are_those_with_its_caps():
     assert [spec for domain in built.domains.values() for spec in domain.models] == list(
         built.models.values()
     )
+
+
+def test_a_pool_with_a_score_has_no_other_order():
+    """Neither weights nor priorities beside it."""
+    assert faults(score="1", weights={"a.m": 1}, model_priority=["a.m"]) == [
+        "pools.chat.model_priority: is not used together with score, which decides the order itself",
+        "pools.chat.weights: is not used together with score, which decides the order itself",
+    ]
+
+
+def test_a_dynamic_pool_caps_its_members_only():
+    """Those that its expression leaves out are none of its business."""
+    built = topology(
+        models={"b.m": {"pricing": {"input": 1.0}}},
+        chat={"models": [], "where": "pricing.input == 1.0", "rate_limit": {"max_rpm": 10}},
+    )
+
+    assert [spec.id for spec in built.pools["chat"].models] == ["b.m"]
+    assert [spec.config.limits.rpm for spec in built.models.values()] == [None, 10, None]

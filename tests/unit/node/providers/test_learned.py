@@ -41,6 +41,11 @@ from node.providers.learned import Learned, fresh, learn, limit_headers, told_li
         ),
         (
             "openai",
+            {"x-ratelimit-remaining-tokens": "300", "x-ratelimit-remaining-project-tokens": "900"},
+            [Learned("tpm", 300, 0)],
+        ),
+        (
+            "openai",
             {"x-ratelimit-remaining-requests": "9990", "x-ratelimit-reset-requests": "8m38s"},
             [Learned("rpd", 9990, 518_000)],
         ),

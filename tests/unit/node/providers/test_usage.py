@@ -19,6 +19,20 @@ from shared_state.config import PricingConfig
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 40}}, Usage(9, 0, cached=9)),
         ({"prompt_tokens": 9, "prompt_tokens_details": None}, Usage(9, 0)),
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": "4"}}, Usage(9, 0)),
+        (
+            {"prompt_tokens": 9, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5},
+            Usage(9, 0, cached=4),
+        ),
+        (
+            {"input_tokens": 9, "output_tokens": 1, "input_tokens_details": {"cached_tokens": 4}},
+            Usage(9, 1, cached=4),
+        ),
+        (
+            {"input_tokens": 9, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20},
+            Usage(129, 0, cached=100),
+        ),
+        ({"prompt_tokens": 109, "cache_read_input_tokens": 100}, Usage(109, 0)),
+        ({"input_tokens": 9, "cache_read_input_tokens": -1}, Usage(9, 0)),
         ({}, None),
         ({"completion_tokens": 3}, None),
         ({"prompt_tokens": -1}, None),

@@ -8,7 +8,7 @@ import pytest
 
 from node.api.surfaces import EMBEDDINGS
 from node.call import Call
-from node.routing.estimate import Estimate, estimate, token_room
+from node.routing.estimate import Estimate, estimate, output_room, token_room
 from shared_state.config import LimitsConfig
 from tests.unit.node.house import chat, mesh
 
@@ -117,3 +117,18 @@ def test_the_room_is_the_smallest_token_window(
 ) -> None:
     """Of the model and of its account."""
     assert token_room(LimitsConfig(**model), LimitsConfig(**account)) == room
+
+
+async def test_an_unstated_bound_is_cut_to_the_output_windows_too() -> None:
+    """Accounts that count input and output apart (Anthropic's) would never admit a model that may write more than a minute's worth."""
+    model = mesh("alpha.small", model={"constraints": {"max_output_tokens": 64_000}}).models["alpha.small"]
+
+    assert estimate(chat(), model, None, 8000).tokens_out == 8000
+    assert estimate(chat(), model, 1000, 8000).tokens_out < 1000
+    assert estimate(chat(max_tokens=9000), model, None, 8000).tokens_out == 9000
+
+
+def test_the_output_room_is_the_smallest_output_window() -> None:
+    """Of the model and its account; windows of all tokens are another matter."""
+    assert output_room(LimitsConfig(otpm=500, tpm=100), LimitsConfig(otpd=400)) == 400
+    assert output_room(LimitsConfig(tpm=100, itpm=50), LimitsConfig()) is None

@@ -211,3 +211,21 @@ async def test_a_strategy_that_wants_nobody_is_not_called_a_limit_either() -> No
 
     assert plan.targets == []
     assert isinstance(Refusals().error(plan, NOW_MS), NoActiveModelError)
+
+
+async def test_a_score_is_kept_and_so_are_limits() -> None:
+    """A dynamic pool needs no strategy; its rate limit holds all the same."""
+    sizes = {
+        f"{name}.m": {"constraints": {"context_window": size}}
+        for name, size in (("a", 20_000), ("b", 10_000), ("c", 30_000))
+    }
+    place = house(
+        score="constraints.context_window",
+        rate_limit={},
+        differing=sizes,
+    )
+    plain = await order(place)
+    near_limits(place, a=1.0, b=1.0, c=0.1)
+
+    assert plain == "cab"
+    assert await order(place) == "abc"

@@ -205,18 +205,21 @@ async def test_without_redis_the_deployment_decides(
         assert place.transport.requests == []
 
 
+@pytest.mark.parametrize("code", [Code.STORE_AWAY, Code.HELD])
 @in_virtual_time
-async def test_without_redis_what_was_paid_in_advance_is_spent() -> None:
-    """A limited model serves out of this node's lease, and not beyond it."""
+async def test_without_redis_what_was_paid_in_advance_is_spent(code: Code) -> None:
+    """A limited model serves out of this node's lease, and not beyond it; so it does while the domain is held after a loss."""
     place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(alpha=whole()))
-    place.watch.connected = False
-    place.ledger.verdicts["alpha.m"] = [Verdict(Code.STORE_AWAY)] * 2
+    place.watch.connected = code is Code.HELD
+    place.watch.held = {"alpha"}
+    place.ledger.verdicts["alpha.m"] = [Verdict(code)] * 2
     allowance = place.allowances["alpha.m"]
     held = Amounts(1, 10_000, 10_000, 10_000, 0)
     now = asyncio.get_running_loop().time()
     allowance.renewed(LeaseWish("alpha.m", Amounts(), Amounts(), 1, held), held, asked_at=now)
 
     await place.serve()
+    assert place.trail.mode == "leased"
     assert place.ledger.settled[0].flags & LEASED
     assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
     with pytest.raises(StateUnavailableError):

@@ -36,7 +36,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     registry: Any = importlib.import_module("tiktoken.registry")
     monkeypatch.setattr(registry, "ENCODINGS", {})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("socket.socket.connect", _no_network)
+    monkeypatch.setattr("requests.get", _no_network)
     for cached in (tokenizer_for, _load):
         cached.cache_clear()
     yield
@@ -44,7 +44,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
         cached.cache_clear()
 
 
-def _no_network(*_: object) -> None:
+def _no_network(*_: object, **__: object) -> None:
     raise AssertionError("a vocabulary was asked for over the network")
 
 
@@ -137,6 +137,16 @@ async def test_a_model_with_a_tokenizer_reserves_what_it_counts() -> None:
     assert prompt_tokens(call, plain) == call.prompt_tokens
     assert 360 <= prompt_tokens(call, closer) < 0.5 * call.prompt_tokens
     assert estimate(call, closer, None).tokens_in == prompt_tokens(call, closer)
+
+
+async def test_a_call_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many candidates and attempts ask."""
+    call = chat()
+    closer = mesh("alpha.gpt-4", model=COUNTED).models["alpha.gpt-4"]
+    first = prompt_tokens(call, closer)
+    monkeypatch.setattr(Tokenizer, "count", lambda *_: pytest.fail("counted again"))
+
+    assert prompt_tokens(call, closer) == first
 
 
 async def test_images_weigh_the_same_with_a_tokenizer() -> None:

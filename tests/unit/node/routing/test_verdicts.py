@@ -50,6 +50,8 @@ def on_standby(in_ms: int | None = None) -> Verdict:
         ([at_limit(-50)], LimitReachedError, "rate_limit_exceeded", 0.001),
         ([at_limit(2500), on_standby(600)], LimitReachedError, "rate_limit_exceeded", 0.6),
         ([at_limit(2500), on_standby()], LimitReachedError, "rate_limit_exceeded", 1.0),
+        ([Verdict(Code.HELD, NOW_MS + 1400)], StateUnavailableError, "state_unavailable", 1.4),
+        ([Verdict(Code.HELD, NOW_MS + 1400), at_limit(300)], StateUnavailableError, "state_unavailable", 0.3),
         ([Verdict(Code.TOO_LARGE, -1, "tpm")], LimitReachedError, "request_too_large_for_limit", 1.0),
         ([Verdict(Code.TOO_LARGE, -1), on_standby(600)], LimitReachedError, "rate_limit_exceeded", 0.6),
         ([on_standby(4000)], NoActiveModelError, "no_active_model", 4.0),
