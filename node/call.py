@@ -114,6 +114,7 @@ class Trail:
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
         key: id of the caller's key, for the log.
+        may_be_billed: an attempt was sent whose answer was not seen to its end.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -126,6 +127,7 @@ class Trail:
     tokens_out: int = 0
     first_content: float = 0.0
     key: str = ""
+    may_be_billed: bool = False
 
 
 class Reply(Protocol):

@@ -20,6 +20,7 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
+from node.api.once import Once
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
@@ -239,7 +240,10 @@ class NodeService:
             is_required=config.keys.required,
             now_ms=self.clock.now_ms,
         )
-        edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
+        once = Once(self.store, self.watch, config.idempotency)
+        edge = Edge(
+            self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body, once
+        )
         parts = OpsParts(
             self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
         )

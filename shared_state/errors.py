@@ -10,6 +10,8 @@ ModelMeshError
 │   ├── UnsupportedFeatureError
 │   ├── ContextLengthError
 │   ├── PayloadTooLargeError
+│   ├── IdempotencyKeyReusedError
+│   ├── IdempotencyConflictError
 │   ├── AuthenticationRequiredError
 │   ├── ModelNotAllowedError
 │   └── ClientDisconnectedError
@@ -161,6 +163,20 @@ class PayloadTooLargeError(RequestError):
     default_code = "payload_too_large"
 
 
+class IdempotencyKeyReusedError(RequestError):
+    """The key came with another request before."""
+
+    http_status = 422
+    default_code = "idempotency_key_reused"
+
+
+class IdempotencyConflictError(RequestError):
+    """The request under this key is being carried out, or was and its answer is not there to be given again; ``code`` tells."""
+
+    http_status = 409
+    default_code = "idempotency_conflict"
+
+
 class AuthenticationRequiredError(RequestError):
     """The client's token is missing or unknown."""
 
@@ -281,6 +297,11 @@ class ProviderError(ModelMeshError):
         self.learned: Sequence[tuple[str, int, int]] = ()
         self.body = body
         self.content_type = content_type
+
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may have done the work although its answer was not seen: it was asked, and has not refused."""
+        return self.sent and self.status == 0
 
 
 class RejectedRequestError(ProviderError):

@@ -141,6 +141,13 @@ class Keys:
         """
         return f"{self._prefix}{{pool:{pool}}}:retries"
 
+    def claim(self, digest: str) -> str:
+        """Hash of an idempotency key: state (running, kept, lost), owner, print (fingerprint of the request), head and body of the answer.
+
+        Running, it dies ten seconds after its owner's last sign of life; else after ``idempotency.ttl``. Has a slot of its own.
+        """
+        return f"{self._prefix}{{claim:{digest}}}"
+
     def session(self, pool: str, digest: str) -> str:
         """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""
         return f"{self._prefix}{{session:{pool}:{digest}}}"

@@ -32,7 +32,7 @@ def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, 
     if isinstance(error, RejectedRequestError):
         status, body = error.status, error.body
     headers: Headers = [(b"content-type", b"application/json")]
-    if error.retry_after_s is not None and (status in (429, 503) or error.is_final):
+    if error.retry_after_s is not None and (status in (409, 429, 503) or error.is_final):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         headers.append((b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))))
     elif status in (429, 503):

@@ -71,6 +71,7 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
+        self._is_sent = False
         self._first_content = 0.0
         self._usage: Usage | None = None
         self._learned: list[Learned] = []
@@ -97,6 +98,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._trail.may_be_billed |= error.may_be_billed
             self._wait_for_the_day(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
@@ -107,6 +109,7 @@ class Attempt:
                 raise
         except BaseException:
             # The caller left or the deadline passed: nobody is blamed; if the answer was not complete, what was reserved is charged.
+            self._trail.may_be_billed |= self._is_sent
             self._settle(settlement, self._usage)
             raise
         else:
@@ -148,6 +151,7 @@ class Attempt:
     def _begin_sending(self) -> None:
         """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
         self._sent = self._loop.time()
+        self._is_sent = True
         if self._sent - self._asked > _ADMISSION_LIFE_S:
             raise AdmissionLapsedError(f"{self._target.model.provider} could not be called in time")
 
