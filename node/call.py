@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, PoolSpec
@@ -64,6 +65,7 @@ class Call:
         caps: bounds that the caller sets to who may serve.
         key: the client key that it came with.
         session: the caller's name for a conversation, empty for none.
+        passport: what it says of its way so far.
     """
 
     surface: Surface
@@ -78,6 +80,7 @@ class Call:
     caps: Caps | None = None
     key: ClientKey | None = None
     session: str = ""
+    passport: Passport = FRESH
 
     @property
     def name(self) -> str:

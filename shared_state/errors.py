@@ -21,6 +21,7 @@ ModelMeshError
 │   ├── LimitReachedError
 │   ├── BudgetExceededError
 │   ├── AllProvidersExhaustedError
+│   ├── LoopDetectedError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
     ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
@@ -248,6 +249,13 @@ class AllProvidersExhaustedError(RoutingError):
 
     http_status = 502
     default_code = "all_providers_exhausted"
+
+
+class LoopDetectedError(RoutingError):
+    """The request has come through too many routers."""
+
+    http_status = 508
+    default_code = "loop_detected"
 
 
 class DeadlineExceededError(RoutingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import uuid
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
+from node.api.border import read_passport
 from node.api.caps import read_caps
 from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
@@ -114,19 +116,20 @@ class Endpoint:
         if len(name) > _LONGEST_NAME:
             raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
         self._surface.check(fields)
-        preferred = header(scope, b"x-modelmesh-provider")
+        preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
         call = Call(
             surface=self._surface,
             request_id=request_id,
             fields=fields,
             body_bytes=len(body),
             started=started,
-            deadline_s=_deadline(scope),
+            deadline_s=_sooner(_deadline(scope), passport.left_s),
             provider=preferred.decode("latin-1") if preferred else None,
             prompt_tokens=weigh(body, fields),
             caps=read_caps(scope),
             key=key,
             session=_session(scope),
+            passport=passport,
         )
         return call, body
 
@@ -179,6 +182,12 @@ def request_id_of(scope: Scope) -> str:
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
     return uuid.uuid4().hex
+
+
+def _sooner(own_s: float | None, left_s: float) -> float | None:
+    if left_s == math.inf:
+        return own_s
+    return left_s if own_s is None else min(own_s, left_s)
 
 
 def _session(scope: Scope) -> str:

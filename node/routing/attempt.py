@@ -57,6 +57,7 @@ class Attempt:
         *,
         deadline: float,
         asked: float,
+        passport: bytes = b"",
         is_reserved: bool = True,
     ) -> None:
         self._call = call
@@ -68,6 +69,7 @@ class Attempt:
         self._trail = trail
         self._deadline = deadline
         self._asked = asked
+        self._passport = passport
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
@@ -122,7 +124,7 @@ class Attempt:
             self._start_clock()
             with self._interrupts:
                 request = self._lane.connector.request(
-                    self._call, self._target.model, on_send=self._begin_sending
+                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
                 )
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
@@ -137,7 +139,7 @@ class Attempt:
             if interrupted.cause in (Cause.GONE, Cause.DEADLINE):
                 raise
             raise ProviderTimeoutError(
-                f"{self._target.model.provider} exceeded its {interrupted.cause} time"
+                f"{self._target.model.provider} exceeded its {interrupted.cause} time", sent=self._is_sent
             ) from None
         finally:
             if comfort is not None:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from node.call import Call, Reply, Target, Trail
+from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
@@ -35,9 +36,6 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.ledger import Ask, Code, Settlement, Verdict
-
-#: Pools fall back to each other, but a request does not try the whole world.
-_MOST_ATTEMPTS = 10
 
 
 class Router:
@@ -114,12 +112,12 @@ class Router:
     async def _try_targets(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
-        refusals = Refusals()
+        refusals, billed = Refusals(), set[str]()
         if walk is not None:
             walk.reopen()
         waiting = list(plan.targets)
         detours = Detours(self._pipeline, plan)
-        tries = Tries(trail, self._budgets.of(plan.members[0][0]), most=_MOST_ATTEMPTS)
+        tries = Tries(trail, self._budgets.of(plan.members[0][0]), plan.call.passport)
         try:
             while waiting and tries.may_begin():
                 target = waiting.pop(0)
@@ -132,8 +130,12 @@ class Router:
                     waiting = await detours.after(target, refusals.errors[-1], waiting)
                     tries.take_detour()
                     trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+                elif follow_up is Next.OTHER_ACCOUNT:
+                    billed.add(target.model.domain)
                 elif follow_up is Next.SAME_PROVIDER:
                     waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
+                if billed:
+                    waiting = _elsewhere(waiting, billed, trail)
         finally:
             tries.close(waiting)
         raise tries.explained(refusals.error(plan, self._clock.now_ms()))
@@ -184,6 +186,9 @@ class Router:
                 trail,
                 deadline=deadline,
                 asked=asked,
+                passport=stamp(
+                    call.passport, attempts=tries.for_next(has_other=has_other), left_s=deadline - asked
+                ),
                 is_reserved=is_reserved,
             )
             try:
@@ -195,7 +200,12 @@ class Router:
                 tries.failed(error)
                 now = asyncio.get_running_loop().time()
                 decision = decide(
-                    error, rules, tries=tried, left_s=deadline - now, draw=self._draw(), has_other=has_other
+                    error,
+                    rules,
+                    tries=max(tried, rules.max_attempts) if call.passport.is_repeat else tried,
+                    left_s=deadline - now,
+                    draw=self._draw(),
+                    has_other=has_other,
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
@@ -237,6 +247,14 @@ class Router:
             return await ask_for_admission(
                 lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
             )
+
+
+def _elsewhere(waiting: list[Target], billed: set[str], trail: Trail) -> list[Target]:
+    """The targets on accounts that cannot have been billed for this call already."""
+    for target in waiting:
+        if target.model.domain in billed:
+            trail.skipped[target.model.id] = "maybe_billed"
+    return [target for target in waiting if target.model.domain not in billed]
 
 
 def _pass_over(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from node.call import Target, Trail
+from node.passport import Passport
 from node.routing.budget import RetryBudget
 from shared_state.errors import ModelMeshError, ProviderError, RejectedRequestError
 
 _BUDGET_WAIT_S = 1.0
+_MOST_OF_REPEATS = 2
 
 
 class Tries:
@@ -15,18 +17,21 @@ class Tries:
     An attempt that cannot have reached its provider costs nobody anything: the one that follows is as good as the first. Neither does a
     detour after a refusal: the configuration asks for it, and nothing has failed.
 
+    A request that an SDK sends again by itself is a retry from its first attempt on, which is made all the same; then it may fail over once.
+
     Args:
-        most: attempts that the request may make, whatever the budget says.
+        passport: what the request says of its way so far.
 
     Attributes:
         is_refused: another attempt was not made because the budget is used up.
     """
 
-    def __init__(self, trail: Trail, budget: RetryBudget, *, most: int) -> None:
+    def __init__(self, trail: Trail, budget: RetryBudget, passport: Passport) -> None:
         self.is_refused = False
         self._trail = trail
         self._budget = budget
-        self._most = most
+        self._is_repeat = passport.is_repeat
+        self._most = min(passport.attempts, _MOST_OF_REPEATS) if passport.is_repeat else passport.attempts
         self._is_free = True
         self._is_paid = False
 
@@ -47,9 +52,16 @@ class Tries:
     def begin(self) -> None:
         """An attempt begins."""
         if self._trail.attempts == 0:
-            self._budget.note_request()
+            if self._is_repeat:
+                self._budget.take()
+            else:
+                self._budget.note_request()
         self._trail.attempts += 1
         self._is_free = self._is_paid = False
+
+    def for_next(self, *, has_other: bool) -> int:
+        """Attempts that the provider may make of the one that begins, if it is a router: one while there are other ways from here."""
+        return 1 if has_other else self.left + 1
 
     def failed(self, error: ProviderError) -> None:
         """The attempt has failed."""

@@ -73,6 +73,11 @@ class RetryConfig(Section):
     retryable_codes: list[int] = Field(default=[429, 500, 502, 503, 504])
     non_retryable_codes: list[int] = Field(default=[400, 401, 403])
     deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
+    maybe_billed: Literal["any", "other_model", "other_account", "never"] = Field(
+        "other_account",
+        description="where to try again after an attempt that may have been billed though its answer was not seen: "
+        "as after any failure, on another model, on another account only, nowhere",
+    )
     budget: RetryBudgetConfig = RetryBudgetConfig()
 
 

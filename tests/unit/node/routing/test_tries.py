@@ -8,16 +8,24 @@ from typing import Any
 import httpx
 import pytest
 
-from node.call import Trail
+from node.api.border import read_passport
+from node.call import Call, Trail
 from node.observe.retries import RetryCounters
+from node.passport import FRESH, HEADER, Passport, stamp
 from node.routing.budget import RetryBudget
 from node.routing.interrupts import Interrupts
 from shared_state.config.pools import RetryBudgetConfig
-from shared_state.errors import AllProvidersExhaustedError, RejectedRequestError
+from shared_state.errors import (
+    AllProvidersExhaustedError,
+    LoopDetectedError,
+    RejectedRequestError,
+    RequestError,
+)
 from shared_state.ledger import Code, Verdict
+from tests.unit.node.api.asgi import Front
 from tests.unit.node.house import House, Reader, chat, mesh
-from tests.unit.node.routing.scene import house
-from tests.unit.node.scripted import ScriptedTransport, refused, whole
+from tests.unit.node.routing.scene import GOOD, house
+from tests.unit.node.scripted import DONE, Answer, ScriptedTransport, for_ever, refused, stream, whole
 from tests.unit.node.virtual_time import in_virtual_time
 
 NONE = {"share": 0, "floor": 0}
@@ -237,3 +245,195 @@ async def test_retries_are_counted() -> None:
     }
 
     assert found == {"modelmesh_retries_total": 1, "modelmesh_retries_refused_total": 2}
+
+
+# -- what may have been billed
+
+
+@in_virtual_time
+async def test_what_may_have_been_billed_is_repeated_on_another_account_only() -> None:
+    """The second model of the same account is passed over, the other account answers."""
+    place = House(
+        mesh("alpha.a", "alpha.b", "beta.m", pool={"retry": {"max_attempts": 3}}),
+        ScriptedTransport(alpha=Answer(b"garbage"), beta=whole()),
+    )
+    await place.serve()
+
+    assert place.transport.hosts == ["alpha", "beta"]
+    assert place.trail.skipped == {"alpha.b": "maybe_billed"}
+    assert place.trail.may_be_billed
+    place.assert_clean()
+
+
+@in_virtual_time
+async def test_an_account_stays_billed_when_others_have_failed_too() -> None:
+    """A plain failure in between makes nobody forget."""
+    place = House(
+        mesh("alpha.a", "beta.m", "alpha.b", pool={"retry": {"max_attempts": 1, "scope": "any"}}),
+        ScriptedTransport(alpha=Answer(b"garbage"), beta=refused(500)),
+    )
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve()
+
+    assert place.transport.hosts == ["alpha", "beta"]
+
+
+@in_virtual_time
+async def test_a_pool_may_forbid_any_repetition() -> None:
+    """Then the failure is the answer."""
+    place = house(retry={"maybe_billed": "never"}, alpha=Answer(b"garbage"), beta=whole())
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve()
+
+    assert place.transport.hosts == ["alpha"]
+
+
+@in_virtual_time
+async def test_a_timeout_before_anything_was_sent_is_no_bill() -> None:
+    """There was no connection in time."""
+    place = house(retry={"maybe_billed": "never"}, alpha=whole(), beta=stream(*GOOD, DONE))
+    place.transport.connects = [for_ever]
+    await place.serve(stream=True)
+
+    assert place.transport.hosts == ["beta"]
+    assert not place.trail.may_be_billed
+
+
+# -- the passport
+
+
+def travelled(**passport: Any) -> Call:
+    call = chat()
+    call.passport = Passport(**passport)
+    return call
+
+
+def stamps(place: House) -> list[str]:
+    """What the providers were told, without the time."""
+    return [
+        request.headers["x-modelmesh-passport"].rsplit("; ", 1)[0] for request in place.transport.requests
+    ]
+
+
+@in_virtual_time
+async def test_a_provider_is_told_how_much_is_left() -> None:
+    """One attempt while there are other ways from here; all that is left on the last one."""
+    place = house(retry={"scope": "any"}, alpha=refused(500), beta=whole())
+    await place.serve(deadline_s=7)
+
+    assert stamps(place) == ["hops=1; attempts=1", "hops=1; attempts=9"]
+    assert place.transport.requests[0].headers["x-modelmesh-passport"].endswith("; ms=7000")
+
+
+@in_virtual_time
+async def test_a_request_makes_no_more_attempts_than_its_passport_allows() -> None:
+    """The router before this one goes on."""
+    place = house(retry={"scope": "any"}, alpha=refused(500), beta=whole())
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve(travelled(hops=2, attempts=1))
+
+    assert stamps(place) == ["hops=3; attempts=1"]
+
+
+@in_virtual_time
+async def test_an_sdks_own_retry_fails_over_once_and_does_not_feed_the_budget() -> None:
+    """It is a retry already."""
+    place = house(retry={"max_attempts": 3}, alpha=refused(500), beta=refused(500), gamma=whole())
+    with pytest.raises(AllProvidersExhaustedError):
+        await place.serve(travelled(is_repeat=True))
+    budget = place.budgets.pools["chat"]
+
+    assert place.transport.hosts == ["alpha", "beta"]
+    assert (budget.made, budget._requests) == (2, 0)
+
+
+@in_virtual_time
+async def test_an_sdks_own_retry_is_carried_out_without_budget() -> None:
+    """Once: there may be nothing wrong any more."""
+    place = broke(alpha=whole())
+    await place.serve(travelled(is_repeat=True))
+
+    assert place.reader.status == 200
+
+
+class Nested(ScriptedTransport):
+    """A provider ``inner`` that is a router itself; the others follow a script."""
+
+    def __init__(self, inner: Front, **scripts: Any) -> None:
+        super().__init__(**scripts)
+        self._inner = httpx.ASGITransport(inner.app)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host != "inner":
+            return await super().handle_async_request(request)
+        request.extensions["on_send"]()
+        return await self._inner.handle_async_request(request)
+
+
+@pytest.mark.parametrize(("others", "reached"), [((), 3), (("beta.m",), 1)])
+async def test_routers_in_a_row_do_not_multiply_attempts(others: tuple[str, ...], reached: int) -> None:
+    """Nine models that fail behind two routers: the inner one tries one, or as many as its rules allow, never again and again."""
+    inside = House(
+        mesh("a.m", "b.m", "c.m", pool={"retry": {"scope": "any"}}),
+        ScriptedTransport(a=refused(500), b=refused(500), c=refused(500)),
+    )
+    topology = mesh(
+        "inner.m",
+        *others,
+        pool={"retry": {"max_attempts": 3, "initial_delay": "1ms"}},
+        model={"upstream": "chat"},
+    )
+    outside = House(topology, Nested(Front(place=inside), beta=refused(500)))
+    with pytest.raises(AllProvidersExhaustedError):
+        await outside.serve()
+
+    assert len(inside.transport.hosts) == reached
+
+
+def test_a_circle_of_routers_has_an_end() -> None:
+    """Each one adds a hop, and the sixth refuses."""
+    passport = FRESH
+    for _ in range(5):
+        scope = {"headers": [(HEADER, stamp(passport, attempts=3, left_s=1.0))]}
+        if passport.hops == 4:
+            with pytest.raises(LoopDetectedError):
+                read_passport(scope)
+        else:
+            passport = read_passport(scope)
+
+    assert passport == Passport(hops=4, attempts=3, left_s=1.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"hops=1",
+        b"hops=1; attempts=0; ms=5",
+        b"hops=-1; attempts=1; ms=5",
+        b"hops=1; attempts=9999; ms=5",
+    ]
+    + [
+        b"hops=1; attempts=1; ms=" + b"9" * 10,
+        b"x" * 5000,
+        b"hops=1; attempts=1; ms=5; more=1",
+        b"hops=\xb9; attempts=1; ms=5",
+    ],
+)
+def test_a_passport_that_cannot_be_understood_is_refused(text: bytes) -> None:
+    """Whatever the size."""
+    with pytest.raises(RequestError) as caught:
+        read_passport({"headers": [(HEADER, text)]})
+    assert caught.value.param == "x-modelmesh-passport"
+
+
+@pytest.mark.parametrize(
+    ("count", "is_repeat"),
+    [(b"0", False), (b"1", True), (b"12", True), (b"-1", False), (b"x", False), (b"1" * 9, False)],
+)
+def test_an_sdk_says_that_it_tries_again(count: bytes, is_repeat: bool) -> None:
+    """A count that is none is nobody's business."""
+    passport = read_passport({"headers": [(b"x-stainless-retry-count", count)]})
+
+    assert passport.is_repeat is is_repeat
+    assert passport.attempts == 10
