@@ -9,6 +9,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from node.call import Call, Reply, Target, Trail
 from node.passport import stamp
@@ -21,6 +22,7 @@ from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
+from node.routing.pace import Pace
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
 from node.routing.tries import Tries
@@ -36,6 +38,12 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.ledger import Ask, Code, Settlement, Verdict
+
+#: A step of the ramp takes at least so long; see ``settle.lua``.
+_RAMP_STEP_S: Final = 1.0
+#: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
+_SPARES_PER_S: Final = 10.0
+_SPARES_AT_ONCE: Final = 3
 
 
 class Router:
@@ -73,6 +81,7 @@ class Router:
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
+        self._paces: dict[str, Pace] = {}
         self.in_flight = 0
 
     @property
@@ -121,8 +130,11 @@ class Router:
         try:
             while waiting and tries.may_begin():
                 target = waiting.pop(0)
+                if self._is_crowd(plan, target):
+                    _pass_over(target, self._come_again(), refusals, trail)
+                    continue
                 follow_up = await self._try_target(
-                    plan, target, reply, interrupts, trail, refusals, tries, walk, has_other=bool(waiting)
+                    plan, target, reply, interrupts, tries, walk, trail, refusals, has_other=bool(waiting)
                 )
                 if follow_up is None:
                     return
@@ -146,10 +158,10 @@ class Router:
         target: Target,
         reply: Reply,
         interrupts: Interrupts,
-        trail: Trail,
-        refusals: Refusals,
         tries: Tries,
         walk: Walk | None,
+        trail: Trail,
+        refusals: Refusals,
         *,
         has_other: bool,
     ) -> Next | None:
@@ -217,6 +229,18 @@ class Router:
                 return None
             finally:
                 _leave(walk, target, attempt.settlement)
+
+    def _is_crowd(self, plan: Plan, target: Target) -> bool:
+        """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
+        if not any(spare is target for spare in plan.reserve):
+            return False
+        pace = self._paces.setdefault(target.model.id, Pace(_SPARES_PER_S, _SPARES_AT_ONCE))
+        return not pace.take(asyncio.get_running_loop().time())
+
+    def _come_again(self) -> Verdict:
+        """Once the ramp has risen, and not all at once."""
+        pause_ms = round(_RAMP_STEP_S * 1000 * (1 + self._draw()))
+        return Verdict(Code.STANDBY, self._clock.now_ms() + pause_ms, "ramp")
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""

@@ -46,7 +46,7 @@ async def test_a_quiet_fleet_shares_the_floor(nodes):
     """Ten a second over ten seconds for three nodes."""
     parts = [await node.tell() for node in nodes]
 
-    assert parts == [34, 34, 32]
+    assert parts == [33, 33, 34]
 
 
 async def test_a_busy_fleet_shares_a_tenth_of_its_requests(nodes):
@@ -63,7 +63,7 @@ async def test_retries_come_off_for_ten_seconds(store, nodes):
     assert await nodes[0].tell() == 0
     await store.pass_time(1_000)
 
-    assert await nodes[0].tell() == 34
+    assert await nodes[0].tell() == 33
 
 
 async def test_a_report_is_booked_once(nodes):
@@ -71,19 +71,17 @@ async def test_a_report_is_booked_once(nodes):
     for _ in range(3):
         part = await nodes[0].tell(0, 10, sequence=1)
 
-    assert part == 30
+    assert part == 23  # of 90, less what two silent nodes may spend by themselves
 
 
 async def test_the_part_of_a_node_that_is_gone_comes_back(store, nodes):
     """Until it expires nobody else gets it."""
-    for _ in range(2):
-        await nodes[0].tell()
-        await nodes[1].tell()
-    await nodes[2].tell(0, 40)
-    assert nodes[2].part == 0
+    await nodes[0].tell(3000)
+    assert [await node.tell() for node in nodes[:2]] == [100, 100]
+    assert await nodes[2].tell(0, 200) == 0
     await store.pass_time(2_600)
 
-    assert await nodes[2].tell() == 20
+    assert await nodes[2].tell() == 33
 
 
 async def test_what_is_given_is_never_more_than_is_left(store, nodes):

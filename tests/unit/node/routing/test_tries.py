@@ -18,14 +18,16 @@ from shared_state.config.pools import RetryBudgetConfig
 from shared_state.errors import (
     AllProvidersExhaustedError,
     LoopDetectedError,
+    NoActiveModelError,
     RejectedRequestError,
     RequestError,
 )
 from shared_state.ledger import Code, Verdict
+from shared_state.state import EntityState
 from tests.unit.node.api.asgi import Front
 from tests.unit.node.house import House, Reader, chat, mesh
 from tests.unit.node.routing.scene import GOOD, house
-from tests.unit.node.scripted import DONE, Answer, ScriptedTransport, for_ever, refused, stream, whole
+from tests.unit.node.scripted import DONE, Answer, ScriptedTransport, for_ever, pause, refused, stream, whole
 from tests.unit.node.virtual_time import in_virtual_time
 
 NONE = {"share": 0, "floor": 0}
@@ -437,3 +439,45 @@ def test_an_sdk_says_that_it_tries_again(count: bytes, is_repeat: bool) -> None:
 
     assert passport.is_repeat is is_repeat
     assert passport.attempts == 10
+
+
+# -- a model that comes back
+
+
+@in_virtual_time
+async def test_a_crowd_does_not_follow_the_trial() -> None:
+    """Nobody else can serve: the ramp's share goes through, and a few more; the others are told when to come again."""
+    topology = mesh("alpha.m", pool={"recovery": {"ramp": [0.1, 1.0]}})
+    slow = Answer(*whole().body.parts, wait=pause(0.05))
+    place = House(topology, ScriptedTransport(alpha=slow), draw=[0.05, *([0.5] * 9)])
+    place.view.models = {"alpha.m": EntityState(phase="ramp")}
+    ends = await asyncio.gather(*(attempt(place) for _ in range(100)))
+    refused = [end for end in ends if end is not None]
+
+    assert 4 <= len(place.transport.requests) <= 13
+    assert all(1.0 <= end.retry_after_s <= 2.0 for end in refused)
+    assert len(refused) + len(place.transport.requests) == 100
+
+
+@in_virtual_time
+async def test_a_lonely_caller_is_not_refused_by_a_ramp() -> None:
+    """Neither one after the other, nor with a long answer under way."""
+    place = House(mesh("alpha.m"), ScriptedTransport(alpha=whole()), draw=[0.99])
+    place.view.models = {"alpha.m": EntityState(phase="ramp")}
+    ends = []
+    for _ in range(20):
+        ends.append(await attempt(place))
+        await asyncio.sleep(0.1)
+
+    assert ends == [None] * 20
+
+
+async def attempt(place: House) -> NoActiveModelError | None:
+    """One request; the refusal, if it is one."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        await place.router.serve(chat(), Reader(), Interrupts(task), Trail())
+    except NoActiveModelError as error:
+        return error
+    return None
