@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, PoolSpec
@@ -64,6 +65,7 @@ class Call:
         caps: bounds that the caller sets to who may serve.
         key: the client key that it came with.
         session: the caller's name for a conversation, empty for none.
+        passport: what it says of its way so far.
     """
 
     surface: Surface
@@ -78,6 +80,7 @@ class Call:
     caps: Caps | None = None
     key: ClientKey | None = None
     session: str = ""
+    passport: Passport = FRESH
 
     @property
     def name(self) -> str:
@@ -114,6 +117,7 @@ class Trail:
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
         key: id of the caller's key, for the log.
+        may_be_billed: an attempt was sent whose answer was not seen to its end.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class Trail:
     tokens_out: int = 0
     first_content: float = 0.0
     key: str = ""
+    may_be_billed: bool = False
 
 
 class Reply(Protocol):

@@ -30,8 +30,10 @@ def _codes(error: type[ModelMeshError]) -> Iterator[str]:
         yield from _codes(kind)
 
 
+#: The answer of an earlier request with the same idempotency key was given again.
+REPLAYED: Final = "replayed"
 #: Outcomes that become labels; a code that a provider made up counts as ``other``.
-_OUTCOMES: Final = frozenset({"ok", *_codes(ModelMeshError)})
+_OUTCOMES: Final = frozenset({"ok", REPLAYED, *_codes(ModelMeshError)})
 _CORRECTED: Final = {
     "terms": "Losses in the shared state after which this node asserted what it knew.",
     "admissions": "Admissions that had been forgotten and were said again.",

@@ -63,6 +63,7 @@ class Attempt:
         *,
         deadline: float,
         asked: float,
+        passport: bytes = b"",
         is_reserved: bool = True,
         most_out: int | None = None,
     ) -> None:
@@ -75,9 +76,11 @@ class Attempt:
         self._trail = trail
         self._deadline = deadline
         self._asked = asked
+        self._passport = passport
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._sent = self._admitted
+        self._is_sent = False
         self._first_content = 0.0
         self._usage: Usage | None = None
         self._learned: list[Learned] = []
@@ -105,6 +108,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._trail.may_be_billed |= error.may_be_billed
             self._wait_for_the_day(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
@@ -115,6 +119,7 @@ class Attempt:
                 raise
         except BaseException:
             # The caller left or the deadline passed: nobody is blamed; if the answer was not complete, what was reserved is charged.
+            self._trail.may_be_billed |= self._is_sent
             self._settle(settlement, self._usage)
             raise
         else:
@@ -127,7 +132,7 @@ class Attempt:
             self._start_clock()
             with self._interrupts:
                 request = self._lane.connector.request(
-                    self._call, self._target.model, on_send=self._begin_sending
+                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
                 )
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
@@ -142,7 +147,7 @@ class Attempt:
             if interrupted.cause in (Cause.GONE, Cause.DEADLINE):
                 raise
             raise ProviderTimeoutError(
-                f"{self._target.model.provider} exceeded its {interrupted.cause} time"
+                f"{self._target.model.provider} exceeded its {interrupted.cause} time", sent=self._is_sent
             ) from None
         finally:
             if comfort is not None:
@@ -156,6 +161,7 @@ class Attempt:
     def _begin_sending(self) -> None:
         """The provider counts from here on. Not with an old admission: if this process slept, others may have taken its place."""
         self._sent = self._loop.time()
+        self._is_sent = True
         if self._sent - self._asked > _ADMISSION_LIFE_S:
             raise AdmissionLapsedError(f"{self._target.model.provider} could not be called in time")
 
