@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
 from shared_state.entries import How
 from shared_state.errors import ModelMeshError
@@ -66,6 +67,7 @@ class Call:
         key: the client key that it came with.
         how: a probe looks at states in a way of its own.
         session: the caller's name for a conversation, empty for none.
+        passport: what it says of its way so far.
     """
 
     surface: Surface
@@ -81,6 +83,7 @@ class Call:
     key: ClientKey | None = None
     session: str = ""
     how: How = How.NORMAL
+    passport: Passport = FRESH
 
     @property
     def name(self) -> str:
@@ -128,6 +131,7 @@ class Trail:
         fallback: why it went on beyond what was asked for.
         is_panic: whether the target was asked though it is on standby for its health.
         key: id of the caller's key, for the log.
+        may_be_billed: an attempt was sent whose answer was not seen to its end.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -141,6 +145,7 @@ class Trail:
     tokens_out: int = 0
     first_content: float = 0.0
     key: str = ""
+    may_be_billed: bool = False
 
 
 class Reply(Protocol):

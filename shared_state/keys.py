@@ -135,6 +135,19 @@ class Keys:
         """String: the model that a sticky pool points at."""
         return f"{self._prefix}{{pool:{pool}}}:current"
 
+    def retries(self, pool: str) -> str:
+        """Hash of the retry budget: ``q:<second>`` requests and ``t:<second>`` retries of the last seconds, ``n:<node>`` the part given to a node;
+        written by nodes once a second while they send, expires a minute after the last.
+        """
+        return f"{self._prefix}{{pool:{pool}}}:retries"
+
+    def claim(self, digest: str) -> str:
+        """Hash of an idempotency key: state (running, kept, lost), owner, print (fingerprint of the request), head and body of the answer.
+
+        Running, it dies ten seconds after its owner's last sign of life; else after ``idempotency.ttl``. Has a slot of its own.
+        """
+        return f"{self._prefix}{{claim:{digest}}}"
+
     def session(self, pool: str, digest: str) -> str:
         """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""
         return f"{self._prefix}{{session:{pool}:{digest}}}"

@@ -9,6 +9,7 @@ from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
     AdmissionLapsedError,
     AuthenticationError,
+    OutputOverrunError,
     ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
@@ -27,7 +28,7 @@ _BAD_GATEWAYS: Final = frozenset({*range(520, 528), 530})
 
 def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
     """What a failed attempt counts as. A caller's own mistake counts for nobody."""
-    if isinstance(error, (RejectedRequestError, AdmissionLapsedError)):
+    if isinstance(error, (RejectedRequestError, AdmissionLapsedError, OutputOverrunError)):
         return Outcome.NEUTRAL
     if isinstance(error, AuthenticationError):
         return Outcome.CREDENTIALS

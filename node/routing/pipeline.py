@@ -216,7 +216,8 @@ class Pipeline:
             return False
         ward.well += 1
         ramp = pool.config.recovery.ramp
-        if state.phase == "ramp" and state.step < len(ramp) and self._draw() >= ramp[state.step]:
+        is_bounded = state.phase == "ramp" and state.step < len(ramp) and not plan.call.is_probe
+        if is_bounded and self._draw() >= ramp[state.step]:
             plan.reserve.append(Target(model, pool))
             return False
         return True

@@ -128,6 +128,17 @@ class RecoveryConfig(Section):
         return self
 
 
+class RetryBudgetConfig(Section):
+    """How many retries all nodes together make in a pool, counted over ten seconds: as `share` or as `floor` allows, whichever is more.
+
+    A retry is every attempt of a request behind its first, whichever model it goes to, if the one before may have reached its
+    provider. With the budget used up a failure is answered at once.
+    """
+
+    share: float = Field(0.1, ge=0, le=10, description="retries for each request")
+    floor: float = Field(10.0, ge=0, le=1e6, description="retries a second that are always allowed")
+
+
 class RetryConfig(Section):
     """What follows a failed attempt."""
 
@@ -140,6 +151,12 @@ class RetryConfig(Section):
     retryable_codes: list[int] = Field(default=[429, 500, 502, 503, 504])
     non_retryable_codes: list[int] = Field(default=[400, 401, 403])
     deadline: DurationS = Field(120.0, gt=0, description="the whole request, all attempts together")
+    maybe_billed: Literal["any", "other_model", "other_account", "never"] = Field(
+        "other_account",
+        description="where to try again after an attempt that may have been billed though its answer was not seen: "
+        "as after any failure, on another model, on another account only, nowhere",
+    )
+    budget: RetryBudgetConfig = RetryBudgetConfig()
 
 
 class FallbacksConfig(Section):

@@ -74,6 +74,15 @@ class ProxyConfig(Section):
     auth: AuthConfig = AuthConfig()
 
 
+class IdempotencyConfig(Section):
+    """Requests with an `Idempotency-Key`: their answers are kept in Redis for repeats."""
+
+    ttl: DurationS = Field(24 * 3600.0, ge=1, description="how long a key and its answer are remembered")
+    max_answer: SizeBytes = Field(
+        10**6, ge=0, description="a larger answer is not kept; a repeat is refused with 409"
+    )
+
+
 class ServerConfig(Section):
     """The engines under a node."""
 
@@ -119,6 +128,7 @@ class MeshConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     keys: KeysConfig = KeysConfig()
     proxy: ProxyConfig = ProxyConfig()
+    idempotency: IdempotencyConfig = IdempotencyConfig()
     server: ServerConfig = ServerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     storage: StorageConfig = StorageConfig()

@@ -32,7 +32,7 @@ local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE =
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
 local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
 local LEASED_KEPT_MS = 3600000
-local AUTH_TAKES_ACCOUNT, OUTAGE_TAKES_ACCOUNT, ACCOUNT_IS_MANUAL, QUOTA_IS_MANUAL = 1, 2, 4, 8
+local RULES = { auth_takes_account = 1, outage_takes_account = 2, account_is_manual = 4, quota_is_manual = 8 }
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local limits = cmsgpack.unpack(ARGV[1])
@@ -158,7 +158,7 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   release_trial(model.entity, reservation, now)
   local provider = model.provider
   local on_trial = provider.phase == 'trial' and provider.trial == reservation
-  if flagged(policy.flags, reason == 'quota_exhausted' and QUOTA_IS_MANUAL or ACCOUNT_IS_MANUAL) then
+  if flagged(policy.flags, reason == 'quota_exhausted' and RULES.quota_is_manual or RULES.account_is_manual) then
     if provider.mode ~= 'manual' or provider.status == 'active' then deactivate(provider, reason, 0, 'manual', now) end
   elseif on_trial and until_ms == 0 then
     fail_trial(provider, policy, reservation, reason, now)
@@ -183,8 +183,8 @@ end
 local function judge_unreachable(model, policy)
   local provider = model.provider
   set(provider, 'fails', provider.fails + 1)
-  if provider.status ~= 'active' or provider.fails < OUTAGE_FAILURES or not flagged(policy.flags, OUTAGE_TAKES_ACCOUNT) then return end
-  local is_manual = flagged(policy.flags, ACCOUNT_IS_MANUAL)
+  if provider.status ~= 'active' or provider.fails < OUTAGE_FAILURES or not flagged(policy.flags, RULES.outage_takes_account) then return end
+  local is_manual = flagged(policy.flags, RULES.account_is_manual)
   deactivate(provider, 'outage', is_manual and 0 or next_cooldown(provider, policy), is_manual and 'manual' or 'trial', now)
 end
 
@@ -202,7 +202,7 @@ local function judge(model, policy, s)
     release_trial(model.provider, reservation, now)
     deactivate(model.entity, 'rate_limited', now + retry_after, 'time', now)
     release_trial(model.entity, reservation, now) -- still held if the time asked for is no later than the trial's
-  elseif outcome == CREDENTIALS and not flagged(policy.flags, AUTH_TAKES_ACCOUNT) then
+  elseif outcome == CREDENTIALS and not flagged(policy.flags, RULES.auth_takes_account) then
     refuse_model(model, policy, reservation)
   elseif outcome == CREDENTIALS then
     take_account_out(model, policy, reservation, 'auth', 0)

@@ -89,8 +89,6 @@ local QUOTAS = { budget_exceeded = true, quota_exhausted = true, token_limit = t
 -- Reasons that say how well it is. The others hold even where nobody else is left.
 local ILL = { error_threshold = true, outage = true }
 
-local function weigh(reason) return WEIGHTS[reason] or 0 end
-
 local function trigger_of(reason, mode, until_ms)
   if mode == 'trial' then return 'probe_success' end
   if mode == 'manual' and until_ms == 0 then return 'manual' end
@@ -103,7 +101,7 @@ local function deactivate(entity, reason, until_ms, mode, now)
   if entity.status == 'standby' and mode ~= 'manual' and until_ms <= entity['until'] then return end
   if entity.status == 'standby' and entity.mode == 'trial' and mode == 'time' then
     mode = 'trial' -- asked to wait longer, but the trial is still owed
-    if weigh(reason) <= weigh(entity.reason) then reason = entity.reason end
+    if (WEIGHTS[reason] or 0) <= (WEIGHTS[entity.reason] or 0) then reason = entity.reason end
   end
   if entity.status ~= 'standby' then set(entity, 'since', now) end
   set(entity, 'status', 'standby')
@@ -139,18 +137,18 @@ local function activate(entity, phase, now)
   announce(entity, 'activated', now)
 end
 
--- How an ask treats the state: NORMAL; DESPITE the illness of its model, for the pool has nobody better; or as a PROBE, which does
+-- How an ask treats the state: as usual; despite the illness of its model, for the pool has nobody better; or as a probe, which does
 -- not wait for the time of the trial that it is.
-local NORMAL, DESPITE, PROBE, STARTUP_PROBE = 0, 1, 2, 3
+local HOW = { normal = 0, despite = 1, probe = 2, startup_probe = 3 }
 
-local function is_passed_over(entity, how) return how == DESPITE and entity.mode ~= 'manual' and ILL[entity.reason] end
+local function is_passed_over(entity, how) return how == HOW.despite and entity.mode ~= 'manual' and ILL[entity.reason] end
 
 -- Whether a reservation may use the entity now: nil, or the refusal as {code, time}. The trial is granted later, when all windows agree.
 local STANDBY, TRIAL_TAKEN = 2, 5
 local function gate(entity, now, how)
   if entity.status == 'active' or is_passed_over(entity, how) then return nil end
   if entity['until'] == 0 and entity.mode == 'manual' then return STANDBY, 0 end
-  if now < entity['until'] and not (how >= PROBE and entity.mode == 'trial') then return STANDBY, entity['until'] end
+  if now < entity['until'] and not (how >= HOW.probe and entity.mode == 'trial') then return STANDBY, entity['until'] end
   if entity.mode == 'time' or entity.mode == 'manual' then
     activate(entity, '', now)
     return nil
@@ -178,7 +176,7 @@ local function claim_trial(entity, member, expires, now, how)
   set(entity, 'phase', 'trial')
   set(entity, 'trial', member)
   set(entity, 'trial_until', expires)
-  set(entity, 'trigger', how == STARTUP_PROBE and 'startup_probe' or 'probe_success')
+  set(entity, 'trigger', how == HOW.startup_probe and 'startup_probe' or 'probe_success')
   entity.is_claimed = true
   announce(entity, 'trial', now)
   return true

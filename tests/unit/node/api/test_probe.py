@@ -128,6 +128,16 @@ async def test_other_standbys_are_not_asked(state: EntityState, code: str) -> No
     assert place.transport.requests == []
 
 
+async def test_a_model_on_the_ramp_is_asked_whatever_the_draw() -> None:
+    """A probe is no part of the traffic that is let back in steps."""
+    topology = mesh("a.m", "b.m")
+    place = House(topology, ScriptedTransport(a=whole(), b=whole()), draw=(0.99,))
+    place.view.models = {"a.m": EntityState(phase="ramp")}
+    shown = [await probe(place) for _ in range(8)]
+
+    assert {each.verdict for each in shown} == {"well"}
+
+
 async def test_limits_hold_for_probes() -> None:
     """Refused admission is no attempt."""
     place = house()
