@@ -20,6 +20,8 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
+from node.api.once import Once
+from node.api.probe import Prober
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
@@ -27,10 +29,12 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.providers.listing import list_models
+from node.routing.budget import RetryBudgets
 from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
@@ -105,6 +109,9 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
+        self.budgets = RetryBudgets(
+            store, topology.pools, self.watch, node=self.id, nodes=lambda: self.nodes_seen
+        )
         self._gatehouse = self._build_gatehouse()
         self.router = self._build_router()
         self.request_log = RequestLog(self.id)
@@ -119,6 +126,7 @@ class NodeService:
         )
         self._gauges = ClusterGauges(store, self.snapshot, self.watch)
         self.metrics.add(self._gauges)
+        self.metrics.add(RetryCounters(self.budgets))
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -221,6 +229,7 @@ class NodeService:
             lanes,
             self.watch,
             self.signals,
+            self.budgets,
             clock=self.clock,
             reservations=reservations,
             on_loss=on_loss,
@@ -235,7 +244,10 @@ class NodeService:
             is_required=config.keys.required,
             now_ms=self.clock.now_ms,
         )
-        edge = Edge(self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body)
+        once = Once(self.store, self.watch, config.idempotency)
+        edge = Edge(
+            self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body, once
+        )
         parts = OpsParts(
             self.id,
             self.store,
@@ -244,6 +256,7 @@ class NodeService:
             self.watch,
             self.findings,
             self.events,
+            Prober(self.router, self.request_log),
             self._list_models,
         )
         models = ModelList(self.topology)
@@ -288,7 +301,7 @@ class NodeService:
             self.findings.run(),
             self._beat(),
         ]
-        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
+        loops += [self.signals.run(), self.budgets.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

@@ -1,38 +1,42 @@
-"""How the scheduler asks the nodes: any live one answers, over the operators' API. Only nodes talk to providers."""
+"""The way to a node: whatever concerns providers is asked of a live one over HTTP, for credentials and formats are at home there."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import ipaddress
+import itertools
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
-import orjson
-import structlog
 
 from shared_state.errors import ModelMeshError
 from shared_state.registry import NodeInfo, Registry
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
-
 _CONNECT_S: Final = 1.0
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=_CONNECT_S)
 #: Beyond the time that the node itself allows a provider.
 _GRACE_S: Final = 2.0
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-_NOT_THIS_NODE: Final = frozenset({500, 503})
-_CLOSED: Final = frozenset({401, 403})
+_CLOSED: Final = (401, 403)
+_OWN_FAULTS: Final = (500, 503)
+_MOST_NODES: Final = 3
 
 
 class NoNodeError(ModelMeshError):
-    """No live node has answered; which says nothing about any provider."""
+    """Nobody is there to ask."""
 
-    default_code = "no_node"
+    default_code = "no_live_node"
 
 
 class NobodyAliveError(NoNodeError):
-    """No node is there to be asked, as before the first has started: no fault of anybody's."""
+    """No node is registered, as before the first has started: no fault of anybody's."""
+
+
+class NodeRefusedError(ModelMeshError):
+    """A node does not do what it is asked for."""
+
+    default_code = "node_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,82 +54,114 @@ class NodeAnswer:
 
 
 class Nodes:
-    """A client of all nodes in the registry.
+    """Live nodes, asked in turn.
 
     Args:
-        token: admin token; None where the nodes ask for none.
-        transport: what carries the calls; by default the network.
-        shuffle: brings the nodes into the order in which they are asked.
+        token: of the operators' API; None works where nodes listen on loopback without one.
+        transport: in place of the network.
     """
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        token: str | None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        shuffle: Callable[[list[NodeInfo]], None] = random.shuffle,
+        self, store: Store, *, token: str | None, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self._registry = Registry(store)
-        self._shuffle = shuffle
+        headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {token}"} if token else {},
-            transport=transport,
-            trust_env=False,
+            headers=headers, timeout=_TIMEOUT, trust_env=False, transport=transport
         )
+        self._turns = itertools.count()
 
-    async def ask(
-        self, path: str, *, timeout_s: float, method: str = "GET", body: object = None
-    ) -> NodeAnswer:
-        """Asks one node after the other until one answers, whatever it answers.
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What a node answers to an order under ``/ops/``; another one is asked if it cannot be reached.
+
+        Raises:
+            NoNodeError: no live node could be reached.
+            NodeRefusedError: the node did not accept the token, or the order.
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        answer, node = await self._ask("POST", path, _TIMEOUT, json=body)
+        return _understand(answer, node)
+
+    async def get(self, path: str, *, timeout_s: float) -> NodeAnswer:
+        """What a node answers under ``/ops/``, be it an error of a provider; another one is asked if it has an error of its own.
 
         Args:
-            path: below ``/ops/``.
             timeout_s: how long the node itself may take over it.
 
         Raises:
-            NobodyAliveError: there is none.
-            NoNodeError: none answers, or they refuse the token.
+            NoNodeError: no live node could be reached, or none could say.
+            NodeRefusedError: the node did not accept the token.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        nodes = [n.info for n in await self._registry.nodes() if not n.is_dead and n.info.state == "alive"]
-        self._shuffle(nodes)
-        if not nodes:
-            raise NobodyAliveError("no node is alive")
-        why = ""
-        for node in nodes:
-            try:
-                answer = await self._ask(node, path, timeout_s, method, body)
-            except httpx.HTTPError as error:
-                why = f"{node.id} did not answer: {type(error).__name__}"
-                continue
-            if answer.status in _CLOSED and not answer.code.startswith("provider_"):
-                why = f"{node.id} refused the admin token: set MODELMESH_ADMIN_TOKEN for the scheduler, too"
-            elif answer.status in _NOT_THIS_NODE:
-                why = f"{node.id} answered {answer.status} {answer.code}".rstrip()
-            else:
-                return answer
-        raise NoNodeError(why)
+        timeout = httpx.Timeout(timeout_s + _GRACE_S, connect=_CONNECT_S)
+        answer, node = await self._ask("GET", path, timeout, own_faults=_OWN_FAULTS)
+        if answer.status_code in _CLOSED:
+            _understand(answer, node)
+        try:
+            return NodeAnswer(answer.status_code, answer.json())
+        except ValueError:
+            return NodeAnswer(answer.status_code, None)
 
     async def _ask(
-        self, node: NodeInfo, path: str, timeout_s: float, method: str, body: object
-    ) -> NodeAnswer:
-        response = await self._client.request(
-            method,
-            f"{_address(node)}/ops/{path}",
-            content=None if body is None else orjson.dumps(body),
-            timeout=httpx.Timeout(timeout_s + _GRACE_S, connect=_CONNECT_S),
-        )
-        try:
-            return NodeAnswer(response.status_code, orjson.loads(response.content))
-        except orjson.JSONDecodeError:
-            return NodeAnswer(response.status_code, None)
+        self,
+        method: str,
+        path: str,
+        timeout: httpx.Timeout,
+        *,
+        json: dict[str, Any] | None = None,
+        own_faults: Container[int] = (),
+    ) -> tuple[httpx.Response, NodeInfo]:
+        """The first answer, and whose it is; one with a status of ``own_faults`` is none."""
+        nodes, why = await self._live(), ""
+        if not nodes:
+            raise NobodyAliveError("no live node answers: none is registered")
+        for node in nodes:
+            try:
+                answer = await self._client.request(
+                    method, f"{_address(node)}/ops/{path}", json=json, timeout=timeout
+                )
+            except httpx.TransportError as error:
+                why = type(error).__name__
+                continue
+            if answer.status_code not in own_faults:
+                return answer, node
+            why = f"node {node.id} answered {answer.status_code}"
+        raise NoNodeError(f"no live node answers: {why}")
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes the connections."""
         await self._client.aclose()
+
+    async def _live(self) -> Sequence[NodeInfo]:
+        nodes = [
+            node.info
+            for node in await self._registry.nodes()
+            if not node.is_dead and node.info.state == "alive"
+        ]
+        first = next(self._turns) % len(nodes) if nodes else 0
+        return [*nodes[first:], *nodes[:first]][:_MOST_NODES]
 
 
 def _address(node: NodeInfo) -> str:
-    host = _ANYWHERE.get(node.host, node.host)
-    return f"http://[{host}]:{node.port}" if ":" in host else f"http://{host}:{node.port}"
+    host = node.host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{node.port}"
+    return f"http://[{host}]:{node.port}" if address.version == 6 else f"http://{host}:{node.port}"
+
+
+def _understand(answer: httpx.Response, node: NodeInfo) -> dict[str, Any]:
+    if answer.status_code in _CLOSED:
+        raise NodeRefusedError(
+            f"node {node.id} does not accept our token: give the scheduler the nodes' MODELMESH_ADMIN_TOKEN"
+        )
+    if not answer.is_success:
+        raise NodeRefusedError(f"node {node.id} answered {answer.status_code} to {answer.request.url.path}")
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise NodeRefusedError(f"node {node.id} answered something that is no JSON object")
+    return said

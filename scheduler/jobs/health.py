@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from scheduler.nodes import NobodyAliveError, Nodes, NoNodeError
+from scheduler.nodes import NobodyAliveError, NodeRefusedError, Nodes, NoNodeError
 from shared_state.availability import (
     DomainHealth,
     Evidence,
@@ -22,6 +22,7 @@ from shared_state.availability import (
     take_probe,
     take_traffic,
 )
+from shared_state.errors import ModelMeshError
 from shared_state.recent import KEPT_MINUTES, read_recent
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
@@ -79,7 +80,7 @@ class HealthMonitor:
         """One round.
 
         Raises:
-            NoNodeError: probes were wanted and no node has answered; who had traffic was judged all the same.
+            NoNodeError, NodeRefusedError: probes were wanted and no node has answered; who had traffic was judged all the same.
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away.
         """
@@ -118,18 +119,18 @@ class HealthMonitor:
         }
         return _Round(domain, before, providers, models, silent, recent.now_s)
 
-    async def _probe(self, providers: Sequence[str]) -> tuple[Mapping[str, bool], NoNodeError | None]:
+    async def _probe(self, providers: Sequence[str]) -> tuple[Mapping[str, bool], ModelMeshError | None]:
         """Whether each is well; absent where nobody could say."""
         gate = asyncio.Semaphore(_PROBES_AT_ONCE)
-        failures: list[NoNodeError] = []
+        failures: list[ModelMeshError] = []
 
         async def probe(provider: str) -> bool | None:
             async with gate:
                 try:
-                    answer = await self._nodes.ask(
+                    answer = await self._nodes.get(
                         f"providers/{provider}/models", timeout_s=self._rules.timeout
                     )
-                except NoNodeError as error:
+                except (NoNodeError, NodeRefusedError) as error:
                     failures.append(error)
                     return None
             if answer.status == 200 or answer.code in _WELL:

@@ -54,7 +54,7 @@ class Sync:
         """One look; a provider whose list cannot be read keeps the others waiting for one timeout at most.
 
         Raises:
-            NoNodeError: no node answers.
+            NoNodeError, NodeRefusedError: no node answers, or none lets us in.
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away.
         """
@@ -74,7 +74,7 @@ class Sync:
     async def _sync(self, provider: ProviderSpec, before: Listing, token: int) -> None:
         self._due[provider.id] = self._clock() + min(RETRY_S, self._rules.interval)
         try:
-            answer = await self._nodes.ask(
+            answer = await self._nodes.get(
                 f"providers/{provider.id}/models", timeout_s=self._topology.config.discovery.health.timeout
             )
         except NoNodeError:

@@ -94,6 +94,7 @@ class ModelView(Row):
     status: str
     phase: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     since: float | None
     until: float | None
     fails: int
@@ -112,6 +113,7 @@ class ProviderView(Row):
     connector: str
     status: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     until: float | None
     models: int
     health: str | None = Field(
@@ -260,6 +262,26 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class ProbeBody(BaseModel):
+    """Body of ``probe``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    startup: bool = Field(False, description="one of those that a scheduler sends when it takes the lead")
+
+
+class ProbeView(Row):
+    """What a probe has shown: ``well``, ``failed``, ``rejected`` (the provider answers, but not to this), ``not_asked`` (a state or limit
+    forbids it), ``no_probe`` (for what the model does there is none).
+    """
+
+    id: str
+    verdict: str
+    latency_ms: float | None = None
+    code: str | None = None
+    message: str = ""
 
 
 class ErrorDetail(Row):

@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.sync import Sync
-from scheduler.nodes import Nodes, NoNodeError
+from scheduler.nodes import NodeRefusedError, Nodes, NoNodeError
 from shared_state.availability import read_health
 from shared_state.config.root import MeshConfig
 from shared_state.domains import order, read_domain
@@ -91,7 +91,7 @@ async def provider_state(store: Store) -> EntityState:
 class TestNodes:
     async def test_a_live_node_is_asked_with_the_token(self, nodes: Nodes, answers: Answers) -> None:
         """By its address in the registry."""
-        answer = await nodes.ask("providers/alpha/models", timeout_s=1)
+        answer = await nodes.get("providers/alpha/models", timeout_s=1)
 
         (request,) = answers.asked
         assert (answer.status, str(request.url)) == (200, "http://127.0.0.1:1/ops/providers/alpha/models")
@@ -102,16 +102,15 @@ class TestNodes:
         await Node(store, topology_of(), "dead").beat(seconds_ago=60)
         nodes = Nodes(store, token=None, transport=answers)
 
-        with pytest.raises(NoNodeError, match="no node is alive"):
-            await nodes.ask("status", timeout_s=1)
+        with pytest.raises(NoNodeError, match="none is registered"):
+            await nodes.get("status", timeout_s=1)
         assert answers.asked == []
         await nodes.aclose()
 
     @pytest.mark.parametrize(
         ("say", "why"),
         [
-            ((401, {"error": {"code": "invalid_api_key"}}), "MODELMESH_ADMIN_TOKEN"),
-            ((503, {"error": {"code": "state_unavailable"}}), "503 state_unavailable"),
+            ((503, {"error": {"code": "state_unavailable"}}), "answered 503"),
             ((500, "oops"), "answered 500"),
         ],
     )
@@ -123,15 +122,22 @@ class TestNodes:
         answers.say = say
 
         with pytest.raises(NoNodeError, match=why):
-            await nodes.ask("status", timeout_s=1)
+            await nodes.get("status", timeout_s=1)
         assert len(answers.asked) == 2
+
+    async def test_a_token_that_nobody_takes_is_told(self, nodes: Nodes, answers: Answers) -> None:
+        """It would not be taken elsewhere either."""
+        answers.say = (401, {"error": {"code": "invalid_api_key"}})
+
+        with pytest.raises(NodeRefusedError, match="MODELMESH_ADMIN_TOKEN"):
+            await nodes.get("status", timeout_s=1)
 
     async def test_a_node_that_is_away_costs_one_attempt(self, nodes: Nodes, answers: Answers) -> None:
         """It may have died within its lease."""
         answers.deaf = {"127.0.0.1"}
 
-        with pytest.raises(NoNodeError, match="n1 did not answer: ConnectError"):
-            await nodes.ask("status", timeout_s=1)
+        with pytest.raises(NoNodeError, match="no live node answers: ConnectError"):
+            await nodes.get("status", timeout_s=1)
 
 
 class TestSync:
