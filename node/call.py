@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from shared_state.errors import ModelMeshError
+from shared_state.errors import ModelMeshError, ProviderError
+from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
 
 
@@ -103,13 +104,33 @@ class Target:
 
 
 @dataclass(slots=True)
+class Step:
+    """A target that a call turned to: what admission said and, if it was admitted, how the attempt ended.
+
+    Attributes:
+        asked: loop time at which admission was asked for.
+        settlement: None while the attempt runs, and if there was none.
+        error: why it failed.
+    """
+
+    target: Target
+    reservation: str
+    verdict: Verdict
+    asked: float
+    settlement: Settlement | None = None
+    error: ProviderError | None = None
+
+
+@dataclass(slots=True)
 class Trail:
-    """What happened to a call so far; becomes the log line and the answer's headers.
+    """What happened to a call so far; becomes the log line, the answer's headers and the record of the decision.
 
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
+        plan: the last ``node.routing.pipeline.Plan``; None if the name meant nothing.
+        steps: the targets that were tried, admitted or not, in order.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -121,6 +142,8 @@ class Trail:
     tokens_in: int = 0
     tokens_out: int = 0
     first_content: float = 0.0
+    plan: Any = None
+    steps: list[Step] = field(default_factory=list)
 
 
 class Reply(Protocol):

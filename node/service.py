@@ -24,6 +24,7 @@ from node.batch import DomainBatcher
 from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
+from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.ops.events import EventFan
@@ -97,8 +98,9 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
+        self._ranker = self._build_ranker()
         self.router = Router(
-            Pipeline(self.snapshot, self._build_ranker()),
+            Pipeline(self.snapshot, self._ranker),
             self._build_lanes(),
             self.watch,
             self.signals,
@@ -118,6 +120,10 @@ class NodeService:
         )
         self._gauges = ClusterGauges(store, self.snapshot, self.watch)
         self.metrics.add(self._gauges)
+        self.decisions = DecisionLog(
+            store, self.watch, config.observability.decisions, node=self.id, version=topology.version
+        )
+        self.metrics.add(DecisionMetrics(self.decisions))
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -193,9 +199,24 @@ class NodeService:
     def _build_application(self, ops: Doorkeeper) -> Application:
         proxy = self.topology.config.proxy
         doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
-        edge = Edge(self.router, self.watch, doorkeeper, self.request_log, self.metrics, proxy.max_body)
+        edge = Edge(
+            self.router,
+            self.watch,
+            doorkeeper,
+            self.request_log,
+            self.metrics,
+            proxy.max_body,
+            self.decisions,
+        )
         parts = OpsParts(
-            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+            self.id,
+            self.store,
+            self.topology,
+            self.snapshot,
+            self.watch,
+            self.findings,
+            self._ranker,
+            self.events,
         )
         models = ModelList(self.topology)
         return build_application(
@@ -228,7 +249,11 @@ class NodeService:
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
         loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
-        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
+        loops += [
+            self.signals.run(),
+            self.decisions.run(),
+            *(keeper.run() for keeper in self._terms.values()),
+        ]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -269,6 +294,7 @@ class NodeService:
                 await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
                 await asyncio.gather(*(ledger.leave() for ledger in self._ledgers.values()))
                 await self.registry.leave(self.id)
+                await self.decisions.flush()
         except STORE_ERRORS as error:
             left = sum(batcher.unsettled for batcher in self._batchers.values())
             log.warning(

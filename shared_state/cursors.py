@@ -15,6 +15,11 @@ async def take_turns(store: Store, pool: str, count: int) -> int:
     return last - count
 
 
+async def next_turn(store: Store, pool: str) -> int:
+    """The turn that would be given out next; nobody takes it."""
+    return int(await store.command("GET", store.keys.turns(pool)) or 0)
+
+
 async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
     """The model that each pool points at, empty for none; one round trip."""
     pipe = store.client.pipeline(transaction=False)

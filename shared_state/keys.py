@@ -116,6 +116,10 @@ class Keys:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
 
+    def request(self, request_id: str) -> str:
+        """String: why a request went where it did (JSON, deflated). Written by its node, read by the operators' API; dies by itself. Has a slot of its own."""
+        return f"{self._prefix}{{request:{request_id}}}"
+
     # -- a pool: cursors and sessions
 
     def turns(self, pool: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -15,6 +16,7 @@ from node.api.body import header, parse_object, read_body
 from node.api.caps import read_caps
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
+from node.observe.decisions import DecisionLog
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
@@ -41,6 +43,7 @@ class Edge:
     request_log: RequestLog
     metrics: Metrics
     max_body_bytes: int
+    decisions: DecisionLog | None = None
 
 
 class Endpoint:
@@ -56,7 +59,7 @@ class Endpoint:
         request_id = request_id_of(scope)
         reply = AsgiReply(send, request_id)
         trail = Trail(mode=self._edge.watch.mode)
-        name = ""
+        name, call = "", None
         try:
             self._edge.doorkeeper.check(scope)
             call = await self._read(scope, receive, request_id, started)
@@ -85,29 +88,16 @@ class Endpoint:
             started=started,
             trail=trail,
         )
+        decisions = self._edge.decisions
+        if decisions is not None and call is not None and decisions.wants(trail, outcome):
+            decisions.add(call, trail, status=reply.status, outcome=outcome)
 
     async def _read(self, scope: Scope, receive: Receive, request_id: str, started: float) -> Call:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
-        name = fields.get("model")
-        if not isinstance(name, str) or not name:
-            raise RequestError("'model' must be a non-empty string", param="model")
-        if len(name) > _LONGEST_NAME:
-            raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+        check_name(fields)
         self._surface.check(fields)
-        preferred = header(scope, b"x-modelmesh-provider")
-        return Call(
-            surface=self._surface,
-            request_id=request_id,
-            fields=fields,
-            body_bytes=len(body),
-            started=started,
-            deadline_s=_deadline(scope),
-            provider=preferred.decode("latin-1") if preferred else None,
-            prompt_tokens=weigh(body, fields),
-            caps=read_caps(scope),
-            session=_session(scope),
-        )
+        return build_call(self._surface, scope, fields, body=body, request_id=request_id, started=started)
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
         task = asyncio.current_task()
@@ -118,6 +108,38 @@ class Endpoint:
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
             watcher.cancel()
+
+
+def check_name(fields: dict[str, Any]) -> None:
+    """Raises RequestError unless ``model`` may be a name."""
+    name = fields.get("model")
+    if not isinstance(name, str) or not name:
+        raise RequestError("'model' must be a non-empty string", param="model")
+    if len(name) > _LONGEST_NAME:
+        raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+
+
+def build_call(
+    surface: Surface, scope: Scope, fields: dict[str, Any], *, body: bytes, request_id: str, started: float
+) -> Call:
+    """The call that a body and the headers that route it come to.
+
+    Raises:
+        RequestError: a header is not what it must be.
+    """
+    preferred = header(scope, b"x-modelmesh-provider")
+    return Call(
+        surface=surface,
+        request_id=request_id,
+        fields=fields,
+        body_bytes=len(body),
+        started=started,
+        deadline_s=_deadline(scope),
+        provider=preferred.decode("latin-1") if preferred else None,
+        prompt_tokens=weigh(body, fields),
+        caps=read_caps(scope),
+        session=_session(scope),
+    )
 
 
 async def _watch(receive: Receive, interrupts: Interrupts) -> None:

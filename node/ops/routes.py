@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
 from node.findings import StoreFindings
+from node.ops.decisions import DecisionDesk
 from node.ops.events import EventFan, EventStream
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
+from node.routing.ranking import Ranker
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.domains import Kind, order
@@ -59,6 +61,7 @@ class OpsParts:
     snapshot: Snapshot
     watch: StoreWatch
     findings: StoreFindings
+    ranker: Ranker
     events: EventFan = field(default_factory=EventFan)
 
 
@@ -69,10 +72,11 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
+        self._desk = DecisionDesk(parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node)
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
-        operations = [*self._views(), *self._orders()]
+        operations = [*self._views(), *self._orders(), *self._desk.operations()]
         return [
             Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
             for op in [*operations, _description(operations)]

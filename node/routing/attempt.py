@@ -76,6 +76,8 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
+        #: What it has come to, once it is settled.
+        self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
 
     async def run(self) -> None:
@@ -294,6 +296,7 @@ class Attempt:
         settlement.learned = fresh(self._learned, age_s=now - self._learned_at)
         if not self._is_reserved:
             settlement.flags |= LEASED
+        self.settlement = settlement
         self._lane.batcher.settle(settlement)
 
 

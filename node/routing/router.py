@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from node.call import Call, Reply, Target, Trail
+from node.call import Call, Reply, Step, Target, Trail
 from node.providers.headroom import headroom_told
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
@@ -90,7 +90,7 @@ class Router:
             raise StateUnavailableError("the node has not seen the shared state yet", retry_after_s=1.0)
         self.in_flight += 1
         try:
-            plan = await self._pipeline.plan(call)
+            plan = await self._pipeline.plan(call, trail)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
             await self._waiting.carry(
                 plan, lambda plan: self._try_targets(plan, reply, interrupts, trail), interrupts, trail
@@ -141,6 +141,8 @@ class Router:
         while True:
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
+            step = Step(target, reservation, verdict, asked)
+            trail.steps.append(step)
             if verdict.code != Code.ADMITTED:
                 refusals.verdicts.append(verdict)
                 trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
@@ -169,6 +171,7 @@ class Router:
                     await _run(attempt, lane, reservation)
                 self._hear(target.model.id, lane, attempt)
             except ProviderError as error:
+                step.error = error
                 refusals.errors.append(error)
                 now = asyncio.get_running_loop().time()
                 decision = decide(
@@ -182,6 +185,8 @@ class Router:
                     await asyncio.sleep(decision.pause_s)
             else:
                 return None
+            finally:
+                step.settlement = attempt.settlement
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""
