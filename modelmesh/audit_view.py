@@ -66,6 +66,7 @@ def _kinds(books: BooksView) -> Sequence[tuple[str, list[BalanceView]]]:
         ("models", sums.models),
         ("providers", sums.providers),
         ("pools", sums.pools),
+        ("client keys", sums.keys),
         ("domains", sums.domains),
     ]
 

@@ -18,6 +18,8 @@ _STYLES = {
     "draining": FAIR,
     "leased": FAIR,
     "standby": BAD,
+    "expired": FAIR,
+    "revoked": QUIET,
     "dead": BAD,
     "open": BAD,
 }

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
+from shared_state.shapes.keys import KeyView, NewKeyView
 from shared_state.shapes.status import EventView, OrderView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -70,6 +71,14 @@ class OpsClient:
         """Take a model or provider out, or bring it back."""
         path = f"/ops/{kind}/{quote(name, safe='')}/{verb}"
         return understand(self._call("POST", path, body=dict(body or {})), OrderView)
+
+    def create_key(self, body: Mapping[str, Any]) -> NewKeyView:
+        """Make a client key."""
+        return understand(self._call("POST", "/ops/keys", body=dict(body)), NewKeyView)
+
+    def revoke_key(self, key: str) -> KeyView:
+        """Make a client key void for good."""
+        return understand(self._call("DELETE", f"/ops/keys/{quote(key, safe='')}"), KeyView)
 
     def _call(
         self,

@@ -22,7 +22,7 @@ from modelmesh.errors import StartError
 from modelmesh.home import make_private, state_folder
 from modelmesh.supervisor import Supervisor
 from shared_state.config.loader import config_from_environment, load_config
-from shared_state.config.root import MeshConfig, ProxyConfig
+from shared_state.config.root import MeshConfig
 from shared_state.config.strategies import is_custom
 from shared_state.topology import Topology, build_topology
 
@@ -113,7 +113,7 @@ def _plan_demo(options: ServeOptions, *, environ: Mapping[str, str], notes: tupl
     """The port comes first: its number tells the configuration files of several demos apart."""
     home = make_private(state_folder(environ) / "demo")
     with ExitStack() as on_failure:
-        listener = on_failure.enter_context(_listen(options, MeshConfig().proxy))
+        listener = on_failure.enter_context(_listen(options, MeshConfig()))
         path = home / f"mesh.{listener.getsockname()[1]}.yaml"
         prepared = demo.prepare(path, environ=child_environ(environ, home=home))
         tempers = (f"  {temper.name:<9} {temper.says}" for temper in demo.TEMPERS)
@@ -146,7 +146,7 @@ def _plan(
         redis=find_redis(url) if url else None,
         insecure=options.insecure,
         environ=child_environ(environ, home=source.home),
-        listener=listener or _listen(options, source.config.proxy),  # last: nothing fails once it is open
+        listener=listener or _listen(options, source.config),  # last: nothing fails once it is open
     )
 
 
@@ -159,11 +159,12 @@ def _check_strategies(topology: Topology) -> None:
         build_strategies(topology.pools.values())
 
 
-def _listen(options: ServeOptions, proxy: ProxyConfig) -> socket.socket:
+def _listen(options: ServeOptions, config: MeshConfig) -> socket.socket:
+    proxy = config.proxy
     host = options.host or proxy.host
-    if not (is_loopback(host) or options.insecure or proxy.auth.tokens):
+    if not (is_loopback(host) or options.insecure or proxy.auth.tokens or config.keys.required):
         raise StartError(
-            f"refusing to serve on {host} without authentication: set proxy.auth.tokens, or give --insecure"
+            f"refusing to serve on {host} without authentication: set proxy.auth.tokens or keys.required, or give --insecure"
         )
     return listen(host, proxy.port if options.port is None else options.port)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from modelmesh.errors import StoreError
 from shared_state.config.loader import load_config
 from shared_state.copies import decode_copies, encode_copies, read_copy, restore_copy
+from shared_state.directory import DomainDirectory
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology, build_topology
@@ -39,13 +40,14 @@ class Moved:
 
 
 async def export_state(path: Path, *, config_path: str | None, redis_url: str | None) -> list[Moved]:
-    """Writes the state of every configured domain to a file that only its owner may read.
+    """Writes the state of every domain to a file that only its owner may read.
 
     Raises:
         ConfigurationError, StoreError, StateFileError: with what is wrong.
     """
     async with _opened(config_path, redis_url) as (store, topology):
-        copies = [await read_copy(store, domain) for domain in topology.domains.values()]
+        domains = await DomainDirectory(store, topology).specs()
+        copies = [await read_copy(store, domain) for domain in domains.values()]
     _write(path, encode_copies(copies))
     return [
         Moved(
@@ -69,13 +71,14 @@ async def import_state(
     """
     copies = decode_copies(_read(path))
     async with _opened(config_path, redis_url) as (store, topology):
-        live = {name: await read_copy(store, domain) for name, domain in topology.domains.items()}
+        domains = await DomainDirectory(store, topology).specs()
+        live = {name: await read_copy(store, domain) for name, domain in domains.items()}
         used = [copy.domain for copy in live.values() if not copy.is_empty]
         if used and not is_forced:
             raise StateFileError(f"there is state already in {', '.join(used)}; --force adds to it")
         moved = []
         for copy in copies:
-            domain = topology.domains.get(copy.domain)
+            domain = domains.get(copy.domain)
             if domain is None:
                 moved.append(Moved(copy.domain, note="not in the configuration, left out"))
                 continue

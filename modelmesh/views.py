@@ -60,7 +60,9 @@ def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
 
 
 def pools_view(pools: Iterable[PoolView]) -> Table:
-    view = table("Pools", "pool", "capability", "strategy", "#active", "#standby", "current", "models")
+    view = table(
+        "Pools", "pool", "capability", "strategy", "#active", "#standby", "current", "models", "windows"
+    )
     for pool in pools:
         view.add_row(
             text(pool.id),
@@ -70,6 +72,7 @@ def pools_view(pools: Iterable[PoolView]) -> Table:
             Text(str(pool.standby), style=FAIR if pool.standby else QUIET),
             text(pool.current),
             text(" ".join(pool.models)),
+            windows_text(pool.windows),
         )
     return view
 
@@ -85,7 +88,7 @@ def models_view(models: Iterable[ModelView], *, now: float) -> Table:
             str(model.requests),
             Text(str(model.failed), style=FAIR if model.failed else QUIET),
             str(model.in_flight),
-            _windows(model.windows),
+            windows_text(model.windows),
         )
     return view
 
@@ -167,7 +170,8 @@ def _headline(status: StatusView, *, now: float) -> Table:
     return grid
 
 
-def _windows(windows: Iterable[WindowView]) -> Text:
+def windows_text(windows: Iterable[WindowView]) -> Text:
+    """How full windows are, on one line."""
     return Text(" ").join(
         Text(f"{window.name} {window.used:g}/{window.limit:g}", style=_load_style(window))
         for window in windows

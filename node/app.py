@@ -129,11 +129,13 @@ def _listener(options: NodeOptions, topology: Topology) -> socket.socket:
             options.host or proxy.host, proxy.port if options.port is None else options.port
         )
     host = listener.getsockname()[0]
-    if not (_is_loopback(host) or proxy.auth.tokens or options.insecure):
+    has_door = bool(proxy.auth.tokens) or topology.config.keys.required
+    if not (_is_loopback(host) or has_door or options.insecure):
         listener.close()
         raise ConfigurationError(
             [
-                f"proxy.host: {host} is open to the network and proxy.auth.tokens is empty; set a token or pass --insecure"
+                f"proxy.host: {host} is open to the network and proxy.auth.tokens is empty; set a token,"
+                " set keys.required, or pass --insecure"
             ]
         )
     return listener

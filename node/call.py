@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared_state.client_keys import ClientKey
 from shared_state.errors import ModelMeshError, ProviderError
 from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
@@ -62,6 +63,7 @@ class Call:
         prompt_tokens: most tokens that the body can hold, as weighed at the door; 0 if nobody weighed it.
         counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
+        key: the client key that it came with.
         session: the caller's name for a conversation, empty for none.
     """
 
@@ -75,6 +77,7 @@ class Call:
     prompt_tokens: int = 0
     counted: dict[str, int] = field(default_factory=dict)
     caps: Caps | None = None
+    key: ClientKey | None = None
     session: str = ""
 
     @property
@@ -109,6 +112,7 @@ class Step:
 
     Attributes:
         asked: loop time at which admission was asked for.
+        is_gate: the pool's own limits have refused, not the model.
         settlement: None while the attempt runs, and if there was none.
         error: why it failed.
     """
@@ -117,6 +121,7 @@ class Step:
     reservation: str
     verdict: Verdict
     asked: float
+    is_gate: bool = False
     settlement: Settlement | None = None
     error: ProviderError | None = None
 
@@ -131,6 +136,7 @@ class Trail:
         fallback: why it went on beyond what was asked for.
         plan: the last ``node.routing.pipeline.Plan``; None if the name meant nothing.
         steps: the targets that were tried, admitted or not, in order.
+        key: id of the caller's key, for the log.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
@@ -144,6 +150,7 @@ class Trail:
     first_content: float = 0.0
     plan: Any = None
     steps: list[Step] = field(default_factory=list)
+    key: str = ""
 
 
 class Reply(Protocol):

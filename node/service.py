@@ -16,8 +16,9 @@ import httpx
 import structlog
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
+from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
@@ -31,6 +32,8 @@ from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.routing.cursors import Cursors
+from node.routing.gatehouse import Gatehouse
+from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker, wants_signals
@@ -43,6 +46,7 @@ from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.bus import Bus
+from shared_state.client_keys import ClientKeys
 from shared_state.clock import ServerClock
 from shared_state.events import Event
 from shared_state.ledger import DomainLedger
@@ -79,6 +83,7 @@ class NodeService:
         self.findings = StoreFindings(store, self.watch)
         self.registry = Registry(store)
         self.events = EventFan()
+        self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
             config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
@@ -99,15 +104,8 @@ class NodeService:
         }
         self.snapshot.follow(self._ledgers)
         self._ranker = self._build_ranker()
-        self.router = Router(
-            Pipeline(self.snapshot, self._ranker),
-            self._build_lanes(),
-            self.watch,
-            self.signals,
-            clock=self.clock,
-            reservations=_reservation_ids(self.id),
-            on_loss=config.redis.on_loss,
-        )
+        self._gatehouse = self._build_gatehouse()
+        self.router = self._build_router()
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
             self.snapshot,
@@ -144,10 +142,12 @@ class NodeService:
 
     def _on_event(self, event: Event) -> None:
         self.snapshot.observe_event(event)
+        self._keyring.observe_event(event)
         self.events.publish(event)
 
     def _on_gap(self) -> None:
         self.snapshot.refresh_all()
+        self._keyring.doubt()
         self.events.tell_gap()
 
     def _build_ranker(self) -> Ranker:
@@ -196,16 +196,55 @@ class NodeService:
             for model in self.topology.models.values()
         }
 
+    def _build_gatehouse(self) -> Gatehouse:
+        return Gatehouse(
+            self.store,
+            self.watch,
+            clock=self.clock,
+            node=self.id,
+            nodes=lambda: self.nodes_seen,
+            on_loss=self.topology.config.redis.on_loss,
+            on_failure=self._on_task_end,
+        )
+
+    def _build_router(self) -> Router:
+        lanes, reservations = self._build_lanes(), _reservation_ids(self.id)
+        on_loss = self.topology.config.redis.on_loss
+        gates = Gates(
+            {domain.id: self._gatehouse.build(domain) for domain in self.topology.gates.values()},
+            lanes,
+            of_key=self._gatehouse.of_key,
+            watch=self.watch,
+            reservations=reservations,
+            now_ms=self.clock.now_ms,
+            on_loss=on_loss,
+        )
+        return Router(
+            Pipeline(self.snapshot, self._ranker),
+            lanes,
+            self.watch,
+            self.signals,
+            clock=self.clock,
+            reservations=reservations,
+            on_loss=on_loss,
+            gates=gates,
+        )
+
     def _build_application(self, ops: Doorkeeper) -> Application:
-        proxy = self.topology.config.proxy
-        doorkeeper = Doorkeeper(proxy.auth.tokens, is_open=True)
+        config = self.topology.config
+        door = ClientDoor(
+            Doorkeeper(config.proxy.auth.tokens, is_open=True),
+            self._keyring,
+            is_required=config.keys.required,
+            now_ms=self.clock.now_ms,
+        )
         edge = Edge(
             self.router,
             self.watch,
-            doorkeeper,
+            door,
             self.request_log,
             self.metrics,
-            proxy.max_body,
+            config.proxy.max_body,
             self.decisions,
         )
         parts = OpsParts(
@@ -222,7 +261,7 @@ class NodeService:
         return build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
-                *model_routes(models, doorkeeper),
+                *model_routes(models, door),
                 *health_routes(self.readiness),
                 metrics_route(self.metrics, ops, refresh=self._gauges.refresh),
                 *ops_routes(parts, ops),
@@ -248,17 +287,22 @@ class NodeService:
 
     async def start(self) -> None:
         """Starts the background work; the node serves as soon as it has seen the shared state once."""
-        loops = [self.watch.run(), self.snapshot.run(), self._bus.run(), self.findings.run(), self._beat()]
-        loops += [
-            self.signals.run(),
+        loops = [
+            self.watch.run(),
+            self.snapshot.run(),
+            self._bus.run(),
+            self._keyring.run(),
             self.decisions.run(),
-            *(keeper.run() for keeper in self._terms.values()),
+            self.findings.run(),
+            self._beat(),
         ]
+        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
+        self._gatehouse.start()
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -292,11 +336,13 @@ class NodeService:
         try:
             async with asyncio.timeout(_FLUSH_DEADLINE_S):
                 await asyncio.gather(*(batcher.flush() for batcher in self._batchers.values()))
-                await asyncio.gather(*(ledger.leave() for ledger in self._ledgers.values()))
+                await asyncio.gather(
+                    self._gatehouse.leave(), *(ledger.leave() for ledger in self._ledgers.values())
+                )
                 await self.registry.leave(self.id)
                 await self.decisions.flush()
         except STORE_ERRORS as error:
-            left = sum(batcher.unsettled for batcher in self._batchers.values())
+            left = sum(batcher.unsettled for batcher in self._batchers.values()) + self._gatehouse.unsettled
             log.warning(
                 "left without goodbye; reservations are charged by their lease",
                 unsettled=left,
@@ -304,7 +350,7 @@ class NodeService:
             )
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._gatehouse.stop(), return_exceptions=True)
         self.request_log.flush()
         await self._transport.aclose()
         await self.store.aclose()

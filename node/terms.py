@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import asdict
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from node.leases import LeaseKeeper
-from node.snapshot import Snapshot
 from node.watch import StoreWatch
-from shared_state.assertion import Assertion, Correction
+from shared_state.assertion import Assertion, Correction, Standby
 from shared_state.errors import TermChangedError
 from shared_state.ledger import DomainLedger
 from shared_state.store import STORE_ERRORS
@@ -20,6 +19,19 @@ from shared_state.store import STORE_ERRORS
 log = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.05
+
+
+class StateView(Protocol):
+    """What a node knows of the states of a domain."""
+
+    def epoch(self, domain: str) -> int:
+        """The last epoch that was seen."""
+
+    def standbys(self, domain: str) -> list[Standby]:
+        """What is on standby."""
+
+    def refresh(self, domain: str) -> None:
+        """Reads the domain again."""
 
 
 class TermKeeper:
@@ -30,7 +42,7 @@ class TermKeeper:
     """
 
     def __init__(
-        self, ledger: DomainLedger, leases: LeaseKeeper, snapshot: Snapshot, watch: StoreWatch
+        self, ledger: DomainLedger, leases: LeaseKeeper, snapshot: StateView, watch: StoreWatch
     ) -> None:
         self.corrected: Counter[str] = Counter()
         self._ledger = ledger

@@ -28,8 +28,8 @@ from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
-from shared_state.books import audited
 from shared_state.config.loader import load_config
+from shared_state.directory import DomainDirectory
 from shared_state.errors import ConfigurationError, ModelMeshError
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology, build_topology
@@ -58,25 +58,26 @@ class SchedulerService:
     """
 
     def __init__(self, store: Store, topology: Topology, sink: Sink, *, owner: str) -> None:
-        config, domains = topology.config.scheduler, tuple(topology.domains)
+        config, accounts = topology.config.scheduler, tuple(topology.domains)
+        domains = DomainDirectory(store, topology)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
-        self._copies = Copies(store, topology.domains, sink) if config.copy_interval else None
+        self._copies = Copies(store, domains, sink) if config.copy_interval else None
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
             Job(
-                "recovery", Recovery(store, domains).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
+                "recovery", Recovery(store, accounts).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
             ),
             Job(
                 "leases",
-                LeaseEnder(store, topology.domains).run,
+                LeaseEnder(store, domains).run,
                 LEASES_EVERY_S,
                 _REAP_TIMEOUT_S,
                 is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
-            Job("audit", Audit(store, audited(topology.domains)).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
+            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]

@@ -30,6 +30,8 @@ from shared_state.config.pools import FallbacksConfig, PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
+from shared_state.gates import MESH_GATE, build_gate, pool_gate
+from shared_state.limits import has_limits
 from shared_state.scores import Score
 from shared_state.selection import find_strategy, in_priority, limit_by_pools
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
@@ -44,6 +46,7 @@ class Parts:
     models: dict[str, ModelSpec] = field(default_factory=dict)
     pools: dict[str, PoolSpec] = field(default_factory=dict)
     domains: dict[str, DomainSpec] = field(default_factory=dict)
+    gates: dict[str, DomainSpec] = field(default_factory=dict)
 
 
 def assemble(config: MeshConfig, log: FaultLog) -> Parts:
@@ -64,6 +67,7 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
+    parts.gates = _build_gates(config, parts)
     _check_prices(parts, log)
     return parts
 
@@ -262,7 +266,7 @@ def _build_pools(
             capability=node,
             strategy=strategy_of(pool, find_strategy(pool_id, pool, members, log)),
             models=tuple(member for member in members if member.id in parts.models),
-            config=pool,
+            config=pool.model_copy(update={"limits": with_budget(pool.limits, pool.budget)}),
             score=score,
         )
     return pools
@@ -347,15 +351,31 @@ def _members(
 
 def _check_prices(parts: Parts, log: FaultLog) -> None:
     """Money can be limited only where prices are known; a free model says so with prices of 0."""
+    everywhere = MESH_GATE in parts.gates
+    dear_pools = {
+        model.id for pool in parts.pools.values() for model in pool.models if spends_money(pool.config.limits)
+    }
     for model in parts.models.values():
         provider = parts.providers.get(model.provider)
-        is_limited = spends_money(model.config.limits) or (
-            provider is not None and spends_money(provider.config.limits)
-        )
-        if is_limited and "pricing" not in model.config.model_fields_set:
-            log.add_absence(
-                ("models", model.id, "pricing"), "is needed: money is limited here or on its provider"
-            )
+        if model.is_priced:
+            continue
+        if spends_money(model.config.limits) or (provider and spends_money(provider.config.limits)):
+            where = "here or on its provider"
+        elif everywhere or model.id in dear_pools:
+            where = "on a pool that holds it" if model.id in dear_pools else "by the budget of the mesh"
+        else:
+            continue
+        log.add_absence(("models", model.id, "pricing"), f"is needed: money is limited {where}")
+
+
+# -- gates
+
+
+def _build_gates(config: MeshConfig, parts: Parts) -> dict[str, DomainSpec]:
+    """The domains of the mesh's budget and of pools that limit anything."""
+    limits = {pool_gate(pool.id): pool.config.limits for pool in parts.pools.values()}
+    limits[MESH_GATE] = with_budget(LimitsConfig(), config.budget)
+    return {domain: build_gate(domain, own) for domain, own in limits.items() if has_limits(own)}
 
 
 # -- quota domains

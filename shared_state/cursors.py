@@ -31,6 +31,12 @@ async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
     return {pool: raw.decode() if raw else "" for pool, raw in zip(pools, replies, strict=True)}
 
 
+async def read_current(store: Store, pool: str) -> str:
+    """The model that a pool points at, empty for none."""
+    raw: bytes | None = await store.command("GET", store.keys.current(pool))
+    return raw.decode() if raw else ""
+
+
 async def move_current(store: Store, pool: str, *, seen: str, model: str) -> str:
     """Points the pool at ``model`` if it still points at ``seen``; the model that it points at now."""
     current: bytes = await store.run("move_current", [store.keys.current(pool)], [seen, model])

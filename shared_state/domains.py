@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import ormsgpack
 
@@ -70,6 +71,33 @@ async def read_pulses(store: Store, domains: Sequence[str]) -> dict[str, Pulse]:
     }
 
 
+async def next_lease_ends(store: Store, domains: Sequence[str]) -> dict[str, float]:
+    """When the first lease of each domain ends, in unix milliseconds; infinity where there is none."""
+    names = [store.keys.leases(domain) + ":ends" for domain in domains]
+    found = await _read_each(store, names, lambda pipe, name: pipe.zrange(name, 0, 0, withscores=True))
+    return {
+        domain: float(rows[0][1]) if rows else math.inf for domain, rows in zip(domains, found, strict=True)
+    }
+
+
+async def read_lists_of_news(store: Store, domains: Sequence[str]) -> list[list[bytes]]:
+    """The latest events of each domain as they were published, newest first."""
+    names = [store.keys.news(domain) for domain in domains]
+    return await _read_each(store, names, lambda pipe, name: pipe.lrange(name, 0, -1))
+
+
+async def _read_each(store: Store, names: Sequence[str], ask: Callable[[Any, str], object]) -> list[Any]:
+    """The replies to one command for each key, in few round trips."""
+    found: list[Any] = []
+    for i in range(0, len(names), _SCAN_AT_ONCE):
+        pipe = store.client.pipeline(transaction=False)
+        for name in names[i : i + _SCAN_AT_ONCE]:
+            ask(pipe, name)
+        async with Deadline(store.timeout_s):
+            found += await pipe.execute()
+    return found
+
+
 async def order(
     store: Store,
     domain: str,
@@ -88,6 +116,15 @@ async def order(
         [domain, store.keys.channel, node, kind, name, action, reason, round(for_s * 1000)],
     )
     return Order(status.decode(), why.decode(), until_ms)
+
+
+async def tell(store: Store, domain: str, *, event: str, name: str, reason: str, node: str) -> None:
+    """Tells everybody of something about a model that has changed no state. Sent again it is told again."""
+    await store.run(
+        "tell",
+        [store.keys.domain(domain)],
+        [domain, store.keys.channel, node, event, "model", name, reason],
+    )
 
 
 async def recover_due(store: Store, domain: str, *, token: int, most: int = 100) -> list[tuple[str, str]]:

@@ -11,11 +11,13 @@ ModelMeshError
 │   ├── ContextLengthError
 │   ├── PayloadTooLargeError
 │   ├── AuthenticationRequiredError
+│   ├── ModelNotAllowedError
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
 │   ├── SessionModelUnavailableError
 │   ├── LimitReachedError
+│   ├── BudgetExceededError
 │   ├── AllProvidersExhaustedError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
@@ -165,6 +167,14 @@ class AuthenticationRequiredError(RequestError):
     default_code = "invalid_api_key"
 
 
+class ModelNotAllowedError(RequestError):
+    """The client key may not use what was asked for."""
+
+    http_status = 403
+    type = "permission_error"
+    default_code = "model_not_allowed"
+
+
 class ClientDisconnectedError(RequestError):
     """The caller left; nobody reads the answer, the status is for the log only."""
 
@@ -197,6 +207,22 @@ class LimitReachedError(RoutingError):
     http_status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
+
+
+class BudgetExceededError(RoutingError):
+    """The money of a client key, a pool, a model or the mesh is spent; waiting helps only when its period turns.
+
+    Args:
+        window: the limit that refused: ``usd_per_request``, ``usd_per_day`` or ``usd_per_month``.
+    """
+
+    http_status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+    def __init__(self, message: str, *, window: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit_type = {"usd_per_day": "daily", "usd_per_month": "monthly"}.get(window, "per_request")
 
 
 class AllProvidersExhaustedError(RoutingError):

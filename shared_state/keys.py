@@ -120,7 +120,16 @@ class Keys:
         """String: why a request went where it did (JSON, deflated). Written by its node, read by the operators' API; dies by itself. Has a slot of its own."""
         return f"{self._prefix}{{request:{request_id}}}"
 
-    # -- a pool: cursors and sessions
+    @property
+    def client_keys(self) -> str:
+        """Hash id -> JSON record of a client key, written and revoked by operators, never changed.
+
+        Behind it ``:digests`` (hash keyed digest of the text -> id), ``:revoked`` (hash id -> unix ms) and ``:version``
+        (counter of changes); read by nodes.
+        """
+        return f"{self._prefix}{{cluster}}:clients"
+
+    # -- a pool: cursors and sessions, beside the quota domain ``pool:<id>`` if it has limits
 
     def turns(self, pool: str) -> str:
         """Counter of round-robin turns given out, in blocks."""

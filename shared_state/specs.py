@@ -35,6 +35,11 @@ class ModelSpec:
     capabilities: frozenset[str]
     config: ModelConfig
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether its prices are known; a free model says so with prices of 0."""
+        return "pricing" in self.config.model_fields_set
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProviderSpec:

@@ -59,7 +59,11 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:
-    """A configuration with everything resolved. Disabled providers and their models are not in it."""
+    """A configuration with everything resolved. Disabled providers and their models are not in it.
+
+    Attributes:
+        gates: quota domains that calls pass before their candidates; those of client keys are not configured, so not here.
+    """
 
     config: MeshConfig
     version: str
@@ -68,6 +72,7 @@ class Topology:
     providers: Mapping[str, ProviderSpec]
     pools: Mapping[str, PoolSpec]
     domains: Mapping[str, DomainSpec]
+    gates: Mapping[str, DomainSpec]
     _resolutions: dict[str, Resolution] = field(default_factory=dict, init=False, repr=False)
 
     def resolve(self, name: str) -> Resolution:
@@ -169,6 +174,7 @@ def build_topology(config: MeshConfig) -> Topology:
         providers=MappingProxyType(parts.providers),
         pools=MappingProxyType(parts.pools),
         domains=MappingProxyType(parts.domains),
+        gates=MappingProxyType(parts.gates),
     )
 
 

@@ -89,7 +89,7 @@ def deactivate(
     as_json: JsonOption = False,
 ) -> None:
     """Take a model or a provider out, until it is activated or the time is over."""
-    body = {"reason": reason, "for_s": _seconds(duration)}
+    body = {"reason": reason, "for_s": seconds(duration, hint="--for")}
     _switch(target, "deactivate", body=body, as_json=as_json)
 
 
@@ -162,7 +162,8 @@ def _describe_unknown(client: OpsClient, target: str) -> str:
     return f"no model or provider is named {target!r}{hint}"
 
 
-def _seconds(duration: str | None) -> float | None:
+def seconds(duration: str | None, *, hint: str) -> float | None:
+    """A duration given as an option; ``hint`` is the option's name."""
     from shared_state.config.values import parse_duration
 
     if duration is None:
@@ -170,4 +171,4 @@ def _seconds(duration: str | None) -> float | None:
     try:
         return parse_duration(duration)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from error
+        raise typer.BadParameter(str(error), param_hint=hint) from error

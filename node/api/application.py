@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import request_id_of
 from node.api.errors import error_answer
 from node.api.models import ModelList
@@ -75,17 +75,16 @@ def build_application(
     return Application(endpoints, starlette)
 
 
-def model_routes(models: ModelList, doorkeeper: Doorkeeper) -> list[BaseRoute]:
+def model_routes(models: ModelList, door: ClientDoor) -> list[BaseRoute]:
     """``/v1/models`` and ``/v1/models/{id}``."""
 
     async def list_models(request: Request) -> Response:
-        doorkeeper.check(request.scope)
-        return JsonResponse(models.all())
+        return JsonResponse(models.all(await door.admit(request.scope)))
 
     async def get_model(request: Request) -> Response:
-        doorkeeper.check(request.scope)
+        key = await door.admit(request.scope)
         name = request.path_params["name"]
-        entry = models.get(name)
+        entry = models.get(name, key)
         if entry is None:
             raise ModelNotFoundError(f"no pool or model is called {name!r}", param="model")
         return JsonResponse(entry)

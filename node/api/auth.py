@@ -1,15 +1,17 @@
-"""Who may come in: static bearer tokens, compared in constant time and kept as digests."""
+"""Who may come in: static bearer tokens, compared in constant time and kept as digests; and client keys."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import SecretStr
 from starlette.types import Scope
 
 from node.api.body import header
+from node.api.keyring import Keyring
+from shared_state.client_keys import ClientKey, is_key_text
 from shared_state.errors import AuthenticationRequiredError
 
 
@@ -25,6 +27,11 @@ class Doorkeeper:
         self._digests = [_digest(token.get_secret_value().encode()) for token in tokens]
         self._is_open = is_open and not self._digests
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a token."""
+        return self._is_open
+
     def check(self, scope: Scope) -> None:
         """Lets the request pass.
 
@@ -33,16 +40,66 @@ class Doorkeeper:
         """
         if self._is_open:
             return
-        given = header(scope, b"authorization") or b""
-        scheme, _, token = given.partition(b" ")
-        if scheme.lower() != b"bearer":
-            token = given
-        if not token or not self._is_known(_digest(token.strip())):
+        if not self.knows(bearer_token(scope)):
             raise AuthenticationRequiredError("a valid bearer token is required")
+
+    def knows(self, token: bytes) -> bool:
+        """Whether it is one of the tokens."""
+        return bool(token) and self._is_known(_digest(token))
 
     def _is_known(self, digest: bytes) -> bool:
         # Every entry is compared, so that the time says nothing about which one matched.
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+class ClientDoor:
+    """Lets callers in by a static token or a client key.
+
+    Args:
+        tokens: the static ones.
+        is_required: whether everybody needs one or the other; else static tokens alone decide that.
+        now_ms: server time.
+    """
+
+    def __init__(
+        self, tokens: Doorkeeper, keyring: Keyring, *, is_required: bool, now_ms: Callable[[], int]
+    ) -> None:
+        self._tokens = tokens
+        self._keyring = keyring
+        self._is_open = tokens.is_open and not is_required
+        self._now_ms = now_ms
+
+    async def admit(self, scope: Scope) -> ClientKey | None:
+        """Lets the request pass; the client key that it came with, None for a static token or an open door.
+
+        A client key that is not valid is refused even where none is needed: its owner believes in its limits.
+
+        Raises:
+            AuthenticationRequiredError: neither token nor valid key.
+            StateUnavailableError: Redis is away, and nobody here knows the key.
+        """
+        token = bearer_token(scope) or (header(scope, b"x-api-key") or b"").strip()
+        if is_key_text(token) and not self._tokens.knows(token):
+            return self._valid(await self._keyring.find(token))
+        if not (self._is_open or self._tokens.knows(token)):
+            what = "is not valid" if token else "is required"
+            raise AuthenticationRequiredError(f"a client key or bearer token {what}")
+        return None
+
+    def _valid(self, key: ClientKey | None) -> ClientKey:
+        if key is None:
+            raise AuthenticationRequiredError("the client key is unknown")
+        status = key.status(self._now_ms())
+        if status != "active":
+            raise AuthenticationRequiredError(f"client key {key.id} is {status}")
+        return key
+
+
+def bearer_token(scope: Scope) -> bytes:
+    """What stands in the ``Authorization`` header, with or without its scheme."""
+    given = header(scope, b"authorization") or b""
+    scheme, _, token = given.partition(b" ")
+    return (token if scheme.lower() == b"bearer" else given).strip()
 
 
 def _digest(token: bytes) -> bytes:

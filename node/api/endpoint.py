@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
 from node.api.caps import read_caps
 from node.api.reply import AsgiReply
@@ -23,6 +23,7 @@ from node.routing.interrupts import Interrupts
 from node.routing.router import Router
 from node.routing.weight import weigh
 from node.watch import StoreWatch
+from shared_state.client_keys import ClientKey
 from shared_state.config.values import parse_duration
 from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
 
@@ -39,7 +40,7 @@ class Edge:
 
     router: Router
     watch: StoreWatch
-    doorkeeper: Doorkeeper
+    door: ClientDoor
     request_log: RequestLog
     metrics: Metrics
     max_body_bytes: int
@@ -61,8 +62,10 @@ class Endpoint:
         trail = Trail(mode=self._edge.watch.mode)
         name, call = "", None
         try:
-            self._edge.doorkeeper.check(scope)
-            call = await self._read(scope, receive, request_id, started)
+            key = await self._edge.door.admit(scope)
+            if key is not None:
+                trail.key = key.id
+            call = await self._read(scope, receive, request_id, started, key)
             name = call.name
             await self._serve(call, receive, reply, trail)
         except ClientDisconnectedError as error:
@@ -92,12 +95,16 @@ class Endpoint:
         if decisions is not None and call is not None and decisions.wants(trail, outcome):
             decisions.add(call, trail, status=reply.status, outcome=outcome)
 
-    async def _read(self, scope: Scope, receive: Receive, request_id: str, started: float) -> Call:
+    async def _read(
+        self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
+    ) -> Call:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
         check_name(fields)
         self._surface.check(fields)
-        return build_call(self._surface, scope, fields, body=body, request_id=request_id, started=started)
+        return build_call(
+            self._surface, scope, fields, body=body, request_id=request_id, started=started, key=key
+        )
 
     async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
         task = asyncio.current_task()
@@ -120,7 +127,14 @@ def check_name(fields: dict[str, Any]) -> None:
 
 
 def build_call(
-    surface: Surface, scope: Scope, fields: dict[str, Any], *, body: bytes, request_id: str, started: float
+    surface: Surface,
+    scope: Scope,
+    fields: dict[str, Any],
+    *,
+    body: bytes,
+    request_id: str,
+    started: float,
+    key: ClientKey | None = None,
 ) -> Call:
     """The call that a body and the headers that route it come to.
 
@@ -138,6 +152,7 @@ def build_call(
         provider=preferred.decode("latin-1") if preferred else None,
         prompt_tokens=weigh(body, fields),
         caps=read_caps(scope),
+        key=key,
         session=_session(scope),
     )
 

@@ -6,7 +6,7 @@ import math
 
 import orjson
 
-from shared_state.errors import ModelMeshError, RejectedRequestError
+from shared_state.errors import BudgetExceededError, ModelMeshError, RejectedRequestError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -37,8 +37,8 @@ def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, 
         headers.append((b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))))
     elif status in (429, 503):
         headers.append((b"retry-after", b"1"))
-    if status in (502, 504):
+    if status in (502, 504) or isinstance(error, BudgetExceededError):
         headers.append(
             (b"x-should-retry", b"false")
-        )  # the router has used the budget; an SDK's retries would multiply it
+        )  # the router has used the budget, or there is none left; an SDK's retries would only multiply the calls
     return status, headers, body or error_body(error, request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from shared_state.client_keys import ClientKey
 from shared_state.topology import Topology
 
 #: The API wants a date of every model. Nobody knows one, and all nodes must say the same.
@@ -19,13 +20,14 @@ class ModelList:
         self._entries = {**models, **pools}
         self._order = [*pools, *(name for name in models if name not in pools)]
 
-    def all(self) -> dict[str, Any]:
-        """Everything, pools first."""
-        return {"object": "list", "data": [self._entries[name] for name in self._order]}
+    def all(self, key: ClientKey | None = None) -> dict[str, Any]:
+        """Everything that a key may use, pools first."""
+        names = self._order if key is None else [name for name in self._order if key.may_use(name)]
+        return {"object": "list", "data": [self._entries[name] for name in names]}
 
-    def get(self, name: str) -> dict[str, Any] | None:
-        """One entry, None for an unknown name."""
-        return self._entries.get(name)
+    def get(self, name: str, key: ClientKey | None = None) -> dict[str, Any] | None:
+        """One entry, None for a name that is unknown, or not for this key."""
+        return self._entries.get(name) if key is None or key.may_use(name) else None
 
 
 def _entry(name: str, owner: str) -> dict[str, Any]:

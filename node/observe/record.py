@@ -75,6 +75,7 @@ def _asked(call: Call) -> Record:
         "session": session_digest(call.session),
         "provider": call.provider,
         "caps": _caps(call.caps) if call.caps else None,
+        "key": {"id": call.key.id, "models": call.key.models} if call.key else None,
     }
 
 
@@ -213,7 +214,7 @@ def _step(step: Step, call: Call) -> Record:
         **_whom(step.target),
         "reservation": step.reservation,
         "verdict": verdict.code.name.lower(),
-        "window": verdict.name,
+        "window": f"pool:{verdict.name}" if step.is_gate else verdict.name,
         "at": verdict.at_ms / 1000 if verdict.at_ms > 0 else None,
         "asked_ms": _ms(call.started, step.asked),
     }

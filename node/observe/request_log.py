@@ -51,6 +51,7 @@ class RequestLog:
                     "request_id": request_id,
                     "path": path,
                     "asked": name,
+                    "key": trail.key or None,
                     "status": status,
                     "outcome": outcome,
                     "pool": target.pool.id if target else None,

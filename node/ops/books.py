@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Final
 
 from shared_state.books import BookRow, DomainBooks, by_cause
+from shared_state.gates import DomainKind, kind_of
 from shared_state.shapes.status import BalancesView, BalanceView, BooksView, BookView, DifferenceView
 from shared_state.topology import Topology
 
@@ -18,16 +19,21 @@ _COUNTS: Final = ("admitted", "settled", "abandoned", "in_flight", "difference")
 def view_books(domains: Sequence[DomainBooks], topology: Topology) -> BooksView:
     """The whole view; a model that is configured no more has the provider ``""``."""
     rows = [_row(row, topology) for books in domains for row in books.rows]
+    traffic = [row for row in rows if row.kind == DomainKind.ACCOUNT]
     differences = [difference for books in domains for difference in books.differences]
     return BooksView(
         balanced=all(books.is_balanced for books in domains),
         time=time.time(),
         rows=rows,
-        totals={name: sum(getattr(row, name) for row in rows) for name in _COUNTS},
+        totals={name: sum(getattr(row, name) for row in traffic) for name in _COUNTS},
         balances=BalancesView(
-            models=_balances(rows, lambda row: row.model),
-            providers=_balances(rows, lambda row: row.provider),
-            pools=_balances(rows, lambda row: row.pool),
+            models=_balances(traffic, lambda row: row.model),
+            providers=_balances(traffic, lambda row: row.provider),
+            pools=_balances(traffic, lambda row: row.pool),
+            keys=_balances(
+                (row for row in rows if row.kind == DomainKind.KEY),
+                lambda row: row.domain.partition(":")[2],
+            ),
             domains=_balances(rows, lambda row: row.domain),
         ),
         causes=by_cause(differences),
@@ -37,7 +43,12 @@ def view_books(domains: Sequence[DomainBooks], topology: Topology) -> BooksView:
 
 def _row(row: BookRow, topology: Topology) -> BookView:
     known = topology.models.get(row.model)
-    return BookView(**asdict(row), provider=known.provider if known else "", difference=row.difference)
+    return BookView(
+        **asdict(row),
+        kind=kind_of(row.domain),
+        provider=known.provider if known else "",
+        difference=row.difference,
+    )
 
 
 def _balances(rows: Iterable[BookView], key: Callable[[BookView], str]) -> list[BalanceView]:

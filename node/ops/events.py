@@ -13,6 +13,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared_state.domains import read_lists_of_news
 from shared_state.errors import ModelMeshError
 from shared_state.events import Event, decode_event
 from shared_state.shapes.status import EventView
@@ -194,10 +195,8 @@ async def read_news(store: Store, domains: Iterable[str]) -> list[Event]:
     Raises:
         RedisError, OSError, TimeoutError: the store is away.
     """
-    found = []
-    for domain in domains:
-        raw = await store.command("LRANGE", store.keys.news(domain), 0, -1)
-        found += [event for event in map(decode_event, reversed(raw)) if event is not None]
+    raw = await read_lists_of_news(store, list(domains))
+    found = [event for news in raw for event in map(decode_event, reversed(news)) if event is not None]
     found.sort(key=lambda event: (event.time_ms, event.epoch))
     return found
 

@@ -81,7 +81,9 @@ def _operation(operation: Operation, references: _References) -> dict[str, Any]:
 def _id(operation: Operation) -> str:
     """``deactivate_models`` for ``POST models/{name}/deactivate``."""
     words = re.findall(r"\w+", _PARAMETER.sub("", operation.path))
-    return "_".join(reversed(words)) if operation.method != "GET" else "_".join(["get", *words])
+    if operation.method in ("GET", "DELETE"):
+        return "_".join([operation.method.lower(), *words])
+    return "_".join(reversed(words))
 
 
 def _answer(operation: Operation, references: _References) -> dict[str, Any]:

@@ -16,10 +16,13 @@ from node.routing.pipeline import Pipeline, Plan
 from node.routing.ranking import Facts, Ranker
 from node.routing.strategies import Request, Signal, Strategy
 from node.signals import UNKNOWN
+from shared_state.client_keys import ClientKey
+from shared_state.config import LimitsConfig
 from shared_state.errors import ModelMeshError
 from shared_state.shapes.decision import (
     DecisionView,
     DifferenceOfReplay,
+    KeyScopeView,
     PlanView,
     RankingView,
     ReplayView,
@@ -148,7 +151,7 @@ class Replayer:
         for plan in decision.plans:
             again = await self._plan(decision, plan, missing)
             differences += [] if again is None else _compare(plan, again)
-            targets += [] if again is None else _targets_of(again)
+            targets += [] if again is None else _targets_of(again, plan)
         picked = _pick(targets, decision)
         if not decision.plans:
             missing.append("the plan")
@@ -223,7 +226,15 @@ def _call(decision: DecisionView) -> Call:
         started=0.0,
         provider=decision.provider,
         caps=_caps(decision),
+        key=_key(decision.key) if decision.key else None,
         session=decision.session,
+    )
+
+
+def _key(scope: KeyScopeView) -> ClientKey:
+    """All of a client key that routing looks at."""
+    return ClientKey(
+        id=scope.id, name="", created=0.0, expires=None, models=tuple(scope.models), limits=LimitsConfig()
     )
 
 
@@ -248,15 +259,20 @@ def _compare(recorded: PlanView, again: Plan) -> list[DifferenceOfReplay]:
             for old, new in zip(recorded.rankings, again.rankings, strict=False)
         ),
         ("rankings", str(len(recorded.rankings)), str(len(again.rankings))),
-        ("targets", _chain(recorded.targets), _chain(_targets_of(again))),
+        ("targets", _chain(recorded.targets), _chain(_targets_of(again, recorded))),
     ]
     return [_difference(what, old, new) for what, old, new in found if old != new]
 
 
-def _targets_of(plan: Plan) -> list[TargetView]:
+def _targets_of(again: Plan, recorded: PlanView) -> list[TargetView]:
+    """The targets; those that the money of the caller's key could not be charged with were left out afterwards."""
+    unpriced = {
+        skip.model for stage in recorded.stages for skip in stage.skipped if skip.reason == "unpriced"
+    }
     return [
         TargetView(model=target.model.id, pool=target.pool.id, provider=target.model.provider)
-        for target in plan.targets
+        for target in again.targets
+        if target.model.id not in unpriced
     ]
 
 

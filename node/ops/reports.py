@@ -14,10 +14,13 @@ from node.ops.statistics import view_statistics
 from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
-from shared_state.books import audited, read_books
+from shared_state.books import read_books
+from shared_state.directory import DomainDirectory
 from shared_state.domains import read_domain
 from shared_state.events import Event
+from shared_state.gates import pool_gate
 from shared_state.leadership import read_lead
+from shared_state.limits import has_limits
 from shared_state.recent import read_recent
 from shared_state.registry import Registry
 from shared_state.shapes.statistics import StatsQuery, StatsView
@@ -62,6 +65,7 @@ class Reports:
         self._watch = watch
         self._findings = findings
         self._registry = Registry(store)
+        self._directory = DomainDirectory(store, topology)
 
     async def status(self) -> StatusView:
         """Everything at once."""
@@ -74,7 +78,7 @@ class Reports:
             store=self._store_view(round_trip_ms),
             scheduler=await self.scheduler(),
             nodes=await self.nodes(),
-            pools=self.pools(),
+            pools=await self.pools(),
             models=await self.models(),
             providers=self.providers(),
             events=await self.events(),
@@ -128,8 +132,8 @@ class Reports:
             )
         return rows
 
-    def pools(self) -> list[PoolView]:
-        """All pools, from this node's snapshot."""
+    async def pools(self) -> list[PoolView]:
+        """All pools, from this node's snapshot; what their own limits have let through, from Redis."""
         rows = []
         for pool in self._topology.pools.values():
             active = sum(map(self._snapshot.is_active, pool.models))
@@ -142,6 +146,7 @@ class Reports:
                     standby=len(pool.models) - active,
                     models=[model.id for model in pool.models],
                     current=self._snapshot.current.get(pool.id) or None,
+                    windows=await self.gate_windows(self._topology.gates.get(pool_gate(pool.id))),
                 )
             )
         return rows
@@ -205,6 +210,13 @@ class Reports:
                 failed[row.model] += row.metrics.get("failed", 0)
         return failed
 
+    async def gate_windows(self, gate: DomainSpec | None) -> list[WindowView]:
+        """How full the windows of a gate are; none where there is no gate."""
+        if gate is None or not has_limits(gate.limits):
+            return []
+        use = await read_domain_use(self._store, gate, now_ms=self._snapshot.clock.now_ms())
+        return [_window_view(window) for window in use.account]
+
     async def _windows(self, domain: DomainSpec) -> dict[str, list[WindowView]]:
         use = await read_domain_use(self._store, domain, now_ms=self._snapshot.clock.now_ms())
         shared = [_window_view(window, prefix="account.") for window in use.account]
@@ -223,7 +235,7 @@ class Reports:
 
     async def news(self) -> list[Event]:
         """All events that the domains remember, oldest first."""
-        return await read_news(self._store, self._topology.domains)
+        return await read_news(self._store, await self._directory.limited())
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
@@ -233,7 +245,7 @@ class Reports:
         """The books of all domains."""
         domains = [
             await read_books(self._store, domain, limited=limited)
-            for domain, limited in audited(self._topology.domains)
+            for domain, limited in await self._directory.audited()
         ]
         return view_books(domains, self._topology)
 

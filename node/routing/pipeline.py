@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.call import Call, Fallback, Target, Trail
+from node.routing.access import resolve_for
 from node.routing.fitness import Fitness, Members, TextFacts
 from node.routing.ranking import Ranked, Ranker, Spare
 from node.routing.sources import View
@@ -128,6 +129,7 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
+            ModelNotAllowedError: it means nothing that the client key may use.
             RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
         plan = self.draft(call, call.name)
@@ -145,7 +147,8 @@ class Pipeline:
 
     def _resolve(self, call: Call, name: str) -> Resolution:
         """What a name means to the caller: that of the call, or one of a fallback."""
-        return self._snapshot.topology.resolve(name)
+        topology = self._snapshot.topology
+        return topology.resolve(name) if call.key is None else resolve_for(call.key, topology, name)
 
     def draft(self, call: Call, name: str) -> Plan:
         """A plan for what a name means, to be filled.

@@ -9,13 +9,14 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
 
 from node.call import Call, Reply, Step, Target, Trail
 from node.providers.headroom import headroom_told
+from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
+from node.routing.gates import Gates, Walk, check_money
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
@@ -31,13 +32,8 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Verdict
+from shared_state.ledger import Ask, Code, Settlement, Verdict
 
-#: Admitted while Redis is away: out of a lease, or because nothing is limited.
-_WITHOUT_STORE: Final = Verdict(Code.ADMITTED)
-_AWAY: Final = Verdict(Code.STORE_AWAY)
-#: How long a request waits, once Redis is back, until it knows what was spent meanwhile.
-_REPORT_S: Final = 0.25
 #: Pools fall back to each other, but a request does not try the whole world.
 _MOST_ATTEMPTS = 10
 
@@ -48,6 +44,7 @@ class Router:
     Args:
         lanes: model id -> the way to it.
         reservations: source of reservation ids of this node.
+        gates: what calls pass before their candidates; None if there is nothing.
         draw: uniform numbers in [0, 1) for jitter.
     """
 
@@ -61,6 +58,7 @@ class Router:
         clock: ServerClock,
         reservations: Iterator[str],
         on_loss: str,
+        gates: Gates | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._pipeline = pipeline
@@ -71,6 +69,7 @@ class Router:
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
+        self._gates = gates
         self._draw = draw
         self.in_flight = 0
 
@@ -89,28 +88,37 @@ class Router:
         if not self.is_ready:
             raise StateUnavailableError("the node has not seen the shared state yet", retry_after_s=1.0)
         self.in_flight += 1
+        walk: Walk | None = None
         try:
             plan = await self._pipeline.plan(call, trail)
+            if self._gates is not None:
+                walk = self._gates.walk(plan)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
             await self._waiting.carry(
-                plan, lambda plan: self._try_targets(plan, reply, interrupts, trail), interrupts, trail
+                plan, lambda plan: self._try_targets(plan, reply, interrupts, trail, walk), interrupts, trail
             )
         except Interrupted as interrupted:
             if interrupted.cause is Cause.GONE:
                 raise ClientDisconnectedError("the client has left") from None
             raise DeadlineExceededError(f"no answer within the deadline of {call.name!r}") from None
         finally:
+            if walk is not None:
+                walk.end()
             interrupts.close()
             self.in_flight -= 1
 
-    async def _try_targets(self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
+    async def _try_targets(
+        self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
+    ) -> None:
         refusals = Refusals()
+        if walk is not None:
+            walk.reopen()
         waiting = list(plan.targets)
         detours = Detours(self._pipeline, plan)
         while waiting and trail.attempts < _MOST_ATTEMPTS:
             target = waiting.pop(0)
             follow_up = await self._try_target(
-                plan, target, reply, interrupts, trail, refusals, has_other=bool(waiting)
+                plan, target, reply, interrupts, trail, refusals, walk, has_other=bool(waiting)
             )
             if follow_up is None:
                 return
@@ -129,6 +137,7 @@ class Router:
         interrupts: Interrupts,
         trail: Trail,
         refusals: Refusals,
+        walk: Walk | None,
         *,
         has_other: bool,
     ) -> Next | None:
@@ -139,20 +148,25 @@ class Router:
         need = estimate(call, target.model, lane.token_room, lane.output_room)
         tries = 0
         while True:
+            closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
+            if closed is not None:
+                now = asyncio.get_running_loop().time()
+                trail.steps.append(Step(target, "", closed, now, is_gate=True))
+                return _pass_over(target, closed, refusals, trail, prefix="pool:")
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
             step = Step(target, reservation, verdict, asked)
             trail.steps.append(step)
             if verdict.code != Code.ADMITTED:
-                refusals.verdicts.append(verdict)
-                trail.skipped[target.model.id] = verdict.name or verdict.code.name.lower()
-                return Next.OTHER
+                _leave(walk, target, None)
+                check_money(verdict, target, self._clock.now_ms())
+                return _pass_over(target, verdict, refusals, trail)
             if plan.on_admitted is not None:
                 plan.on_admitted()
             tries += 1
             trail.attempts += 1
             trail.target = target
-            is_reserved = verdict is not _WITHOUT_STORE
+            is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
             attempt = Attempt(
                 call,
@@ -187,6 +201,7 @@ class Router:
                 return None
             finally:
                 step.settlement = attempt.settlement
+                _leave(walk, target, attempt.settlement)
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""
@@ -214,31 +229,23 @@ class Router:
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
-            verdict = await self._ask(lane, ask, target)
-        if verdict.code is Code.ADMITTED:
-            lane.allowance.note(ask)
-            if verdict.from_lease:
-                lane.allowance.shrink(ask)
-        elif verdict.code in (Code.STORE_AWAY, Code.HELD):
-            if verdict.in_doubt:
-                lane.allowance.shrink(ask)
-            if self._may_go_without(lane, ask):
-                return _WITHOUT_STORE
-        return verdict
+            return await ask_for_admission(
+                lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
+            )
 
-    async def _ask(self, lane: Lane, ask: Ask, target: Target) -> Verdict:
-        """Asks Redis, once it knows what was spent while it was away."""
-        if self._watch.connected and not self._watch.held and not lane.allowance.is_reported:
-            await lane.allowance.until_reported(_REPORT_S)
-            if not lane.allowance.is_reported:
-                return _AWAY
-        return await lane.batcher.admit(ask, target.pool.config)
 
-    def _may_go_without(self, lane: Lane, ask: Ask) -> bool:
-        """Whether a call may go out while Redis is away or held after a loss: nothing to exceed, paid in advance, or the deployment prefers availability."""
-        if self._on_loss == "leased":
-            return not lane.is_limited or lane.allowance.spend(ask)
-        return self._on_loss == "open"
+def _pass_over(
+    target: Target, verdict: Verdict, refusals: Refusals, trail: Trail, *, prefix: str = ""
+) -> Next:
+    """Notes why a target was not tried; the next one is."""
+    refusals.verdicts.append(verdict)
+    trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
+    return Next.OTHER
+
+
+def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
+    if walk is not None:
+        walk.leave(target, settlement)
 
 
 async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 
-from shared_state.books import Audited, Difference, by_cause, read_books, report_audit
+from shared_state.books import Difference, by_cause, read_books, report_audit
+from shared_state.directory import Directory
 from shared_state.errors import ModelMeshError
 from shared_state.store import Store
 
@@ -22,7 +21,7 @@ class BooksOffError(ModelMeshError):
 class Audit:
     """The auditor: reads, compares, and changes nothing but its own report, which every node's metrics show."""
 
-    def __init__(self, store: Store, domains: Sequence[Audited]) -> None:
+    def __init__(self, store: Store, domains: Directory) -> None:
         self._store = store
         self._domains = domains
 
@@ -34,7 +33,7 @@ class Audit:
             RedisError, OSError, TimeoutError: the store is away.
         """
         differences: list[Difference] = []
-        for domain, limited in self._domains:
+        for domain, limited in await self._domains.audited():
             differences += (await read_books(self._store, domain, limited=limited)).differences
         await report_audit(self._store, by_cause(differences))
         if differences:

@@ -27,6 +27,7 @@ from shared_state.copies import (
     restore_copy,
     subtract,
 )
+from shared_state.directory import Directory
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
 
@@ -52,7 +53,7 @@ def _newest(copy: DomainCopy) -> _Newest:
 class Copies:
     """Takes copies and restores them; one thing at a time."""
 
-    def __init__(self, store: Store, domains: Mapping[str, DomainSpec], sink: Sink) -> None:
+    def __init__(self, store: Store, domains: Directory, sink: Sink) -> None:
         self._store = store
         self._domains = domains
         self._sink = sink
@@ -71,7 +72,7 @@ class Copies:
         """
         async with self._lock:
             await self._recall(token)
-            for domain in self._domains.values():
+            for domain in (await self._domains.specs()).values():
                 live = await self._look(domain, token)
                 if live is not None:
                     await self._keep(live, token)
@@ -84,10 +85,11 @@ class Copies:
         """
         async with self._lock:
             await self._recall(token)
-            for name, (copied_ms, is_wanted) in (await read_marks(self._store, list(self._domains))).items():
+            domains = await self._domains.specs()
+            for name, (copied_ms, is_wanted) in (await read_marks(self._store, list(domains))).items():
                 newest = self._newest.get(name)
                 if is_wanted or (newest is not None and copied_ms < newest.taken_ms):
-                    await self._look(self._domains[name], token)
+                    await self._look(domains[name], token)
                 if is_wanted:
                     await mark_copied(self._store, name, token=token, taken_ms=_NOTHING_TO_WAIT_FOR)
 
@@ -96,7 +98,7 @@ class Copies:
         if token == self._token:
             return
         self._newest.clear()
-        for name in self._domains:
+        for name in await self._domains.specs():
             copy = await self._load(name)
             if copy is not None:
                 self._newest[name] = _newest(copy)

@@ -13,6 +13,7 @@ import structlog
 
 from scheduler.contact import read_server_time_s
 from scheduler.sinks.base import Sink
+from shared_state.directory import Directory
 from shared_state.statistics import MinuteRow, close_minutes, forget_minute, read_minute
 from shared_state.store import Store
 
@@ -26,7 +27,7 @@ _MINUTES_AT_ONCE: Final = 30
 class Flush:
     """Moves closed minutes of all quota domains."""
 
-    def __init__(self, store: Store, domains: Sequence[str], sink: Sink) -> None:
+    def __init__(self, store: Store, domains: Directory, sink: Sink) -> None:
         self._store = store
         self._domains = domains
         self._sink = sink
@@ -39,7 +40,7 @@ class Flush:
             RedisError, OSError, TimeoutError: the store is away.
         """
         current = int((await read_server_time_s(self._store) - GRACE_S) // 60)
-        for domain in self._domains:
+        for domain in await self._domains.ids():
             closed = await close_minutes(self._store, domain, before=current)
             for start in range(0, len(closed), _MINUTES_AT_ONCE):
                 await self._move(domain, closed[start : start + _MINUTES_AT_ONCE])

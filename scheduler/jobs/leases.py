@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
 from scheduler.contact import read_server_time_s
 from shared_state.clock import ServerClock
+from shared_state.directory import Directory
+from shared_state.domains import next_lease_ends
 from shared_state.ledger import DomainLedger
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
@@ -21,12 +22,11 @@ _SIGNATURE: Final = "scheduler"
 class LeaseEnder:
     """Looks for leases past their end."""
 
-    def __init__(self, store: Store, domains: Mapping[str, DomainSpec]) -> None:
+    def __init__(self, store: Store, domains: Directory) -> None:
         self._store = store
-        clock = ServerClock()
-        self._ledgers = [
-            DomainLedger(store, domain, node=_SIGNATURE, clock=clock) for domain in domains.values()
-        ]
+        self._domains = domains
+        self._clock = ServerClock()
+        self._ledgers: dict[str, DomainLedger] = {}
 
     async def run(self, token: int) -> None:
         """One look at every domain.
@@ -36,7 +36,17 @@ class LeaseEnder:
             RedisError, OSError, TimeoutError: the store is away.
         """
         now_ms = await read_server_time_s(self._store) * 1000
-        for ledger in self._ledgers:
-            if await ledger.next_lease_end() <= now_ms:
-                ended = await ledger.end_leases(token=token)
-                log.warning("leases ended", domain=ledger.domain.id, ended=ended)
+        domains = await self._domains.limited()
+        for domain, end_ms in (await next_lease_ends(self._store, list(domains))).items():
+            if end_ms <= now_ms:
+                ended = await self._ledger(domains[domain]).end_leases(token=token)
+                log.warning("leases ended", domain=domain, ended=ended)
+
+    def _ledger(self, domain: DomainSpec) -> DomainLedger:
+        """Built when it is first needed: most keys never leave a lease behind."""
+        ledger = self._ledgers.get(domain.id)
+        if ledger is None:
+            ledger = self._ledgers[domain.id] = DomainLedger(
+                self._store, domain, node=_SIGNATURE, clock=self._clock
+            )
+        return ledger

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 
 from scheduler.contact import Contact, read_server_time_s
+from shared_state.directory import Directory
 from shared_state.domains import abandon_of_nodes
 from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.store import Store
@@ -21,7 +20,7 @@ class Reaper:
     sleep of our own, every node looks dead until it has had the time for a heartbeat.
     """
 
-    def __init__(self, store: Store, domains: Sequence[str], *, contact: Contact) -> None:
+    def __init__(self, store: Store, domains: Directory, *, contact: Contact) -> None:
         self._store = store
         self._registry = Registry(store)
         self._domains = domains
@@ -39,7 +38,7 @@ class Reaper:
         if not dead or self._contact.steady_s < NODE_LEASE_S:
             return
         abandoned = 0
-        for domain in self._domains:
+        for domain in await self._domains.ids():
             abandoned += await abandon_of_nodes(self._store, domain, dead, token=token)
         for node in dead & await self._dead_nodes():  # not the one that has just woken up
             await self._registry.leave(node)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 
+from shared_state.directory import Directory
 from shared_state.domains import forget_nodes, read_nodes_on_record
 from shared_state.registry import Registry
 from shared_state.store import Store
@@ -20,7 +19,7 @@ class Sweep:
     must have had the time to fill again.
     """
 
-    def __init__(self, store: Store, domains: Sequence[str]) -> None:
+    def __init__(self, store: Store, domains: Directory) -> None:
         self._store = store
         self._domains = domains
         self._registry = Registry(store)
@@ -33,7 +32,7 @@ class Sweep:
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        for domain in self._domains:
+        for domain in await self._domains.ids():
             on_record = await read_nodes_on_record(self._store, domain)
             registered = {node.info.id for node in await self._registry.nodes()}
             missing = on_record - registered

@@ -28,6 +28,8 @@ def check_names(config: MeshConfig, log: FaultLog) -> None:
 
 
 def _check_domain(name: str, path: Path, log: FaultLog) -> None:
+    if name.startswith(("mesh:", "pool:", "key:")):
+        log.add(path, "a provider's name and a quota domain must not begin with mesh:, pool: or key:")
     if "{" in name or "}" in name:  # would end the hash tag that keeps a domain's keys in one slot
         log.add(path, "a provider's name and a quota domain must not hold braces")
     _check_name(name, path, log)

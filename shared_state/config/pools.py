@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from shared_state.config.limits import BudgetConfig, LimitsConfig
 from shared_state.config.strategies import (
     BalanceOptions,
     CustomOptions,
@@ -108,6 +109,13 @@ class PoolConfig(CustomOptions, SessionOptions, BalanceOptions, PriorityOptions,
     Without ``capability``, and with a name that is none, every model may become a member.
     """
 
+    limits: LimitsConfig = LimitsConfig()
+    budget: BudgetConfig = BudgetConfig()
+    on_budget_exceeded: Literal["rotate", "error"] | None = Field(
+        None,
+        description="when money is spent: rotate tries the next model or pool, error answers at once; "
+        "default: rotate for money of models and accounts, error for the pool's own",
+    )
     rate_limit: RateLimitConfig | None = Field(
         None, description="see below; unset, only rate-limit-aware keeps away from limits, by the defaults"
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
@@ -50,7 +51,12 @@ class CapabilitiesConfig(Section):
 class KeysConfig(Section):
     """Client keys."""
 
-    required: Literal[False] = False
+    required: bool = Field(False, description="every request needs a client key or one of proxy.auth.tokens")
+    pepper: Secret | None = Field(
+        None,
+        min_length=16,
+        description="secret mixed into the digests of keys, 16 characters or more; changing it voids all keys",
+    )
 
 
 class AuthConfig(Section):
@@ -130,6 +136,7 @@ class MeshConfig(Section):
     providers: dict[str, ProviderConfig] = Field(default_factory=dict)
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     pools: dict[str, PoolConfig] = Field(default_factory=dict)
+    budget: BudgetConfig = BudgetConfig()
     keys: KeysConfig = KeysConfig()
     proxy: ProxyConfig = ProxyConfig()
     server: ServerConfig = ServerConfig()

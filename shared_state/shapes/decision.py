@@ -85,6 +85,13 @@ class CapsView(Row):
     regions: list[str] = []
 
 
+class KeyScopeView(Row):
+    """The client key that the request came with, and the names that it may use; none for all."""
+
+    id: str
+    models: list[str] = []
+
+
 class PlanView(Row):
     """What a name came to: stage by stage, ranking, targets."""
 
@@ -142,6 +149,7 @@ class DecisionView(Row):
     session: str = ""
     provider: str | None = Field(None, description="that the caller prefers")
     caps: CapsView | None = None
+    key: KeyScopeView | None = None
     outcome: str = Field(description="ok, or the code of the error")
     status: int
     mode: str

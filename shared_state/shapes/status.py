@@ -63,8 +63,17 @@ class NodeView(Row):
     in_flight: int
 
 
+class WindowView(Row):
+    """How full a window is; money in USD."""
+
+    name: str
+    used: float
+    limit: float
+    resets: float | None
+
+
 class PoolView(Row):
-    """A pool and the state of its members."""
+    """A pool, the state of its members, and its own windows."""
 
     id: str
     capability: str | None
@@ -73,15 +82,7 @@ class PoolView(Row):
     standby: int
     models: list[str]
     current: str | None
-
-
-class WindowView(Row):
-    """How full a window is; money in USD."""
-
-    name: str
-    used: float
-    limit: float
-    resets: float | None
+    windows: list[WindowView] = []
 
 
 class ModelView(Row):
@@ -178,9 +179,13 @@ class StatusView(Row):
 
 
 class BookView(Row):
-    """One account of the books; ``difference`` is 0 when it balances."""
+    """One account of the books; ``difference`` is 0 when it balances.
+
+    ``kind`` is ``account`` for traffic to models. Gates (``mesh``, ``pool``, ``key``) count the same calls once more.
+    """
 
     domain: str
+    kind: str = "account"
     model: str
     provider: str
     pool: str
@@ -203,11 +208,12 @@ class BalanceView(Row):
 
 
 class BalancesView(Row):
-    """The same books, summed in four ways."""
+    """The same books, summed in five ways; gates are in ``keys`` and ``domains`` alone."""
 
     models: list[BalanceView] = []
     providers: list[BalanceView] = []
     pools: list[BalanceView] = []
+    keys: list[BalanceView] = []
     domains: list[BalanceView] = []
 
 
@@ -248,6 +254,27 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class RotateBody(BaseModel):
+    """Body of ``rotate``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("rotated", min_length=1, max_length=200)
+    for_s: DurationS | None = Field(
+        None, gt=0, description="when the model that had to go comes back; not for pools with a pointer"
+    )
+
+
+class RotationView(Row):
+    """A pool that has moved on to its next model."""
+
+    pool: str
+    strategy: str
+    by: str = Field(description="pointer: it was moved; standby: the first active member was put there")
+    was: str | None
+    now: str
 
 
 class ErrorDetail(Row):

@@ -219,11 +219,11 @@ class Cluster:
 
     # the clients' side
 
-    def client(self, node: Node | None = None) -> AsyncOpenAI:
+    def client(self, node: Node | None = None, *, key: str = "unused") -> AsyncOpenAI:
         """The official client, without retries, pointed at nginx or at one node. Whoever asks for it closes it."""
         return AsyncOpenAI(
             base_url=f"{node.base_url if node else self.base_url}/v1",
-            api_key="unused",
+            api_key=key,
             max_retries=0,
             timeout=20.0,
             http_client=DefaultAioHttpClient(),
@@ -242,6 +242,11 @@ class Cluster:
         response.raise_for_status()
         found: Section = response.json()
         return found
+
+    async def revoke(self, key: str, *, node: Node) -> None:
+        """Orders a node to revoke a client key."""
+        async with httpx.AsyncClient(base_url=node.base_url, timeout=5.0) as client:
+            (await client.delete(f"/ops/keys/{key}")).raise_for_status()
 
     async def model(self, model: str) -> Section:
         """A model's state, windows and counts."""

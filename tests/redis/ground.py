@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ import ormsgpack
 
 from shared_state import lua
 from shared_state.assertion import Assertion, Correction, Standby
-from shared_state.books import DomainBooks, read_books
+from shared_state.books import Audited, DomainBooks, audited, read_books
 from shared_state.clock import ServerClock
 from shared_state.config import MeshConfig, PoolConfig
 from shared_state.domains import Kind, Order, order, read_domain, recover_due
@@ -229,6 +229,26 @@ class Bench(Caller):
         """The due list: name -> time."""
         rows = await self.store.client.zrange(self.store.keys.due(DOMAIN), 0, -1, withscores=True)
         return {name.decode(): int(at) for name, at in rows}
+
+
+class Only:
+    """A directory of these quota domains and no others."""
+
+    def __init__(self, *domains: str | DomainSpec) -> None:
+        self._specs = {domain.id: domain for domain in domains if isinstance(domain, DomainSpec)}
+        self._ids = [domain if isinstance(domain, str) else domain.id for domain in domains]
+
+    async def ids(self) -> Sequence[str]:
+        return self._ids
+
+    async def specs(self) -> Mapping[str, DomainSpec]:
+        return self._specs
+
+    limited = specs
+
+    async def audited(self) -> Sequence[Audited]:
+        known = audited(self._specs)
+        return [*known, *(Audited(name) for name in self._ids if name not in self._specs)]
 
 
 def admitted(verdicts: Iterable[Verdict]) -> int:

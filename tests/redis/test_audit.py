@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scheduler.jobs.audit import Audit, BooksOffError
 from shared_state.books import Cause, Difference, audited, by_cause, read_audit, read_books
 from shared_state.ledger import LEASED, Amounts, LeaseWish, Outcome
-from tests.redis.ground import BIG, DOMAIN, SMALL, Bench, make_domain
+from tests.redis.ground import BIG, DOMAIN, SMALL, Bench, Only, make_domain
 
 LIMITS = {"account": {"rpm": 100}, "small": {"rpm": 50, "tpm": 10_000}, "big": {}}
 ONE = Amounts(1, 100, 60, 40, 1000)
 
 
 def audit_of(node: Bench) -> Audit:
-    return Audit(node.store, audited({DOMAIN: node.domain}))
+    return Audit(node.store, Only(node.domain))
 
 
 async def lively(bench: Callable[..., Bench]) -> Bench:

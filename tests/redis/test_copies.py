@@ -22,7 +22,18 @@ from shared_state.errors import FencedOffError
 from shared_state.events import decode_event
 from shared_state.ledger import Amounts, Code, LeaseWish, Outcome
 from shared_state.store import STORE_ERRORS, Store
-from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, LEASE_MS, PROVIDER, SMALL, Bench, Caller, make_domain
+from tests.redis.ground import (
+    BIG,
+    DOMAIN,
+    EPOCH_MS,
+    LEASE_MS,
+    PROVIDER,
+    SMALL,
+    Bench,
+    Caller,
+    Only,
+    make_domain,
+)
 from tests.redis.scheduler_ground import FlakySink, make_topology
 from tests.redis.scheduler_ground import Node as TrafficNode
 from tests.support.processes import wait_until
@@ -54,7 +65,7 @@ class Scene:
 
     def successor(self, sink: Any = None) -> Copies:
         """The copies of another scheduler, which knows only what is stored."""
-        return Copies(self.store, {DOMAIN: self.bench.domain}, sink or self.sink)
+        return Copies(self.store, Only(self.bench.domain), sink or self.sink)
 
     async def keys(self) -> list[bytes]:
         return [key async for key in self.store.client.scan_iter(f"{self.key}*", count=1000)]
@@ -699,7 +710,7 @@ async def test_copies_work_on_every_kind_of_store(
         await fleet.start()
         async with aclosing(Store(fleet.url, namespace=namespace, timeout_s=5)) as store:
             domains = {name: replace(make_domain(small={"rpd": 9}), id=name) for name in names}
-            copies = Copies(store, domains, sink)
+            copies = Copies(store, Only(*domains.values()), sink)
             for domain in domains.values():
                 await Caller(store, domain).admit_many(2)
             await copies.run(TOKEN)

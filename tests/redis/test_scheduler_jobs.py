@@ -21,6 +21,7 @@ from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.statistics import minutes_of
 from shared_state.store import Store
 from shared_state.topology import Topology
+from tests.redis.ground import Only
 from tests.redis.scheduler_ground import (
     DOMAIN,
     MODEL,
@@ -109,7 +110,7 @@ class TestReaper:
 
     @pytest.fixture
     def reaper(self, store: Store, contact: Contact) -> Reaper:
-        return Reaper(store, [DOMAIN], contact=contact)
+        return Reaper(store, Only(DOMAIN), contact=contact)
 
     async def test_a_dead_node_is_buried_and_its_books_balance(
         self, store: Store, topology: Topology, reaper: Reaper, watch: Watch
@@ -198,7 +199,7 @@ class TestFlush:
         await put_minute(store, current - 2, attempts=3, ok=3, latency_le_2=3)
         await put_minute(store, current - 1000, attempts=1, failed=1)
 
-        await Flush(store, [DOMAIN], sink).run(TOKEN)
+        await Flush(store, Only(DOMAIN), sink).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 4
@@ -216,11 +217,11 @@ class TestFlush:
         await put_minute(store, CLOSED_MINUTE, attempts=5, ok=5)
         setattr(flaky, where, True)
         with pytest.raises(SinkError):
-            await Flush(store, [DOMAIN], flaky).run(TOKEN)
+            await Flush(store, Only(DOMAIN), flaky).run(TOKEN)
         assert await minutes_of(store, DOMAIN) == [CLOSED_MINUTE]
 
         setattr(flaky, where, False)
-        await Flush(store, [DOMAIN], flaky).run(TOKEN)
+        await Flush(store, Only(DOMAIN), flaky).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 5
@@ -232,7 +233,7 @@ class TestFlush:
             await put_minute(store, CLOSED_MINUTE - ago, attempts=1)
         counting = FlakySink(sink)
 
-        await Flush(store, [DOMAIN], counting).run(TOKEN)
+        await Flush(store, Only(DOMAIN), counting).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 120
@@ -247,10 +248,10 @@ class TestFlush:
 
         class Overtaken(FlakySink):
             async def write(self, rows: object) -> None:
-                await Flush(store, [DOMAIN], sink).run(TOKEN + 1)
+                await Flush(store, Only(DOMAIN), sink).run(TOKEN + 1)
                 await sink.write(rows)  # type: ignore[arg-type]
 
-        await Flush(store, [DOMAIN], Overtaken(sink)).run(TOKEN)
+        await Flush(store, Only(DOMAIN), Overtaken(sink)).run(TOKEN)
 
         (total,) = await sink.totals(0, 1e12)
         assert total.metrics["attempts"] == 2
@@ -278,7 +279,7 @@ async def test_nodes_that_are_gone_are_forgotten(store: Store, topology: Topolog
     for node in (alive, gone):
         await node.settle(await node.admit())
     await alive.beat()
-    sweep = Sweep(store, [DOMAIN])
+    sweep = Sweep(store, Only(DOMAIN))
     await sweep.run(TOKEN)
     after_one = await read_nodes_on_record(store, DOMAIN)
     await sweep.run(TOKEN)
@@ -290,8 +291,8 @@ async def test_nodes_that_are_gone_are_forgotten(store: Store, topology: Topolog
 async def test_a_scheduler_that_lost_the_lead_forgets_nobody(store: Store, topology: Topology) -> None:
     """Its token is older than one that was seen."""
     await Node(store, topology, "n2").admit()
-    await Sweep(store, [DOMAIN]).run(TOKEN)
-    sweep = Sweep(store, [DOMAIN])
+    await Sweep(store, Only(DOMAIN)).run(TOKEN)
+    sweep = Sweep(store, Only(DOMAIN))
     await store.client.hset(store.keys.domain(DOMAIN), "fence", TOKEN + 1)
     await sweep.run(TOKEN)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, closing, suppress
@@ -12,15 +13,20 @@ import pytest
 from shared_state.addresses import mask_url, parse_address
 from shared_state.books import by_cause, read_audit, report_audit
 from shared_state.bus import Bus
+from shared_state.client_keys import ClientKey, ClientKeys, new_key_text
+from shared_state.config import MeshConfig
 from shared_state.cursors import move_current, read_currents, take_turns
-from shared_state.domains import order, read_pulses
+from shared_state.directory import DomainDirectory
+from shared_state.domains import next_lease_ends, order, read_lists_of_news, read_pulses
 from shared_state.errors import ConfigurationError
 from shared_state.events import Event
+from shared_state.gates import ANY_MODEL
 from shared_state.ledger import Code
 from shared_state.recent import read_recent
 from shared_state.registry import NodeInfo, Registry
 from shared_state.statistics import forget_minute, minutes_of, read_minute, server_minute
 from shared_state.store import STORE_ERRORS, Script, Store
+from shared_state.topology import build_topology
 from shared_state.usage import read_domain_use
 from tests.redis.ground import DOMAIN, SMALL, Caller, admitted, make_domain, make_pool
 from tests.support.processes import wait_until
@@ -149,6 +155,30 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     assert await minutes_of(store, DOMAIN) == []
     seconds, _ = await store.client.time()
     assert abs(seconds - time.time()) < 60
+
+
+async def test_client_keys_are_told_and_their_domains_listed(store: Store) -> None:
+    """The keys lie in one slot, their gates in slots of their own."""
+    keys, text = ClientKeys(store, None), new_key_text()
+    made = [
+        ClientKey.model_validate({"id": f"k{n}", "name": "k", "created": 1.0, "limits": {"rpm": 2}})
+        for n in range(8)
+    ]
+    async with listening(store) as listener:
+        for key in made:
+            await keys.put(key, text if key is made[0] else new_key_text(), node="n1")
+        assert await listener.hears("key_created")
+        await keys.revoke("k7", node="n1")
+        assert await listener.hears("key_revoked")
+    directory = DomainDirectory(store, build_topology(MeshConfig()))
+    domains = await directory.limited()
+    verdicts = [await Caller(store, domain).admit_many(3, ANY_MODEL) for domain in domains.values()]
+
+    assert await keys.find(keys.digest(text.encode())) == made[0]
+    assert set(domains) == set(await directory.ids()) == {f"key:k{n}" for n in range(8)}
+    assert [admitted(batch) for batch in verdicts] == [2] * 8
+    assert await next_lease_ends(store, list(domains)) == dict.fromkeys(domains, math.inf)
+    assert await read_lists_of_news(store, list(domains)) == [[]] * 8
 
 
 async def test_a_killed_primary_is_replaced_and_its_admissions_are_remembered(

@@ -31,7 +31,7 @@ class OpsStub:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = _answer
+            do_GET = do_POST = do_DELETE = _answer
 
             def log_message(self, *_: object) -> None:
                 """Tests read `asked` instead."""

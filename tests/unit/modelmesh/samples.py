@@ -47,6 +47,7 @@ def status() -> dict[str, Any]:
                 "standby": 1,
                 "models": ["alpha.small", "beta.large"],
                 "current": "alpha.small",
+                "windows": [],
             }
         ],
         "models": [
@@ -81,14 +82,19 @@ def books(*, difference: int = 0, balanced: bool | None = None) -> dict[str, Any
         "in_flight": 2,
         "difference": difference,
     }
-    names = {"domain": "alpha", "model": "alpha.small", "provider": "alpha", "pool": "chat"}
+    names = {
+        "domain": "alpha",
+        "model": "alpha.small",
+        "provider": "alpha",
+        "pool": "chat",
+    }
     is_balanced = difference == 0 if balanced is None else balanced
     sums = {kind: [{"name": name, **counts}] for kind, name in zip(_KINDS, names.values(), strict=True)}
     causes = dict.fromkeys(("booked_twice", "leaked_reservations", "held_leases"), 0)
     return {
         "balanced": is_balanced,
         "time": NOW,
-        "rows": [{**names, **counts}],
+        "rows": [{**names, "kind": "account", **counts}],
         "totals": dict(counts),
         "balances": sums,
         "causes": {"missing_settlements": difference, **causes},

@@ -255,3 +255,54 @@ def test_modules_are_commands_too(module):
     )
 
     assert "Run one" in result.stdout
+
+
+# -- client keys
+
+KEY = {
+    "id": "0f0f",
+    "name": "billing",
+    "status": "active",
+    "created": 1_790_000_000.0,
+    "expires": None,
+    "revoked": None,
+    "models": ["chat", "alpha.*"],
+    "limits": {"rpm": 60, "usd_per_day": 2.5},
+    "windows": [{"name": "rpm", "used": 7.0, "limit": 60.0, "resets": None}],
+    "note": "",
+}
+
+
+def test_a_key_is_made_with_its_limits_and_shown_once(invoke, stub):
+    """The text stands on a line of its own; what was not said is not sent."""
+    stub.answers["POST /ops/keys"] = (200, {**KEY, "key": "mm-secret"})
+    options = ["--models", "chat, alpha.*", "--rpm", "60", "--usd-per-day", "2.5", "--expires", "30d"]
+    result = invoke("keys", "create", "billing", *options)
+
+    assert stub.asked[-1][1] == {
+        "name": "billing",
+        "models": ["chat", "alpha.*"],
+        "limits": {"rpm": 60, "usd_per_day": 2.5},
+        "expires_s": 30 * 86400.0,
+        "note": "",
+    }
+    assert result.stdout.splitlines()[0] == "mm-secret"
+    assert "rpm=60 usd_per_day=2.5" in result.stdout
+    assert json.loads(invoke("keys", "create", "billing", "--json").stdout)["key"] == "mm-secret"
+
+
+def test_keys_are_listed(invoke, stub):
+    """With what they may do."""
+    stub.answers["GET /ops/keys"] = (200, {"keys": [KEY]})
+
+    result = invoke("keys", "list")
+    assert all(text in result.stdout for text in ("0f0f", "billing", "active", "chat alpha.*", "rpm 7/60"))
+    assert json.loads(invoke("keys", "list", "--json").stdout) == [KEY]
+
+
+def test_a_key_is_revoked_by_its_id(invoke, stub):
+    """An unknown one is a refusal."""
+    stub.answers["DELETE /ops/keys/0f0f"] = (200, {**KEY, "status": "revoked"})
+
+    assert invoke("keys", "revoke", "0f0f").stdout == "0f0f (billing) is revoked\n"
+    assert invoke("keys", "revoke", "nobody").exit_code == 1

@@ -150,10 +150,11 @@ def test_an_open_door_is_refused(plan_for, mesh, host):
         plan_for(ServeOptions(config_path=mesh, host=host, port=0))
 
 
-def test_an_open_door_with_tokens_or_on_request(plan_for, mesh, tmp_path):
-    """Tokens close it; --insecure takes the risk."""
+@pytest.mark.parametrize("lock", ["proxy: {auth: {tokens: [t0ken]}}", "keys: {required: true}"])
+def test_an_open_door_with_a_lock_or_on_request(plan_for, mesh, tmp_path, lock):
+    """Tokens or client keys close it; --insecure takes the risk."""
     path = tmp_path / "closed.yaml"
-    path.write_text(MESH + "proxy: {auth: {tokens: [t0ken]}}\n")
+    path.write_text(MESH + lock + "\n")
 
     assert plan_for(ServeOptions(config_path=str(path), host="0.0.0.0", port=0)).address[0] == "0.0.0.0"
     assert plan_for(ServeOptions(config_path=mesh, host="0.0.0.0", port=0, insecure=True)).insecure

@@ -14,18 +14,23 @@ from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
+from node.routing.estimate import output_room, token_room
+from node.routing.gates import Gates
 from node.routing.interrupts import Interrupts
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker
 from node.routing.router import Router
+from node.routing.stays import Gate
 from node.routing.strategies import build_strategies
 from node.signals import UNKNOWN, Signal
-from shared_state.config import MeshConfig, PoolConfig
+from shared_state.client_keys import ClientKey
+from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
+from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
-from shared_state.topology import ModelSpec, PoolSpec, Topology, build_topology
+from shared_state.topology import DomainSpec, ModelSpec, PoolSpec, Topology, build_topology
 from tests.unit.node.scripted import ScriptedTransport
 
 NOW_MS = 1_700_000_000_000
@@ -85,11 +90,15 @@ class Watch:
         self.connected = True
         self.failures: list[BaseException] = []
         self.losses = 0
+        self.returns: list[Callable[[], None]] = []
         self.held: set[str] = set()
 
     @property
     def mode(self) -> str:
         return "exact" if self.connected else "leased"
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        self.returns.append(callback)
 
     def report_failure(self, error: BaseException) -> None:
         self.failures.append(error)
@@ -126,6 +135,9 @@ class Pointers:
     async def turn(self, pool: str) -> int:
         return next(self.turns.setdefault(pool, itertools.count()))
 
+    async def peek(self, pool: str) -> int:
+        raise NotImplementedError
+
     def point_at(self, pool: str, model: str) -> None:
         self.moves.append((pool, model))
         self.current[pool] = model
@@ -140,6 +152,9 @@ class Map:
 
     async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
         return self.held.setdefault((pool.id, session), wish)
+
+    async def peek(self, pool: PoolSpec, session: str, wish: str) -> str:
+        return self.held.get((pool.id, session), wish)
 
     def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
         self.moves.append((session, seen, model))
@@ -275,6 +290,7 @@ class House:
         self.ledger = Ledger()
         now = asyncio.get_running_loop().time
         self.allowances = {model: Allowance(model, now=now) for model in topology.models}
+        self.gates = {domain.id: self._gate(domain) for domain in topology.gates.values()}
         draws = itertools.cycle(draw)
         self.sessions, self.signals = Map(), Gauge()
         facts = Facts(self.cursors, self.sessions, self.signals)  # type: ignore[arg-type]
@@ -285,14 +301,24 @@ class House:
             draw=lambda: next(draws),
         )
         self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
+        lanes = self._lanes()
         self.router = Router(
             self.pipeline,
-            self._lanes(),
+            lanes,
             self.watch,  # type: ignore[arg-type]
             self.signals,  # type: ignore[arg-type]
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,
+            gates=Gates(
+                self.gates,
+                lanes,
+                of_key=self._key_gate,
+                watch=self.watch,  # type: ignore[arg-type]
+                reservations=(f"g{number}" for number in itertools.count(1)),
+                now_ms=self.view.clock.now_ms,
+                on_loss=on_loss,
+            ),
             draw=lambda: next(draws),
         )
         self.reader = Reader()
@@ -313,6 +339,27 @@ class House:
             for model in self.topology.models.values()
         }
 
+    def _gate(self, domain: DomainSpec) -> Gate:
+        """A gate with books of its own: ``gates[...].batcher`` is a `Ledger`."""
+        now = asyncio.get_running_loop().time
+        return Gate(
+            domain.id,
+            domain.limits,
+            Ledger(),  # type: ignore[arg-type]
+            Allowance(ANY_MODEL, now=now),
+            token_room(domain.limits, LimitsConfig()),
+            output_room(domain.limits, LimitsConfig()),
+            is_limited=True,
+        )
+
+    def _key_gate(self, key: ClientKey) -> Gate:
+        domain = build_gate(key_gate(key.id), key.limits)
+        return self.gates.setdefault(domain.id, self._gate(domain))
+
+    def at_gate(self, domain: str) -> Ledger:
+        """What a gate was asked and told."""
+        return self.gates[domain].batcher  # type: ignore[return-value]
+
     async def serve(self, call: Call | None = None, **fields: Any) -> None:
         """Serves a call in the current task."""
         task = asyncio.current_task()
@@ -327,6 +374,7 @@ class House:
     def assert_clean(self) -> None:
         """Nothing is left behind: every admission settled, every answer closed, no timer running."""
         assert self.ledger.open == set()
+        assert [self.at_gate(gate).open for gate in self.gates] == [set()] * len(self.gates)
         assert [answer.body.closed for answer in self.transport.answers] == [1] * len(self.transport.answers)
         assert self.router.in_flight == 0
         assert self.interrupts is not None
@@ -337,6 +385,7 @@ def chat(
     *,
     deadline_s: float | None = None,
     provider: str | None = None,
+    key: ClientKey | None = None,
     session: str = "",
     surface: Surface = CHAT,
     **fields: Any,
@@ -351,5 +400,6 @@ def chat(
         started=asyncio.get_running_loop().time(),
         deadline_s=deadline_s,
         provider=provider,
+        key=key,
         session=session,
     )

@@ -44,6 +44,7 @@ def test_every_key_begins_with_namespace_and_schema() -> None:
     """Two clusters, or two releases that disagree about records, share a server without meeting."""
     keys = Keys("team-a")
     names = [*domain_keys(keys, "alpha"), keys.channel, keys.nodes, keys.leader, keys.jobs, keys.audit]
+    names.append(keys.client_keys)
     names += [keys.turns("p"), keys.current("p"), keys.session("p", "s")]
 
     assert {name.split(":")[0] for name in names} == {"team-a"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,14 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
-from node.api.auth import Doorkeeper
+from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
+from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.surfaces import SURFACES
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from shared_state.client_keys import ClientKey
 from shared_state.findings import Finding, StoreReport
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
@@ -116,13 +118,51 @@ class Findings:
         return self.report.findings if self.report else ()
 
 
+class Keys:
+    """Client keys in memory; counts who asks.
+
+    Attributes:
+        found: text -> key.
+        error: raised instead of an answer.
+        on_find: called while a key is read.
+    """
+
+    def __init__(self, **found: ClientKey) -> None:
+        self.found = {f"mm-{name}": key for name, key in found.items()}
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+        self.on_find: Callable[[], None] = lambda: None
+
+    def digest(self, text: bytes) -> str:
+        return text.decode("latin-1")
+
+    async def find(self, digest: str) -> ClientKey | None:
+        self.asked.append(digest)
+        self.on_find()
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return self.found.get(digest)
+
+    async def put_back(self, key: ClientKey, digest: str) -> None:
+        self.found[digest] = key
+
+
 class Front:
     """The application of a node over a scripted house."""
 
     def __init__(
-        self, *, tokens: Sequence[str] = (), max_body_bytes: int = 100_000, place: House | None = None
+        self,
+        *,
+        tokens: Sequence[str] = (),
+        max_body_bytes: int = 100_000,
+        place: House | None = None,
+        keys: Keys | None = None,
+        keys_required: bool = False,
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
+        self.keys = keys or Keys()
+        self.keyring = Keyring(self.keys, self.place.watch)  # type: ignore[arg-type]
         self.log = io.BytesIO()
         self.request_log = RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
@@ -136,10 +176,13 @@ class Front:
             lambda: self.place.router.in_flight,
             self.findings,  # type: ignore[arg-type]
         )
+        door = ClientDoor(
+            doorkeeper, self.keyring, is_required=keys_required, now_ms=self.place.view.clock.now_ms
+        )
         edge = Edge(
             self.place.router,
             self.place.watch,  # type: ignore[arg-type]
-            doorkeeper,
+            door,
             self.request_log,
             self.metrics,
             max_body_bytes,
@@ -148,7 +191,7 @@ class Front:
         self.app: Application = build_application(
             {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
             routes=[
-                *model_routes(ModelList(self.place.topology), doorkeeper),
+                *model_routes(ModelList(self.place.topology), door),
                 *health_routes(lambda: (self.is_ready, {"mode": "exact"})),
                 metrics_route(self.metrics, doorkeeper),
             ],

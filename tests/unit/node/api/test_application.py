@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from starlette.routing import Route
 from node.api.application import build_application
 from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
+from node.routing.ranking import Facts, Ranker
+from node.routing.strategies import build_strategies
 from shared_state.keys import Keys
 from tests.unit.node.api.asgi import Findings, Front, ask
-from tests.unit.node.house import View, Watch, mesh
+from tests.unit.node.house import Gauge, Map, Pointers, View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
 
@@ -148,11 +151,28 @@ OPS = [
     ("POST", "/ops/models/alpha.m/activate"),
     ("POST", "/ops/providers/alpha/deactivate"),
     ("POST", "/ops/providers/alpha/activate"),
+    ("GET", "/ops/keys"),
+    ("POST", "/ops/keys"),
+    ("DELETE", "/ops/keys/abc"),
+    ("GET", "/ops/requests/r-1"),
+    ("GET", "/ops/requests/r-1/replay"),
+    ("POST", "/ops/explain"),
+    ("POST", "/ops/pools/chat/rotate"),
 ]
+
+
+def order_of(path: str) -> bytes:
+    """A body that the route understands."""
+    return {"/ops/keys": b'{"name": "billing"}', "/ops/explain": b'{"model": "chat"}'}.get(path, b"{}")
 
 
 #: Answered without Redis.
 STANDING = [("GET", "/ops/openapi.json")]
+
+
+def ranker_of(view: View) -> Ranker:
+    facts = Facts(Pointers(view.current), Map(), Gauge())
+    return Ranker(build_strategies(view.topology.pools.values()), view, facts, draw=lambda: 0.5)
 
 
 class Office:
@@ -161,17 +181,23 @@ class Office:
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch, Findings())  # type: ignore[arg-type]
+        view = View(topology)
+        parts = OpsParts("node-1", self.store, topology, view, self.watch, Findings(), ranker_of(view))  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
-def test_every_operators_route_is_tested() -> None:
+async def test_every_operators_route_is_tested() -> None:
     """A new one cannot be forgotten here."""
-    parts = OpsParts("n", AwayStore(), mesh("alpha.m"), None, Watch(), Findings())  # type: ignore[arg-type]
+    topology = mesh("alpha.m")
+    view = View(topology)
+    parts = OpsParts("n", AwayStore(), topology, view, Watch(), Findings(), ranker_of(view))  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
+    names = [
+        *((f"/{name}/", "/{name:path}/") for name in ("alpha.m", "alpha", "chat")),
+        *(("/abc", "/{key}"), ("/r-1", "/{request_id}")),
+    ]
     known = {
-        path.replace("/alpha.m/", "/{name:path}/").replace("/alpha/", "/{name:path}/")
-        for _, path in OPS + STANDING
+        functools.reduce(lambda path, name: path.replace(*name), names, path) for _, path in OPS + STANDING
     }
 
     assert {route.path for route in routes} == known  # type: ignore[attr-defined]
@@ -183,7 +209,7 @@ async def test_operators_need_their_token(method: str, path: str, authorization:
     """Without it nothing is read and nothing is done."""
     for office in (Office("admin"), Office()):
         headers = [] if authorization is None else [(b"authorization", authorization)]
-        heard = await ask(office.app, method, path, b"{}", headers=headers)
+        heard = await ask(office.app, method, path, order_of(path), headers=headers)
 
         assert heard.status == 401
         assert heard.error["code"] == "invalid_api_key"
@@ -194,7 +220,7 @@ async def test_operators_need_their_token(method: str, path: str, authorization:
 async def test_without_redis_operators_are_told_so(method: str, path: str) -> None:
     """503, and the node knows at once."""
     office = Office("admin")
-    heard = await ask(office.app, method, path, b"{}", headers=[(b"authorization", b"Bearer admin")])
+    heard = await ask(office.app, method, path, order_of(path), headers=[(b"authorization", b"Bearer admin")])
 
     assert heard.status == 503
     assert heard.error["code"] == "state_unavailable"

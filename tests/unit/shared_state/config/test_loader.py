@@ -84,7 +84,9 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
             "pools.chat.recovery.on_quota_reset",
             "proxy.cors",
             "scheduler.probe_interval",
-            "observability",
+            "observability.events",
+            "observability.logging",
+            "observability.statistics",
             "discovery",
         )
     )
@@ -166,11 +168,14 @@ def test_values_from_the_environment_become_numbers():
             "pools.chat-completion.recovery.cool_down: unknown key; did you mean 'cooldown'?",
         ),
         ("proxy: {auth: {zzz: 1}}", "proxy.auth.zzz: unknown key; known: tokens"),
-        ("keys: {required: true}", f"keys.required: true {NOT_OBEYED}"),
+        (
+            "keys: {required: perhaps}",
+            "keys.required: must be a valid boolean, unable to interpret input, not 'perhaps'",
+        ),
         ("secrets: {store: aws.secrets-manager.v1}", f"secrets.store: aws.secrets-manager.v1 {NOT_OBEYED}"),
         ("storage: {connector: aws.s3.v1}", f"storage.connector: aws.s3.v1 {NOT_OBEYED}"),
         ("storage: {connector: s4}", "storage.connector: must be 'modelmesh.sqlite.v1', not 's4'"),
-        ("budget: {daily_limit: 5}", f"budget: {NOT_OBEYED}"),
+        ("budget: {enforce: false}", f"budget.enforce: {NOT_OBEYED}"),
         ("connectors: {packages: []}", f"connectors: {NOT_OBEYED}"),
         (
             "proxy: {port: abc}",

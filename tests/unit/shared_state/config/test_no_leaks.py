@@ -116,6 +116,8 @@ def test_secret_seen_through_another_value_is_scrubbed():
         ("providers/alpha/apikey", "sk-inline"),
         ("providers/alpha/headers", {"X-Key": 123456789}),
         ("proxy/auth/tokens", "sk-inline"),
+        ("keys/pepper", "sk-inline"),
+        ("keys/pepper", 123456789),
         ("proxy/auth/tokens", [123456789]),
     ],
 )
@@ -138,8 +140,9 @@ def test_key_with_a_line_break_is_refused_without_being_shown():
 
 def test_configuration_does_not_print_its_keys():
     """The key is there when it is asked for, and only then."""
-    config = read_config(SOUND, environ=ENVIRON)
+    config = read_config(with_value("keys/pepper", REFERENCE), environ=ENVIRON)
 
+    assert config.keys.pepper.get_secret_value() == CANARY
     assert config.providers["alpha"].api_key.get_secret_value() == CANARY
     assert "canary" not in repr(config) + str(config) + config.model_dump_json()
 
