@@ -110,6 +110,18 @@ class Router:
     async def _try_targets(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
+        refusals = await self._go_through(plan, reply, interrupts, trail, walk)
+        if refusals is not None and refusals.may_wait:
+            with interrupts:  # the deadline of the last candidate still runs
+                await self._watch.until_open()
+            refusals = await self._go_through(plan, reply, interrupts, trail, walk)
+        if refusals is not None:
+            raise refusals.error(plan, self._clock.now_ms())
+
+    async def _go_through(
+        self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
+    ) -> Refusals | None:
+        """Tries the targets in turn; why none of them has answered, if none has."""
         refusals = Refusals()
         if walk is not None:
             walk.reopen()
@@ -121,13 +133,13 @@ class Router:
                 plan, target, reply, interrupts, trail, refusals, walk, has_other=bool(waiting)
             )
             if follow_up is None:
-                return
+                return None
             if follow_up is Next.STOP:
                 waiting = await detours.after(target, refusals.errors[-1], waiting)
                 trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
             elif follow_up is Next.SAME_PROVIDER:
                 waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
-        raise refusals.error(plan, self._clock.now_ms())
+        return refusals
 
     async def _try_target(
         self,

@@ -156,6 +156,9 @@ class Stay:
         most, asked, since = larger(self._most, self._need_of(model)), next(self._reservations), self._now()
         ask = Ask(asked, ANY_MODEL, "", most.tokens_in, most.tokens_out, most.cost_nano, self._lease_ms)
         verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
+        if verdict.code is Code.HELD:
+            await self._watch.until_open()
+            verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
         if verdict is WITHOUT_STORE:
             self._held.append(_Held(asked, next(self._reservations), LEASED, most, since))
         elif verdict.code is Code.ADMITTED:

@@ -29,6 +29,11 @@ class Refusals:
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[ProviderError] = field(default_factory=list)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether nobody was asked yet, and a candidate is only held for a moment after a loss in the shared state."""
+        return not self.errors and any(verdict.code is Code.HELD for verdict in self.verdicts)
+
     def error(self, plan: Plan, now_ms: int) -> ModelMeshError:
         """The error for the caller, with the earliest time at which trying again could succeed."""
         if self.errors:

@@ -92,6 +92,20 @@ class Watch:
         self.losses = 0
         self.returns: list[Callable[[], None]] = []
         self.held: set[str] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    def hold(self, domain: str) -> None:
+        self.held.add(domain)
+        self.open.clear()
+
+    def release(self, domain: str) -> None:
+        self.held.discard(domain)
+        if not self.held:
+            self.open.set()
+
+    async def until_open(self) -> None:
+        await self.open.wait()
 
     @property
     def mode(self) -> str:
