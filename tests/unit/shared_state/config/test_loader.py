@@ -85,8 +85,6 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
             "proxy.cors",
             "scheduler.probe_interval",
             "observability.events",
-            "observability.logging",
-            "observability.statistics",
             "discovery",
         )
     )
