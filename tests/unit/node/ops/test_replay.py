@@ -99,7 +99,10 @@ def muddle(house: House, chance: random.Random) -> None:
 async def test_random_requests_replay_to_the_same_pick(name: str) -> None:
     """For every strategy, whatever the states, signals, turns, draws and sessions were."""
     chance = random.Random(f"explain {name}")
-    house = scene({"strategy": name, "recovery": {"ramp": [0.5, 1.0]}, **STRATEGIES[name]}, model={"pricing": {"input": 1}})
+    house = scene(
+        {"strategy": name, "recovery": {"ramp": [0.5, 1.0]}, **STRATEGIES[name]},
+        model={"pricing": {"input": 1}},
+    )
     for number in range(30):
         house.view.models.clear()
         house.ledger.verdicts.clear()
@@ -116,7 +119,9 @@ async def test_random_requests_replay_to_the_same_pick(name: str) -> None:
 
 async def test_the_record_tells_who_was_left_out_and_why() -> None:
     """Stage by stage, with the refusal of admission and the failure behind it."""
-    house = scene({"strategy": "priority-selection"}, differing={"alpha.m": {"features": {"tool_calling": False}}})
+    house = scene(
+        {"strategy": "priority-selection"}, differing={"alpha.m": {"features": {"tool_calling": False}}}
+    )
     house.view.models["beta.m"] = STANDBY
     house.ledger.verdicts["gamma.m"] = [Verdict(Code.AT_LIMIT, NOW_MS + 9000, "rpm")]
     tools = [{"type": "function", "function": {"name": "look"}}]
