@@ -33,9 +33,12 @@ class JobView(Row):
     interval_s: float
     last_run: float | None = None
     duration_ms: float | None = None
+    next_run: float | None = Field(None, description="when it is due; in the past: it is overdue")
     last_error: str | None = None
-    runs: int = 0
-    missed: int = 0
+    runs: int = Field(0, description="since its scheduler began to lead, as the other counts")
+    failures: int = 0
+    missed: int = Field(0, description="runs that fell out")
+    overruns: int = Field(0, description="runs that took longer than the interval")
 
 
 class SchedulerView(Row):
