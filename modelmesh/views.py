@@ -9,13 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, clean, span, state, table, text, until
+from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, back, clean, span, state, table, text, until
 from shared_state.shapes.status import (
     EventView,
     JobView,
     ModelView,
     NodeView,
     PoolView,
+    ProbeView,
     ProviderView,
     StatusView,
     WindowView,
@@ -136,7 +137,7 @@ def models_view(models: Iterable[ModelView], *, now: float) -> Table:
             text(model.id),
             state(model.status, model.phase),
             text(model.reason),
-            until(model.until, now=now),
+            back(model.until, model.trigger, now=now),
             str(model.requests),
             Text(str(model.failed), style=FAIR if model.failed else QUIET),
             str(model.in_flight),
@@ -152,12 +153,19 @@ def providers_view(providers: Iterable[ProviderView], *, now: float) -> Table:
             text(provider.id),
             state(provider.status),
             text(provider.reason),
-            until(provider.until, now=now),
+            back(provider.until, provider.trigger, now=now),
             text(provider.connector),
             text(provider.domain),
             str(provider.models),
         )
     return view
+
+
+def probe_view(probe: ProbeView) -> Text:
+    took = "" if probe.latency_ms is None else f", {probe.latency_ms:.0f} ms"
+    why = f": {clean(probe.message)}" if probe.message else ""
+    style = GOOD if probe.verdict == "well" else BAD
+    return Text.assemble(text(probe.id), " ", (probe.verdict.replace("_", " "), style), took, why)
 
 
 def events_view(events: Iterable[EventView], *, now: float) -> Table:

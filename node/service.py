@@ -20,6 +20,8 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
+from node.api.once import Once
+from node.api.probe import Prober
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
@@ -28,9 +30,11 @@ from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
+from node.routing.budget import RetryBudgets
 from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
@@ -104,6 +108,9 @@ class NodeService:
         }
         self.snapshot.follow(self._ledgers)
         self._ranker = self._build_ranker()
+        self.budgets = RetryBudgets(
+            store, topology.pools, self.watch, node=self.id, nodes=lambda: self.nodes_seen
+        )
         self._gatehouse = self._build_gatehouse()
         self.router = self._build_router()
         self.request_log = RequestLog(self.id)
@@ -122,6 +129,7 @@ class NodeService:
             store, self.watch, config.observability.decisions, node=self.id, version=topology.version
         )
         self.metrics.add(DecisionMetrics(self.decisions))
+        self.metrics.add(RetryCounters(self.budgets))
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -224,6 +232,7 @@ class NodeService:
             lanes,
             self.watch,
             self.signals,
+            self.budgets,
             clock=self.clock,
             reservations=reservations,
             on_loss=on_loss,
@@ -238,6 +247,7 @@ class NodeService:
             is_required=config.keys.required,
             now_ms=self.clock.now_ms,
         )
+        once = Once(self.store, self.watch, config.idempotency)
         edge = Edge(
             self.router,
             self.watch,
@@ -245,6 +255,7 @@ class NodeService:
             self.request_log,
             self.metrics,
             config.proxy.max_body,
+            once,
             self.decisions,
         )
         parts = OpsParts(
@@ -256,6 +267,7 @@ class NodeService:
             self.findings,
             self._ranker,
             self.events,
+            Prober(self.router, self.request_log),
         )
         models = ModelList(self.topology)
         return build_application(
@@ -296,7 +308,7 @@ class NodeService:
             self.findings.run(),
             self._beat(),
         ]
-        loops += [self.signals.run(), *(keeper.run() for keeper in self._terms.values())]
+        loops += [self.signals.run(), self.budgets.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":
             loops += [keeper.run() for keeper in self._leases.values()]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

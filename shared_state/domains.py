@@ -140,6 +140,22 @@ async def recover_due(store: Store, domain: str, *, token: int, most: int = 100)
     return list(zip(names[::2], names[1::2], strict=True))
 
 
+async def maintain(store: Store, domain: str, rests: Sequence[tuple[str, int, int]], *, token: int) -> int:
+    """Begins maintenance: (model, begin ms, end ms) of windows that are running; how many models it took out.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    rested: int = await store.run(
+        "maintain",
+        [store.keys.domain(domain)],
+        [token, domain, store.keys.channel, ormsgpack.packb(list(rests))],
+    )
+    if rested < 0:
+        raise FencedOffError(domain)
+    return rested
+
+
 async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> int:
     """Books every reservation of dead nodes as abandoned; how many there were.
 

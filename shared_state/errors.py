@@ -10,6 +10,8 @@ ModelMeshError
 │   ├── UnsupportedFeatureError
 │   ├── ContextLengthError
 │   ├── PayloadTooLargeError
+│   ├── IdempotencyKeyReusedError
+│   ├── IdempotencyConflictError
 │   ├── AuthenticationRequiredError
 │   ├── ModelNotAllowedError
 │   └── ClientDisconnectedError
@@ -19,6 +21,7 @@ ModelMeshError
 │   ├── LimitReachedError
 │   ├── BudgetExceededError
 │   ├── AllProvidersExhaustedError
+│   ├── LoopDetectedError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
     ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
@@ -28,6 +31,7 @@ ModelMeshError
     ├── ProviderTimeoutError
     ├── ProviderUnavailableError   no connection, or a 5xx
     ├── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    ├── OutputOverrunError         a stream went on beyond what was reserved for it, where money is limited
     └── AdmissionLapsedError       nothing was sent: the admission had become too old
 """
 
@@ -56,6 +60,7 @@ class ModelMeshError(Exception):
         type: the ``error.type`` of an OpenAI error body.
         code: the ``error.code`` of an OpenAI error body.
         retry_after_s: when trying again could succeed, seconds from now; None if unknown.
+        is_final: asks callers not to try again by themselves.
     """
 
     http_status: ClassVar[int] = 500
@@ -75,6 +80,7 @@ class ModelMeshError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.is_final = False
 
 
 class ConfigurationError(ModelMeshError):
@@ -159,6 +165,20 @@ class PayloadTooLargeError(RequestError):
     default_code = "payload_too_large"
 
 
+class IdempotencyKeyReusedError(RequestError):
+    """The key came with another request before."""
+
+    http_status = 422
+    default_code = "idempotency_key_reused"
+
+
+class IdempotencyConflictError(RequestError):
+    """The request under this key is being carried out, or was and its answer is not there to be given again; ``code`` tells."""
+
+    http_status = 409
+    default_code = "idempotency_conflict"
+
+
 class AuthenticationRequiredError(RequestError):
     """The client's token is missing or unknown."""
 
@@ -232,6 +252,13 @@ class AllProvidersExhaustedError(RoutingError):
     default_code = "all_providers_exhausted"
 
 
+class LoopDetectedError(RoutingError):
+    """The request has come through too many routers."""
+
+    http_status = 508
+    default_code = "loop_detected"
+
+
 class DeadlineExceededError(RoutingError):
     """The request's deadline passed."""
 
@@ -280,11 +307,24 @@ class ProviderError(ModelMeshError):
         self.body = body
         self.content_type = content_type
 
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may have done the work although its answer was not seen: it was asked, and has not refused."""
+        return self.sent and self.status == 0
+
 
 class RejectedRequestError(ProviderError):
     """The provider says that the request itself is wrong (400, 404, 413, 422, content policy)."""
 
     type = "invalid_request_error"
+    blame = Blame.CALLER
+    retryable = False
+
+
+class OutputOverrunError(ProviderError):
+    """A provider does not keep to ``max_tokens``: the answer would cost more than what was reserved for it."""
+
+    default_code = "output_overrun"
     blame = Blame.CALLER
     retryable = False
 

@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
+        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -138,6 +138,19 @@ class Keys:
     def current(self, pool: str) -> str:
         """String: the model that a sticky pool points at."""
         return f"{self._prefix}{{pool:{pool}}}:current"
+
+    def retries(self, pool: str) -> str:
+        """Hash of the retry budget: ``q:<second>`` requests and ``t:<second>`` retries of the last seconds, ``n:<node>`` the part given to a node;
+        written by nodes once a second while they send, expires a minute after the last.
+        """
+        return f"{self._prefix}{{pool:{pool}}}:retries"
+
+    def claim(self, digest: str) -> str:
+        """Hash of an idempotency key: state (running, kept, lost), owner, print (fingerprint of the request), head and body of the answer.
+
+        Running, it dies ten seconds after its owner's last sign of life; else after ``idempotency.ttl``. Has a slot of its own.
+        """
+        return f"{self._prefix}{{claim:{digest}}}"
 
     def session(self, pool: str, digest: str) -> str:
         """String: the model that a session belongs to; dies when the session falls silent. Has a slot of its own."""

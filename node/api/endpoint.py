@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import uuid
 from dataclasses import dataclass
@@ -13,19 +14,27 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
+from node.api.border import read_passport
 from node.api.caps import read_caps
+from node.api.once import Claim, Once, wait_until
+from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
 from node.observe.decisions import DecisionLog
-from node.observe.metrics import Metrics
+from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
-from node.routing.interrupts import Interrupts
+from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.router import Router
 from node.routing.weight import weigh
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey
 from shared_state.config.values import parse_duration
-from shared_state.errors import ClientDisconnectedError, ModelMeshError, RequestError
+from shared_state.errors import (
+    ClientDisconnectedError,
+    DeadlineExceededError,
+    ModelMeshError,
+    RequestError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +53,7 @@ class Edge:
     request_log: RequestLog
     metrics: Metrics
     max_body_bytes: int
+    once: Once
     decisions: DecisionLog | None = None
 
 
@@ -58,16 +68,19 @@ class Endpoint:
         """Serves one request; every error becomes an answer."""
         started = asyncio.get_running_loop().time()
         request_id = request_id_of(scope)
-        reply = AsgiReply(send, request_id)
+        recorder = self._recorder(scope, send)
+        reply = AsgiReply(recorder or send, request_id)
         trail = Trail(mode=self._edge.watch.mode)
-        name, call = "", None
+        name, call, claim = "", None, None
         try:
             key = await self._edge.door.admit(scope)
             if key is not None:
                 trail.key = key.id
-            call = await self._read(scope, receive, request_id, started, key)
+            call, body = await self._read(scope, receive, request_id, started, key)
             name = call.name
-            await self._serve(call, receive, reply, trail)
+            if recorder is not None:
+                claim = self._edge.once.claim(scope, body, key, recorder, trail)
+            await self._serve(call, claim, receive, reply, trail)
         except ClientDisconnectedError as error:
             trail.outcome = error.code or ""
             reply.status = error.http_status
@@ -78,6 +91,9 @@ class Endpoint:
             log.exception("request failed", request_id=request_id)
             trail.outcome = "internal_error"
             await reply.fail(ModelMeshError("internal error"), trail)
+        finally:
+            if claim is not None:
+                await claim.end()
         outcome = trail.outcome or "ok"
         self._edge.metrics.observe(
             trail, outcome=outcome, started=started, ended=asyncio.get_running_loop().time()
@@ -97,21 +113,36 @@ class Endpoint:
 
     async def _read(
         self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
-    ) -> Call:
+    ) -> tuple[Call, bytes]:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
         check_name(fields)
         self._surface.check(fields)
-        return build_call(
+        call = build_call(
             self._surface, scope, fields, body=body, request_id=request_id, started=started, key=key
         )
+        return call, body
 
-    async def _serve(self, call: Call, receive: Receive, reply: AsgiReply, trail: Trail) -> None:
+    def _recorder(self, scope: Scope, send: Send) -> Recorder | None:
+        """Records the answer to a request that may be repeated."""
+        if header(scope, b"idempotency-key") is None:
+            return None
+        return Recorder(send, limit_bytes=self._edge.once.limit_bytes)
+
+    async def _serve(
+        self, call: Call, claim: Claim | None, receive: Receive, reply: AsgiReply, trail: Trail
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         interrupts = Interrupts(task)
         watcher = asyncio.get_running_loop().create_task(_watch(receive, interrupts))
         try:
+            if claim is not None:
+                kept = await _take(claim, call, interrupts)
+                if kept is not None:
+                    trail.outcome = REPLAYED
+                    return await reply.replay(kept)
+                watcher.cancel()  # the caller may leave and ask again: the answer will be there
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
             watcher.cancel()
@@ -141,20 +172,32 @@ def build_call(
     Raises:
         RequestError: a header is not what it must be.
     """
-    preferred = header(scope, b"x-modelmesh-provider")
+    preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
     return Call(
         surface=surface,
         request_id=request_id,
         fields=fields,
         body_bytes=len(body),
         started=started,
-        deadline_s=_deadline(scope),
+        deadline_s=_sooner(_deadline(scope), passport.left_s),
         provider=preferred.decode("latin-1") if preferred else None,
         prompt_tokens=weigh(body, fields),
         caps=read_caps(scope),
         key=key,
         session=_session(scope),
+        passport=passport,
     )
+
+
+async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | None:
+    try:
+        return await claim.take(interrupts, deadline=wait_until(call.started, call.deadline_s))
+    except Interrupted as interrupted:
+        if interrupted.cause is Cause.GONE:
+            raise ClientDisconnectedError("the client has left") from None
+        raise DeadlineExceededError("the idempotency key could not be looked up in time") from None
+    finally:
+        interrupts.close()
 
 
 async def _watch(receive: Receive, interrupts: Interrupts) -> None:
@@ -170,6 +213,12 @@ def request_id_of(scope: Scope) -> str:
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
     return uuid.uuid4().hex
+
+
+def _sooner(own_s: float | None, left_s: float) -> float | None:
+    if left_s == math.inf:
+        return own_s
+    return left_s if own_s is None else min(own_s, left_s)
 
 
 def _session(scope: Scope) -> str:

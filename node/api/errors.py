@@ -32,12 +32,12 @@ def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, 
     if isinstance(error, RejectedRequestError):
         status, body = error.status, error.body
     headers: Headers = [(b"content-type", b"application/json")]
-    if error.retry_after_s is not None and status in (429, 503):
+    if error.retry_after_s is not None and (status in (409, 429, 503) or error.is_final):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         headers.append((b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))))
     elif status in (429, 503):
         headers.append((b"retry-after", b"1"))
-    if status in (502, 504) or isinstance(error, BudgetExceededError):
+    if status in (502, 504) or error.is_final or isinstance(error, BudgetExceededError):
         headers.append(
             (b"x-should-retry", b"false")
         )  # the router has used the budget, or there is none left; an SDK's retries would only multiply the calls

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import Send
 
 from node.api.errors import error_answer, error_body
+from node.api.record import Answer
 from node.call import Trail
 from shared_state.errors import ModelMeshError
 
@@ -65,6 +66,16 @@ class AsgiReply:
         headers.append((b"content-length", b"%d" % len(body)))
         await self._whole(status, headers + trail_headers(trail, self._request_id), body)
 
+    async def replay(self, answer: Answer) -> None:
+        """Gives the answer of an earlier request with the same idempotency key."""
+        headers = [
+            *answer.headers,
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"x-request-id", self._request_id.encode()),
+            (b"x-modelmesh-idempotent-replay", b"true"),
+        ]
+        await self._whole(answer.status, headers, answer.body)
+
     async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self._start(status)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -84,6 +95,8 @@ def trail_headers(trail: Trail, request_id: str) -> list[tuple[bytes, bytes]]:
     ]
     if trail.fallback:
         headers.append((b"x-modelmesh-fallback", trail.fallback.encode()))
+    if trail.is_panic:
+        headers.append((b"x-modelmesh-panic", b"true"))
     target: Any = trail.target
     if target is not None:
         headers += [

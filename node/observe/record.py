@@ -12,6 +12,7 @@ from node.routing.needs import NAMES, Needs
 from node.routing.pipeline import STAGES, Plan
 from node.routing.ranking import Ranked
 from node.routing.strategies import Signal
+from shared_state.entries import How
 from shared_state.errors import ModelMeshError
 from shared_state.ledger import UNKNOWN, Code
 from shared_state.sessions import session_digest
@@ -198,6 +199,8 @@ def _signal(signal: Signal) -> dict[str, float]:
 
 def _target(target: Target, plan: Plan) -> Record:
     role = "trial" if target in plan.trials else "reserve" if target in plan.reserve else "ranked"
+    if target.how is How.DESPITE:
+        role = "despite"
     return {**_whom(target), "role": role}
 
 

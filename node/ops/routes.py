@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.api.probe import Prober
 from node.findings import StoreFindings
 from node.ops.decisions import DecisionDesk
 from node.ops.events import EventFan, EventStream
@@ -39,6 +40,8 @@ from shared_state.shapes.status import (
     OrderBody,
     OrderView,
     PoolsView,
+    ProbeBody,
+    ProbeView,
     ProvidersView,
     RotateBody,
     RotationView,
@@ -68,6 +71,7 @@ class OpsParts:
     findings: StoreFindings
     ranker: Ranker
     events: EventFan = field(default_factory=EventFan)
+    prober: Prober | None = None
 
 
 class Ops:
@@ -150,7 +154,25 @@ class Ops:
             self._order(kind, action)
             for kind in ("model", "provider")
             for action in ("deactivate", "activate")
-        ]
+        ] + ([] if self._parts.prober is None else [self._probe(self._parts.prober)])
+
+    def _probe(self, prober: Prober) -> Operation:
+        async def probe(request: Request) -> Response:
+            name = request.path_params["name"]
+            model = self._parts.topology.models.get(name)
+            if model is None:
+                raise ModelNotFoundError(f"no model is called {name!r}")
+            body = await read_small_body(request, ProbeBody)
+            return ViewResponse(await prober.probe(model, is_startup=body.startup))
+
+        return Operation(
+            "models/{name:path}/probe",
+            probe,
+            "Send a model one tiny request and say how it went.",
+            ProbeView,
+            method="POST",
+            body=ProbeBody,
+        )
 
     def _guarded(self, handler: Handler) -> Handler:
         async def checked(request: Request) -> Response:

@@ -82,6 +82,7 @@ def classify_response(
             Learned(window, remaining, 0 if remaining == 0 else ms) for window, remaining, ms in learned
         ]
     error.learned = tuple(learned)
+    error.is_final = headers.get("x-should-retry", "").lower() == "false"
     return error
 
 

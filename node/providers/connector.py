@@ -10,6 +10,7 @@ import httpx
 import orjson
 
 from node.call import Call
+from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
 from node.providers.notices import LimitNotices
@@ -51,11 +52,17 @@ class Connector:
         }
 
     def request(
-        self, call: Call, model: ModelSpec, *, on_send: Callable[[], None] | None = None
+        self,
+        call: Call,
+        model: ModelSpec,
+        *,
+        passport: bytes = b"",
+        on_send: Callable[[], None] | None = None,
     ) -> httpx.Request:
         """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
 
         Args:
+            passport: for a provider that is a router like this one.
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
         fields = {**call.fields, "model": model.upstream}
@@ -78,6 +85,7 @@ class Connector:
                 (b"accept", accept),
                 (b"content-length", b"%d" % len(body)),
                 (b"x-request-id", call.request_id.encode()),
+                *([(HEADER, passport)] if passport else ()),
             ],
             content=body,
             extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from node.call import Call, Fallback, Target, Trail
 from node.routing.access import resolve_for
 from node.routing.fitness import Fitness, Members, TextFacts
+from node.routing.panic import Ward, let_in, patient_of
 from node.routing.ranking import Ranked, Ranker, Spare
 from node.routing.sources import View
+from shared_state.entries import How
 from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoundError, RequestError
-from shared_state.state import EntityState
+from shared_state.rotation.maintenance import Calendars
+from shared_state.state import LIMITS, EntityState, Mode
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
 #: The stages between the name and the ranking.
@@ -39,6 +42,8 @@ class Plan:
     Attributes:
         members: candidates that are left, by pool.
         skipped: model -> why it is no candidate.
+        let_in: models that are on standby for their health and take part all the same.
+        last: the same where nobody of their pool is well; they come last of all.
         reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
         on_admitted: told once a target has admitted the call.
         opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
@@ -70,6 +75,8 @@ class Plan:
     members: Members = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     trials: list[Target] = field(default_factory=list)
+    let_in: set[ModelSpec] = field(default_factory=set)
+    last: list[Target] = field(default_factory=list)
     reserve: list[Target] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     on_admitted: Callable[[], None] | None = None
@@ -107,6 +114,7 @@ class Pipeline:
         self._draw = draw
         self._read = read
         self._fitness = Fitness(snapshot.topology)
+        self._calendars = Calendars(snapshot.topology)
         stages = (
             self._select_pools,
             self._filter_delivery,
@@ -148,6 +156,8 @@ class Pipeline:
     def _resolve(self, call: Call, name: str) -> Resolution:
         """What a name means to the caller: that of the call, or one of a fallback."""
         topology = self._snapshot.topology
+        if call.is_probe:
+            return topology.exactly(topology.models[name])
         return topology.resolve(name) if call.key is None else resolve_for(call.key, topology, name)
 
     def draft(self, call: Call, name: str) -> Plan:
@@ -226,24 +236,37 @@ class Pipeline:
         plan.members = self._fitness.sift(plan.call, plan.members, plan.skipped, plan.text)
 
     def _filter_state(self, plan: Plan) -> None:
+        if self._calendars.topology is not self._snapshot.topology:
+            self._calendars = Calendars(self._snapshot.topology)
         kept: Members = []
         for pool, members in plan.members:
-            kept.append((pool, [model for model in members if self._is_candidate(plan, pool, model)]))
+            ward = Ward()
+            active = [model for model in members if self._is_candidate(plan, pool, model, ward)]
+            kept.append((pool, _with_patients(plan, pool, active, members, ward)))
         plan.members = kept
 
-    def _is_candidate(self, plan: Plan, pool: PoolSpec, model: ModelSpec) -> bool:
-        """Whether the model takes part in the ranking; trials and spent shares are kept aside."""
+    def _is_candidate(self, plan: Plan, pool: PoolSpec, model: ModelSpec, ward: Ward) -> bool:
+        """Whether the model takes part in the ranking; trials, spent shares and patients are kept aside."""
         state, provider = self._snapshot.model(model), self._snapshot.provider(model)
         plan.states[model], now_ms = (state, provider), plan.now_ms
-        for entity in (provider, state):
-            if not entity.is_open(now_ms):
-                _note_standby(plan, model, entity)
-                return False
-        if state.needs_trial(now_ms) or provider.needs_trial(now_ms):
-            plan.trials.append(Target(model, pool))
+        closed = [entity for entity in (provider, state) if not _is_open(plan.call, entity, now_ms)]
+        if closed:
+            _note_standby(plan, model, closed[0])
+            patient = patient_of(model, closed, now_ms)
+            if patient is not None and self._calendars.rest_of(model.id, state, now_ms) is None:
+                ward.patients.append(patient)
             return False
+        resting = self._calendars.rest_of(model.id, state, now_ms)
+        if resting is not None:
+            _note_standby(plan, model, resting)
+            return False
+        if state.needs_trial(now_ms) or provider.needs_trial(now_ms):
+            plan.trials.append(Target(model, pool, plan.call.how))
+            ward.due += 1
+            return False
+        ward.well += 1
         ramp = pool.config.recovery.ramp
-        if state.phase == "ramp" and state.step < len(ramp):
+        if state.phase == "ramp" and state.step < len(ramp) and not plan.call.is_probe:
             draw = self._draw()
             plan.draws.append(draw)
             if draw >= ramp[state.step]:
@@ -278,7 +301,7 @@ class Pipeline:
         ranked: list[Target] = []
         for pool, members in plan.members:
             if plan.resolution.is_exact:  # the caller has chosen
-                ranked += [Target(model, pool) for model in members]
+                ranked += [Target(model, pool, plan.call.how) for model in members]
                 continue
             order, is_exclusive = await self.ranker.rank(
                 pool,
@@ -289,16 +312,36 @@ class Pipeline:
                 notes=plan.rankings,
             )
             _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
-            ranked += [Target(model, pool) for model in order]
+            ranked += [
+                Target(model, pool, How.DESPITE if model in plan.let_in else How.NORMAL) for model in order
+            ]
         ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.text.needs)
         chosen = {target.model.id for target in ranked}
         plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
-        plan.targets = [*plan.trials, *ranked, *plan.reserve]
+        plan.targets = [*plan.trials, *ranked, *plan.reserve, *plan.last]
+
+
+def _is_open(call: Call, entity: EntityState, now_ms: int) -> bool:
+    return entity.is_probable(now_ms) if call.is_probe else entity.is_open(now_ms)
+
+
+def _with_patients(
+    plan: Plan, pool: PoolSpec, active: list[ModelSpec], members: Sequence[ModelSpec], ward: Ward
+) -> list[ModelSpec]:
+    """The candidates together with those that are let in; where nobody is well these are kept for the end."""
+    if not ward.patients or plan.resolution.is_exact or len(pool.models) < 2:
+        return active
+    chosen = let_in(pool.config.deactivation, ward)
+    if ward.well == 0:
+        plan.last += [Target(model, pool, How.DESPITE) for model in chosen]
+        return active
+    plan.let_in.update(chosen)
+    return [model for model in members if model in active or model in chosen]
 
 
 def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
     plan.skipped[model.id] = entity.reason or "standby"
-    if entity.reason != "rate_limited":
+    if entity.reason not in LIMITS or entity.mode == Mode.MANUAL:
         plan.only_rate_limits = False
     opens_ms = max(entity.until_ms, entity.trial_until_ms if entity.phase == "trial" else 0)
     if opens_ms and (not plan.opens_ms or opens_ms < plan.opens_ms):
@@ -317,9 +360,10 @@ def _of(pool: PoolSpec, targets: list[Target]) -> list[ModelSpec]:
 
 def _leave_out(plan: Plan, pool: PoolSpec, models: list[ModelSpec], is_exclusive: bool) -> None:
     """What the strategy does not want is not tried; one that allows a single model wants no recovering ones either."""
-    if models and "rate_limited" not in plan.skipped.values():
+    if models and LIMITS.isdisjoint(plan.skipped.values()):
         plan.only_rate_limits = False
     plan.skipped.update((model.id, "strategy") for model in models)
     if is_exclusive:
         plan.trials = [target for target in plan.trials if target.pool is not pool]
         plan.reserve = [target for target in plan.reserve if target.pool is not pool]
+        plan.last = [target for target in plan.last if target.pool is not pool]

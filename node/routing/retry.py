@@ -21,6 +21,7 @@ class Next(StrEnum):
     SAME = "same"
     SAME_PROVIDER = "same_provider"
     OTHER = "other"
+    OTHER_ACCOUNT = "other_account"
     STOP = "stop"
 
 
@@ -34,6 +35,7 @@ class Decision:
 
 STOP = Decision(Next.STOP)
 OTHER = Decision(Next.OTHER)
+OTHER_ACCOUNT = Decision(Next.OTHER_ACCOUNT)
 
 
 def decide(
@@ -54,14 +56,16 @@ def decide(
         has_other: whether another candidate is left.
 
     Returns:
-        ``SAME`` after a pause, ``SAME_PROVIDER`` or ``OTHER`` for the next candidate, or ``STOP``.
+        ``SAME`` after a pause, ``SAME_PROVIDER``, ``OTHER`` or ``OTHER_ACCOUNT`` for the next candidate, or ``STOP``.
     """
-    if not error.retryable:
+    if not error.retryable or left_s <= 0:
         return STOP
-    if left_s <= 0:
+    if error.may_be_billed and rules.maybe_billed == "never":
         return STOP
     if error.stale and tries == 1 and not has_other:
         return Decision(Next.SAME)
+    if error.may_be_billed and not error.stale and rules.maybe_billed != "any":
+        return OTHER if rules.maybe_billed == "other_model" else OTHER_ACCOUNT
     if _is_hopeless_here(error, rules):
         return OTHER
     if rules.scope == "any":
@@ -75,8 +79,12 @@ def decide(
 
 
 def _is_hopeless_here(error: ProviderError, rules: RetryConfig) -> bool:
-    """Whether the same model would fail again, or may have been billed for an answer that nobody saw."""
-    if error.stale or isinstance(error, (AuthenticationError, QuotaExhaustedError, ProviderTimeoutError)):
+    """Whether the same model would fail again, or asks not to be tried again."""
+    if (
+        error.is_final
+        or error.stale
+        or isinstance(error, (AuthenticationError, QuotaExhaustedError, ProviderTimeoutError))
+    ):
         return True
     if not error.sent:
         return True  # nobody is listening there

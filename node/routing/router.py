@@ -9,18 +9,23 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from node.call import Call, Reply, Step, Target, Trail
+from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
+from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
+from node.routing.pace import Pace
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.retry import Next, decide
+from node.routing.tries import Tries
 from node.routing.verdicts import Refusals
 from node.routing.waiting import Waiting
 from node.signals import Signals
@@ -32,10 +37,13 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Settlement, Verdict
+from shared_state.ledger import Ask, Code, How, Settlement, Verdict
 
-#: Pools fall back to each other, but a request does not try the whole world.
-_MOST_ATTEMPTS = 10
+#: A step of the ramp takes at least so long; see ``settle.lua``.
+_RAMP_STEP_S: Final = 1.0
+#: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
+_SPARES_PER_S: Final = 10.0
+_SPARES_AT_ONCE: Final = 3
 
 
 class Router:
@@ -54,6 +62,7 @@ class Router:
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
         signals: Signals,
+        budgets: RetryBudgets,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -65,12 +74,14 @@ class Router:
         self._lanes = lanes
         self._watch = watch
         self._signals = signals
+        self._budgets = budgets
         self._waiting = Waiting(pipeline)
         self._clock = clock
         self._reservations = reservations
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
+        self._paces: dict[str, Pace] = {}
         self.in_flight = 0
 
     @property
@@ -110,36 +121,50 @@ class Router:
     async def _try_targets(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
-        refusals = await self._go_through(plan, reply, interrupts, trail, walk)
+        refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
         if refusals is not None and refusals.may_wait:
             with interrupts:  # the deadline of the last candidate still runs
                 await self._watch.until_open()
-            refusals = await self._go_through(plan, reply, interrupts, trail, walk)
+            refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
         if refusals is not None:
-            raise refusals.error(plan, self._clock.now_ms())
+            raise tries.explained(refusals.error(plan, self._clock.now_ms()))
 
     async def _go_through(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
-    ) -> Refusals | None:
+    ) -> tuple[Refusals | None, Tries]:
         """Tries the targets in turn; why none of them has answered, if none has."""
-        refusals = Refusals()
+        refusals, billed = Refusals(), set[str]()
         if walk is not None:
             walk.reopen()
         waiting = list(plan.targets)
         detours = Detours(self._pipeline, plan)
-        while waiting and trail.attempts < _MOST_ATTEMPTS:
-            target = waiting.pop(0)
-            follow_up = await self._try_target(
-                plan, target, reply, interrupts, trail, refusals, walk, has_other=bool(waiting)
-            )
-            if follow_up is None:
-                return None
-            if follow_up is Next.STOP:
-                waiting = await detours.after(target, refusals.errors[-1], waiting)
-                trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
-            elif follow_up is Next.SAME_PROVIDER:
-                waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
-        return refusals
+        tries = Tries(trail, self._budgets.of(plan.members[0][0]), plan.call.passport)
+        try:
+            while waiting and tries.may_begin():
+                target = waiting.pop(0)
+                if self._is_crowd(plan, target):
+                    later = self._come_again()
+                    trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
+                    _pass_over(target, later, refusals, trail)
+                    continue
+                follow_up = await self._try_target(
+                    plan, target, reply, interrupts, tries, walk, trail, refusals, has_other=bool(waiting)
+                )
+                if follow_up is None:
+                    return None, tries
+                if follow_up is Next.STOP:
+                    waiting = await detours.after(target, refusals.errors[-1], waiting)
+                    tries.take_detour()
+                    trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+                elif follow_up is Next.OTHER_ACCOUNT:
+                    billed.add(target.model.domain)
+                elif follow_up is Next.SAME_PROVIDER:
+                    waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
+                if billed:
+                    waiting = _elsewhere(waiting, billed, trail)
+        finally:
+            tries.close(waiting)
+        return refusals, tries
 
     async def _try_target(
         self,
@@ -147,9 +172,10 @@ class Router:
         target: Target,
         reply: Reply,
         interrupts: Interrupts,
+        tries: Tries,
+        walk: Walk | None,
         trail: Trail,
         refusals: Refusals,
-        walk: Walk | None,
         *,
         has_other: bool,
     ) -> Next | None:
@@ -158,7 +184,7 @@ class Router:
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
         need = estimate(call, target.model, lane.token_room, lane.output_room)
-        tries = 0
+        tried = 0
         while True:
             closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
             if closed is not None:
@@ -175,9 +201,9 @@ class Router:
                 return _pass_over(target, verdict, refusals, trail)
             if plan.on_admitted is not None:
                 plan.on_admitted()
-            tries += 1
-            trail.attempts += 1
-            trail.target = target
+            tried += 1
+            tries.begin()
+            trail.target, trail.is_panic = target, target.how is How.DESPITE
             is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
             attempt = Attempt(
@@ -190,7 +216,11 @@ class Router:
                 trail,
                 deadline=deadline,
                 asked=asked,
+                passport=stamp(
+                    call.passport, attempts=tries.for_next(has_other=has_other), left_s=deadline - asked
+                ),
                 is_reserved=is_reserved,
+                most_out=need.tokens_out if lane.spends_money or _spends_money(walk) else None,
             )
             try:
                 with self._signals.under_way(target.model.id):
@@ -199,13 +229,21 @@ class Router:
             except ProviderError as error:
                 step.error = error
                 refusals.errors.append(error)
+                tries.failed(error)
                 now = asyncio.get_running_loop().time()
                 decision = decide(
-                    error, rules, tries=tries, left_s=deadline - now, draw=self._draw(), has_other=has_other
+                    error,
+                    rules,
+                    tries=max(tried, rules.max_attempts) if call.passport.is_repeat else tried,
+                    left_s=deadline - now,
+                    draw=self._draw(),
+                    has_other=has_other,
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
-                if trail.attempts >= _MOST_ATTEMPTS:
+                if call.is_probe:
+                    return Next.OTHER
+                if not tries.may_begin():
                     return Next.STOP
                 with interrupts:
                     await asyncio.sleep(decision.pause_s)
@@ -214,6 +252,18 @@ class Router:
             finally:
                 step.settlement = attempt.settlement
                 _leave(walk, target, attempt.settlement)
+
+    def _is_crowd(self, plan: Plan, target: Target) -> bool:
+        """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
+        if not any(spare is target for spare in plan.reserve):
+            return False
+        pace = self._paces.setdefault(target.model.id, Pace(_SPARES_PER_S, _SPARES_AT_ONCE))
+        return not pace.take(asyncio.get_running_loop().time())
+
+    def _come_again(self) -> Verdict:
+        """Once the ramp has risen, and not all at once."""
+        pause_ms = round(_RAMP_STEP_S * 1000 * (1 + self._draw()))
+        return Verdict(Code.STANDBY, self._clock.now_ms() + pause_ms, "ramp")
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""
@@ -238,12 +288,21 @@ class Router:
             need.tokens_out,
             need.cost_nano,
             lane.lease_ms,
+            how=target.how,
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
             return await ask_for_admission(
                 lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
             )
+
+
+def _elsewhere(waiting: list[Target], billed: set[str], trail: Trail) -> list[Target]:
+    """The targets on accounts that cannot have been billed for this call already."""
+    for target in waiting:
+        if target.model.domain in billed:
+            trail.skipped[target.model.id] = "maybe_billed"
+    return [target for target in waiting if target.model.domain not in billed]
 
 
 def _pass_over(
@@ -253,6 +312,10 @@ def _pass_over(
     refusals.verdicts.append(verdict)
     trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
     return Next.OTHER
+
+
+def _spends_money(walk: Walk | None) -> bool:
+    return walk is not None and walk.spends_money
 
 
 def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:

@@ -21,6 +21,7 @@ from shared_state.errors import (
 )
 from shared_state.gates import ANY_MODEL, DomainKind, kind_of
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, UNKNOWN, Ask, Code, Outcome, Settlement, Verdict
+from shared_state.state import Reason
 from shared_state.topology import ModelSpec
 
 NOTHING: Final = Estimate(0, 0, 0)
@@ -81,7 +82,7 @@ class Gate:
 
 def is_about_money(verdict: Verdict) -> bool:
     """Whether a window of money refused."""
-    return verdict.name.startswith("usd_")
+    return verdict.name.startswith("usd_") or verdict.name == Reason.BUDGET_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.ledger import Code, Verdict
-from shared_state.state import Reason
+from shared_state.state import LIMITS
 
 _DEFAULT_WAIT_S: Final = 1.0
 
@@ -63,11 +63,9 @@ class Refusals:
         return NoActiveModelError(f"no model of {plan.call.name!r} is active", retry_after_s=wait_s)
 
     def _only_rate_limits(self, plan: Plan) -> bool:
-        """Whether providers' own limits alone keep every model on standby."""
+        """Whether limits alone, the providers' own or our caps, keep every model on standby."""
         reasons = [verdict.name for verdict in self.verdicts]
-        return (
-            bool(plan.skipped or reasons) and plan.only_rate_limits and set(reasons) <= {Reason.RATE_LIMITED}
-        )
+        return bool(plan.skipped or reasons) and plan.only_rate_limits and LIMITS.issuperset(reasons)
 
     def _exhausted(self, name: str) -> ModelMeshError:
         for error in reversed(self.errors):  # a fallback that failed too does not take the refusal's place

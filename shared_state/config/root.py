@@ -74,6 +74,15 @@ class ProxyConfig(Section):
     auth: AuthConfig = AuthConfig()
 
 
+class IdempotencyConfig(Section):
+    """Requests with an `Idempotency-Key`: their answers are kept in Redis for repeats."""
+
+    ttl: DurationS = Field(24 * 3600.0, ge=1, description="how long a key and its answer are remembered")
+    max_answer: SizeBytes = Field(
+        10**6, ge=0, description="a larger answer is not kept; a repeat is refused with 409"
+    )
+
+
 class ServerConfig(Section):
     """The engines under a node."""
 
@@ -93,6 +102,9 @@ class SchedulerConfig(Section):
     flush_interval: DurationS = Field(60.0, gt=0)
     copy_interval: DurationS = Field(
         10.0, ge=0, description="how often the state is copied to the storage; 0: never, nor restored from it"
+    )
+    probe_interval: DurationS = Field(
+        300.0, description="of pools that say nothing else in recovery.probe_interval"
     )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
@@ -139,6 +151,7 @@ class MeshConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     keys: KeysConfig = KeysConfig()
     proxy: ProxyConfig = ProxyConfig()
+    idempotency: IdempotencyConfig = IdempotencyConfig()
     server: ServerConfig = ServerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     storage: StorageConfig = StorageConfig()

@@ -62,7 +62,10 @@ class TargetView(Row):
     model: str
     pool: str
     provider: str
-    role: str = Field("ranked", description="ranked, trial (it recovers), or reserve (its share is used up)")
+    role: str = Field(
+        "ranked",
+        description="ranked, trial (it recovers), reserve (its share is used up), or despite (its health: too few are well)",
+    )
 
 
 class NeedsView(Row):

@@ -97,6 +97,7 @@ class ModelView(Row):
     status: str
     phase: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     since: float | None
     until: float | None
     fails: int
@@ -114,6 +115,7 @@ class ProviderView(Row):
     connector: str
     status: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     until: float | None
     models: int
 
@@ -278,6 +280,26 @@ class RotationView(Row):
     by: str = Field(description="pointer: it was moved; standby: the first active member was put there")
     was: str | None
     now: str
+
+
+class ProbeBody(BaseModel):
+    """Body of ``probe``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    startup: bool = Field(False, description="one of those that a scheduler sends when it takes the lead")
+
+
+class ProbeView(Row):
+    """What a probe has shown: ``well``, ``failed``, ``rejected`` (the provider answers, but not to this), ``not_asked`` (a state or limit
+    forbids it), ``no_probe`` (for what the model does there is none).
+    """
+
+    id: str
+    verdict: str
+    latency_ms: float | None = None
+    code: str | None = None
+    message: str = ""
 
 
 class ErrorDetail(Row):

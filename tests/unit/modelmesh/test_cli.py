@@ -137,6 +137,27 @@ def test_without_a_reason_there_is_one_all_the_same(invoke, stub):
     assert stub.asked[-1][1] == {"reason": "by an operator", "for_s": None}
 
 
+@pytest.mark.parametrize(
+    ("answer", "line", "code"),
+    [
+        ({"verdict": "well", "latency_ms": 12.4}, "alpha/x.small well, 12 ms\n", 0),
+        (
+            {"verdict": "not_asked", "message": "no model is active"},
+            "alpha/x.small not asked: no model is active\n",
+            1,
+        ),
+    ],
+)
+def test_probe_tells_the_verdict_and_how_long_it_took(invoke, stub, answer, line, code):
+    """Exit code 1 for anything but well; programs get the answer itself."""
+    answer = {"id": "alpha/x.small", **answer}
+    stub.answers["POST /ops/models/alpha%2Fx.small/probe"] = (200, answer)
+    shown = invoke("probe", "alpha/x.small")
+
+    assert (shown.stdout, shown.exit_code) == (line, code)
+    assert json.loads(invoke("probe", "alpha/x.small", "--json").stdout).items() >= answer.items()
+
+
 def test_activate_falls_back_to_a_provider(invoke, stub):
     """A name that no model has may be a provider's."""
     answer = {"id": "alpha", "status": "active", "reason": "", "until": None}

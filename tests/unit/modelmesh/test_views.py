@@ -10,7 +10,7 @@ from rich.console import Console
 
 from modelmesh.audit_view import audit_view, is_balanced, rows_off
 from modelmesh.decision_view import explain_view, replay_view
-from modelmesh.drawing import amount, bar, span, until
+from modelmesh.drawing import amount, back, bar, span, until
 from modelmesh.stats_view import stats_view
 from modelmesh.usage_view import usage_view
 from modelmesh.views import (
@@ -326,3 +326,20 @@ def test_bars(share, held, drawn):
 def test_amounts_are_short(value, is_money, text):
     """A number in a table is read at a glance."""
     assert amount(value, is_money=is_money) == text
+
+
+@pytest.mark.parametrize(
+    ("moment", "trigger", "text"),
+    [
+        (None, "", ""),
+        (NOW + 30, "", "in 30s"),
+        (NOW + 30, "cooldown_expired", "in 30s"),
+        (NOW + 30, "probe_success", "in 30s, trial"),
+        (NOW - 30, "probe_success", "due, trial"),
+        (NOW + 7200, "quota_reset", "in 2h, reset"),
+        (None, "manual", "by order"),
+    ],
+)
+def test_what_brings_something_back_is_told(moment: float | None, trigger: str, text: str) -> None:
+    """The time alone where that is all."""
+    assert back(moment, trigger, now=NOW) == text

@@ -14,6 +14,7 @@ from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
 from node.leases import Allowance
 from node.providers.connector import Connector
+from node.routing.budget import RetryBudgets
 from node.routing.estimate import output_room, token_room
 from node.routing.gates import Gates
 from node.routing.interrupts import Interrupts
@@ -315,12 +316,20 @@ class House:
             draw=lambda: next(draws),
         )
         self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
+        self.budgets = RetryBudgets(
+            None,  # type: ignore[arg-type]
+            topology.pools,
+            self.watch,  # type: ignore[arg-type]
+            node="n1",
+            nodes=lambda: 1,
+        )
         lanes = self._lanes()
         self.router = Router(
             self.pipeline,
             lanes,
             self.watch,  # type: ignore[arg-type]
             self.signals,  # type: ignore[arg-type]
+            self.budgets,
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,

@@ -17,11 +17,14 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
+from node.api.once import Once
 from node.api.surfaces import SURFACES
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from shared_state.client_keys import ClientKey
+from shared_state.config.root import IdempotencyConfig
 from shared_state.findings import Finding, StoreReport
+from shared_state.store import Store
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -159,6 +162,7 @@ class Front:
         place: House | None = None,
         keys: Keys | None = None,
         keys_required: bool = False,
+        store: Store | None = None,
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
         self.keys = keys or Keys()
@@ -186,6 +190,7 @@ class Front:
             self.request_log,
             self.metrics,
             max_body_bytes,
+            Once(store or self.place.watch, self.place.watch, IdempotencyConfig()),  # type: ignore[arg-type]
         )
         self.is_ready = True
         self.app: Application = build_application(

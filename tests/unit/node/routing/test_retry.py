@@ -34,6 +34,9 @@ SERVER = ProviderUnavailableError("m", status=503)
 OVERLOADED = ProviderUnavailableError("m", status=529)
 NO_MODEL = ProviderUnavailableError("m", status=404)
 GARBAGE = ProviderProtocolError("m")
+NEVER_SENT_TIMEOUT = ProviderTimeoutError("m", sent=False)
+FINAL = ProviderUnavailableError("m", status=503)
+FINAL.is_final = True
 
 
 def judge(
@@ -55,16 +58,17 @@ def judge(
         (REFUSED, Next.STOP),
         (BAD_KEY, Next.OTHER),
         (NO_MONEY, Next.OTHER),
-        (TIMEOUT, Next.OTHER),
+        (TIMEOUT, Next.OTHER_ACCOUNT),
         (NOT_SENT, Next.OTHER),
         (NO_MODEL, Next.OTHER),
         (OVERLOADED, Next.OTHER),
         (PACE, Next.SAME),
         (PACE_2S, Next.SAME),
         (PACE_60S, Next.OTHER),
-        (RESET, Next.SAME),
+        (RESET, Next.OTHER_ACCOUNT),
         (SERVER, Next.SAME),
-        (GARBAGE, Next.SAME),
+        (GARBAGE, Next.OTHER_ACCOUNT),
+        (FINAL, Next.OTHER),
     ],
     ids=lambda value: f"{type(value).__name__} {getattr(value, 'status', value)}",
 )
@@ -172,3 +176,47 @@ def test_a_kept_connection_that_was_dead_is_tried_again_only_if_nobody_else_is_l
     assert judge(stale, scope=scope, has_other=False, max_attempts=1) == Decision(Next.SAME)
     assert judge(stale, tries=2, scope=scope, has_other=False).next is Next.OTHER
     assert judge(stale, left_s=0, has_other=False).next is Next.STOP
+
+
+_MAY_BE_BILLED = (TIMEOUT, RESET, GARBAGE)
+_NOT_BILLED = (BAD_KEY, NO_MONEY, PACE, NOT_SENT, NEVER_SENT_TIMEOUT, SERVER, NO_MODEL)
+
+
+@pytest.mark.parametrize("scope", ["same_model", "same_provider", "any"])
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [
+        ("other_account", Next.OTHER_ACCOUNT),
+        ("other_model", Next.OTHER),
+        ("never", Next.STOP),
+    ],
+)
+@pytest.mark.parametrize("error", _MAY_BE_BILLED, ids=lambda error: type(error).__name__)
+def test_what_may_have_been_billed_goes_where_the_pool_allows(
+    error: ProviderError, rule: str, wanted: Next, scope: str
+) -> None:
+    """Whatever the scope: it was sent, and nobody has seen an answer."""
+    assert judge(error, maybe_billed=rule, scope=scope).next is wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"), [(TIMEOUT, Next.OTHER), (RESET, Next.SAME), (GARBAGE, Next.SAME)]
+)
+def test_a_pool_may_not_care_about_bills(error: ProviderError, wanted: Next) -> None:
+    """Then it is a failure like any other; who has not answered in time is still left."""
+    assert judge(error, maybe_billed="any").next is wanted
+
+
+@pytest.mark.parametrize("rule", ["any", "other_model", "other_account", "never"])
+@pytest.mark.parametrize("error", _NOT_BILLED, ids=lambda error: type(error).__name__)
+def test_what_was_refused_or_never_sent_is_not_billed(error: ProviderError, rule: str) -> None:
+    """A provider that answers with an error has done no work; the rule does not matter."""
+    assert judge(error, maybe_billed=rule) == judge(error)
+
+
+def test_a_kept_connection_that_was_dead_counts_only_where_nothing_may_be_repeated() -> None:
+    """It had been closed before the request came."""
+    stale = ProviderProtocolError("m", stale=True)
+
+    assert judge(stale, maybe_billed="other_account").next is Next.OTHER
+    assert judge(stale, maybe_billed="never").next is Next.STOP

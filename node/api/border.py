@@ -1,0 +1,40 @@
+"""What a request says of its way so far: the passport of another router, the count of an SDK that sends it again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.types import Scope
+
+from node.passport import FRESH, HEADER, MOST_ATTEMPTS, MOST_HOPS, Passport, parse
+from shared_state.errors import LoopDetectedError, RequestError
+
+#: Sent by the official OpenAI and Anthropic SDKs with every request: 0, then 1, 2 ...
+_REPEATS: Final = b"x-stainless-retry-count"
+
+
+def read_passport(scope: Scope) -> Passport:
+    """The passport of a request; a fresh one if it brings none.
+
+    Raises:
+        RequestError: it brings one that cannot be understood.
+        LoopDetectedError: it has passed too many routers.
+    """
+    found, is_repeat = None, False
+    for name, value in scope["headers"]:
+        if name == HEADER:
+            found = value
+        elif name == _REPEATS:
+            is_repeat = len(value) <= 3 and value.isdigit() and int(value) > 0
+    if found is None:
+        return Passport(is_repeat=True) if is_repeat else FRESH
+    try:
+        hops, attempts, left_s = parse(found.decode("latin-1"))
+    except ValueError as error:
+        name = HEADER.decode()
+        raise RequestError(f"{name} {error}", param=name) from None
+    if hops >= MOST_HOPS:
+        raise LoopDetectedError(
+            f"the request has passed {hops} routers; a provider of theirs leads back to them"
+        )
+    return Passport(hops, min(attempts, MOST_ATTEMPTS), left_s, is_repeat)

@@ -1,0 +1,150 @@
+"""P6: what fails is not buried under retries, what recovers is not run over by those who waited, what flaps does not swing the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.cluster.calls import HELLO
+from tests.cluster.cluster import Cluster
+from tests.cluster.mesh import pool
+from tests.support.processes import wait_until
+
+pytestmark = pytest.mark.cluster
+
+_CROWD = 500
+#: Models that fail and are never put on standby, so that nothing but the budget holds retries back.
+_STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
+POOLS = [
+    pool("storm", "alpha", "beta", "quiet", deactivation=_STUBBORN),
+    pool("calm", "alpha", "beta", "quiet"),
+    pool(
+        "crowd",
+        "alpha",
+        deactivation={"retry_limit": 1},
+        recovery={"cooldown": "1s", "max_cooldown": "1s", "ramp": [0.1, 0.3, 1.0]},
+    ),
+    pool(
+        "flap",
+        "alpha",
+        "beta",
+        strategy="round-robin",
+        recovery={"cooldown": "1s", "max_cooldown": "4s", "ramp": [0.3, 1.0]},
+    ),
+]
+
+
+@pytest.fixture
+async def callers(cluster: Cluster) -> AsyncIterator[aiohttp.ClientSession]:
+    """Callers who are quick, and never retry by themselves."""
+    connector = aiohttp.TCPConnector(limit=_CROWD)
+    async with aiohttp.ClientSession(cluster.base_url, connector=connector) as session:
+        yield session
+    await cluster.settled_books()
+
+
+async def ask(callers: aiohttp.ClientSession, name: str) -> tuple[int, Any]:
+    """Status and headers of one request."""
+    async with callers.post("/v1/chat/completions", json={"model": name, "messages": HELLO}) as answer:
+        await answer.read()
+        return answer.status, answer.headers
+
+
+async def ask_many(
+    callers: aiohttp.ClientSession, name: str, count: int, *, at_once: int = 32
+) -> list[tuple[int, Any]]:
+    """So many requests, so many at once."""
+    numbers, heard = itertools.count(), []
+
+    async def keep_asking() -> None:
+        while next(numbers) < count:
+            heard.append(await ask(callers, name))
+
+    await asyncio.gather(*(keep_asking() for _ in range(at_once)))
+    return heard
+
+
+def upstream(cluster: Cluster, name: str) -> int:
+    """Calls that the three providers of a pool have seen."""
+    return sum(len(cluster.seen(f"{name}.{mock}")) for mock in ("alpha", "beta", "quiet"))
+
+
+def fail_all(cluster: Cluster, name: str) -> None:
+    for mock in ("alpha", "beta", "quiet"):
+        cluster.order(f"{name}.{mock}", "500")
+
+
+async def test_with_everything_failing_retries_are_a_tenth(cluster: Cluster, callers: aiohttp.ClientSession):
+    """Three nodes, three models that fail and are never taken out: 1500 calls make at most 1650, and callers are asked not to retry."""
+    fail_all(cluster, "storm")
+    heard = await ask_many(callers, "storm", 1500)
+    calls = upstream(cluster, "storm")
+    finals = sum(headers.get("x-should-retry") == "false" for _, headers in heard)
+
+    assert Counter(status for status, _ in heard) == {502: 1500}
+    assert 1500 < calls <= 1.1 * 1500 + 1
+    assert finals == 1500
+
+
+async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, callers: aiohttp.ClientSession):
+    """By the usual rules three failures take a model out; from then on callers are told when to come back."""
+    fail_all(cluster, "calm")
+    heard = await ask_many(callers, "calm", 600)
+    last_status, last_headers = heard[-1]
+
+    assert upstream(cluster, "calm") < 120
+    assert last_status == 503
+    assert int(last_headers["retry-after"]) > 30
+
+
+async def test_a_crowd_that_waits_does_not_run_over_what_recovers(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """500 callers keep asking for one model: one trial, then a ramp; all are served in the end."""
+    model = "crowd.alpha"
+    cluster.order(model, "500")
+    await ask(callers, "crowd")
+    crowd = [asyncio.create_task(_wait_in_the_crowd(callers)) for _ in range(_CROWD)]
+    await wait_until(lambda: len(cluster.seen(model)) >= 2, 5, interval=0.05)
+    before = len(cluster.seen(model))
+    cluster.order(model, "slow-head=100ms")
+    await asyncio.wait_for(asyncio.gather(*crowd), 30)
+    arrivals = [entry["t_arrival"] for entry in cluster.seen(model) if entry["status"] == 200]
+    first_second = [at for at in arrivals if at < arrivals[0] + 0.1 + 1.0]
+
+    assert before <= 3  # one attempt, and a trial a second
+    assert len(arrivals) == _CROWD
+    assert sum(at < arrivals[0] + 0.1 for at in arrivals) == 1
+    assert len(first_second) < 0.4 * _CROWD
+
+
+async def _wait_in_the_crowd(callers: aiohttp.ClientSession) -> None:
+    while True:
+        status, headers = await ask(callers, "crowd")
+        if status == 200:
+            return
+        await asyncio.sleep(min(0.5, int(headers.get("retry-after-ms", 500)) / 1000))
+
+
+async def test_a_provider_that_flaps_does_not_swing_the_fleet(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """One of two fails three times in ten: nearly every caller is served, and the model changes its state a few times at most."""
+    model = "flap.alpha"
+    cluster.order(model, "500,fail=0.3")
+    began, heard = time.time(), list[tuple[int, Any]]()
+    while time.time() < began + 5:
+        heard += await ask_many(callers, "flap", 60, at_once=12)
+    events = [event for event in (await cluster.ops("status"))["events"] if event["model"] == model]
+    changes = [event for event in events if event["time"] >= began]
+    served = sum(status == 200 for status, _ in heard)
+
+    assert served >= 0.98 * len(heard)
+    assert 1 <= len(changes) <= 16
