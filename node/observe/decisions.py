@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from node.call import Call, Trail
+from node.observe.metrics import REPLAYED
 from node.observe.record import record_of
 from node.watch import StoreWatch
 from shared_state.config.root import DecisionsConfig
@@ -69,7 +70,9 @@ class DecisionLog:
         self.dropped: Counter[str] = Counter()
 
     def wants(self, trail: Trail, outcome: str) -> bool:
-        """Whether a finished request is to be recorded."""
+        """Whether a finished request is to be recorded; for one that repeats another's answer nothing was decided."""
+        if outcome == REPLAYED:
+            return False
         is_plain = outcome == "ok" and len(trail.steps) == 1
         if not is_plain and self._rules.failures:
             return True

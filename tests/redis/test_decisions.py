@@ -79,6 +79,7 @@ async def test_failures_and_fail_overs_are_recorded_and_plain_requests_sampled(o
         True,
     ]
     assert half.wants(plain, "ok")
+    assert not half.wants(failed, "replayed")
     assert not log_of(store, sample=0.4).wants(plain, "ok")
     assert [none.wants(moved, "ok"), none.wants(failed, "no_active_model")] == [False, False]
 
