@@ -93,7 +93,7 @@ async def test_operators_hear_of_changes_and_a_retired_model_rests(watched: Clus
 
 
 async def test_a_provider_that_fails_its_probes_rests_and_comes_back(watched: Cluster, lists: None) -> None:
-    """Without any traffic, and the statistics page, the gauge and the events say so."""
+    """Without any traffic; operators are told both times."""
     beta = watched.mocks["beta"]
     beta.behave("503", path="/v1/models")
 
@@ -105,6 +105,13 @@ async def test_a_provider_that_fails_its_probes_rests_and_comes_back(watched: Cl
     beta.clear()
     back = await wait_until(lambda: state("active"), 5, interval=0.05, what="beta to come back")
 
+    told = [e["type"] for e in await asyncio.to_thread(_events, watched) if e["provider"] == "chat-beta"]
+
+    assert [kind for kind in told if kind != "provider_health_changed"] == [
+        "provider_deactivated",
+        "provider_activated",
+    ]
+    assert "provider_health_changed" in told
     assert (out["reason"], out["health"]) == ("outage", "unavailable")
     assert 0 <= out["availability"] < 0.5
     assert out["probed"] is not None

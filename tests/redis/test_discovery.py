@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import orjson
 import pytest
+from pydantic import SecretStr
 
+from node.api.application import build_application
+from node.api.auth import Doorkeeper
+from node.ops.routes import ops_routes
 from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.sync import Sync
 from scheduler.nodes import NodeRefusedError, Nodes, NoNodeError
 from shared_state.availability import read_health
 from shared_state.config.root import MeshConfig
 from shared_state.domains import order, read_domain
-from shared_state.errors import FencedOffError
+from shared_state.errors import FencedOffError, ProviderUnavailableError
 from shared_state.ledger import Outcome
 from shared_state.listings import RETIRED, ModelNews, ModelOrder, keep_listing, read_listing
 from shared_state.shapes.listing import ListedModel, ListingView
 from shared_state.state import EntityState
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
+from tests.redis.office import open_office
 from tests.redis.scheduler_ground import DOMAIN, MODEL, Node, make_config, news_of
+from tests.unit.node.api.asgi import ask
 
 TOKEN = 1000
 PROVIDER, UPSTREAM = "alpha", "small"
@@ -353,3 +360,51 @@ class TestHealth:
         with pytest.raises(FencedOffError):
             await monitor.run(TOKEN)
         assert (await read_health(store, DOMAIN)).providers[PROVIDER].fails == 1
+
+
+class TestOperators:
+    async def test_they_see_how_well_providers_and_models_are(
+        self, store: Store, nodes: Nodes, answers: Answers
+    ) -> None:
+        """In the views of every node, null where nothing watches."""
+        answers.say = DOWN
+        async with open_office(store, topology_of()) as office:
+            before = (await office.view("providers"))["providers"][0]
+            await HealthMonitor(store, topology_of(), nodes).run(TOKEN)
+            after = (await office.view("providers"))["providers"][0]
+            model = (await office.view("models"))["models"][0]
+
+        assert (before["health"], before["availability"], before["probed"]) == (None, None, None)
+        assert (after["health"], after["availability"]) == ("degraded", 0.7)
+        assert after["probed"] > 0
+        assert model["availability"] == 1.0
+
+    async def test_a_node_lists_a_providers_models(self, store: Store) -> None:
+        """Behind the admin token; what is wrong with the provider is said in our terms."""
+        failing = False
+
+        async def list_models(provider: str) -> list[ListedModel]:
+            if failing:
+                raise ProviderUnavailableError(f"{provider} is down")
+            return [ListedModel(id="small", context_window=5)]
+
+        async with open_office(store, topology_of()) as office:
+            parts = replace(office.parts, list_models=list_models)
+            office.app = build_application(
+                {}, routes=ops_routes(parts, Doorkeeper([SecretStr("admin")], is_open=False))
+            )
+            template = "/ops/providers/{name}/models"
+            good = await office.ask("providers/alpha/models")
+            unknown = await office.ask("providers/nobody/models")
+            stranger = await ask(office.app, "GET", "/ops/providers/alpha/models")
+            failing = True
+            bad = await office.ask("providers/alpha/models")
+            for heard in (good, unknown, bad, stranger):
+                await office.check(template, heard)
+
+        assert [heard.status for heard in (good, unknown, bad, stranger)] == [200, 404, 502, 401]
+        assert (
+            good.json
+            == ListingView(provider="alpha", models=[ListedModel(id="small", context_window=5)]).model_dump()
+        )
+        assert bad.json["error"]["code"] == "provider_unavailable"
