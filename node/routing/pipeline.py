@@ -28,7 +28,7 @@ from node.routing.sources import View
 from shared_state.entries import How
 from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoundError, RequestError
 from shared_state.rotation.maintenance import Calendars
-from shared_state.state import LIMITS, EntityState, Mode
+from shared_state.state import LIMITS, EntityState, Mode, Reason
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
 #: The stages between the name and the ranking.
@@ -251,6 +251,8 @@ class Pipeline:
         plan.states[model], now_ms = (state, provider), plan.now_ms
         closed = [entity for entity in (provider, state) if not _is_open(plan.call, entity, now_ms)]
         if closed:
+            if _must_be_told(pool, closed[0]):
+                return True
             _note_standby(plan, model, closed[0])
             patient = patient_of(model, closed, now_ms)
             if patient is not None and self._calendars.rest_of(model.id, state, now_ms) is None:
@@ -323,6 +325,11 @@ class Pipeline:
 
 def _is_open(call: Call, entity: EntityState, now_ms: int) -> bool:
     return entity.is_probable(now_ms) if call.is_probe else entity.is_open(now_ms)
+
+
+def _must_be_told(pool: PoolSpec, entity: EntityState) -> bool:
+    """Whether spent money ends the call: then the model is asked for all the same, and its refusal is the answer."""
+    return entity.reason == Reason.BUDGET_EXCEEDED and pool.config.on_budget_exceeded == "error"
 
 
 def _with_patients(

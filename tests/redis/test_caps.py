@@ -10,6 +10,7 @@ import pytest
 from shared_state.config import MeshConfig
 from shared_state.ledger import NOT_SENT, Code, Outcome, Verdict
 from shared_state.topology import DomainSpec, build_topology
+from shared_state.usage import read_domain_use
 from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, PROVIDER, SMALL, Bench, SteeredStore, admitted
 
 HOUR_MS = 3_600_000
@@ -159,3 +160,15 @@ async def test_a_cap_does_not_pardon_a_trial_that_is_owed(open_capped: OpenCappe
     state = await b.model()
 
     assert (state.reason, state.mode, state.until_ms) == ("budget_exceeded", "trial", DAY_ENDS_MS)
+
+
+async def test_a_cap_is_a_quota_like_any_other_to_those_who_look(open_capped: OpenCapped) -> None:
+    """What is used, what is left, and when it begins anew."""
+    b = open_capped(request_limit=5, budget_limit=2.0)
+    await b.attempt()
+    use = await read_domain_use(b.store, b.domain, now_ms=EPOCH_MS)
+    seen = {w.name: (w.period, w.used, w.remaining, w.resets_ms) for w in use.models[SMALL]}
+
+    assert seen["request_limit"] == ("d", 1, 4.0, DAY_ENDS_MS)
+    assert seen["budget_exceeded"][0] == "d"
+    assert use.models[BIG] == ()

@@ -8,7 +8,8 @@ import pytest
 
 from node.api.surfaces import EMBEDDINGS
 from node.routing.pipeline import Plan
-from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.errors import BudgetExceededError, ModelNotFoundError, RequestError
+from shared_state.ledger import Code, Verdict
 from shared_state.state import EntityState
 from shared_state.topology import Topology
 from tests.unit.node.house import NOW_MS, House, chat, mesh
@@ -148,6 +149,18 @@ async def test_a_maintenance_window_is_obeyed_without_anybody_saying_so() -> Non
     assert names(plan) == ["b.m"]
     assert plan.skipped == {"a.m": "maintenance_window"}
     assert NOW_MS + 3_500_000 < plan.opens_ms <= NOW_MS + 3_600_000
+
+
+async def test_spent_money_that_ends_the_call_is_heard_from_the_model() -> None:
+    """With ``on_budget_exceeded: error`` nobody else is tried: the refusal is the answer."""
+    place = house(mesh("a.m", "b.m", pool={"on_budget_exceeded": "error"}))
+    place.view.models = {"a.m": standby("budget_exceeded", mode="time")}
+    place.ledger.verdicts = {"a.m": [Verdict(Code.STANDBY, NOW_MS + 9000, "budget_exceeded")]}
+    with pytest.raises(BudgetExceededError) as told:
+        await place.serve()
+
+    assert told.value.retry_after_s == 9.0
+    assert [ask.model for ask in place.ledger.asks] == ["a.m"]
 
 
 async def test_a_provider_on_standby_takes_its_models_out() -> None:
