@@ -50,6 +50,10 @@ class OpsClient:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"/ops/{path}", query=given)
 
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What a node answers to ``POST /ops/...``, as it stands."""
+        return self._call("POST", f"/ops/{path}", body=dict(body))
+
     def events(self, *, follow: bool, last: int) -> Iterator[EventView]:
         """The latest events, and with ``follow`` what happens from here on, until the node ends the feed."""
         query = {"follow": str(follow).lower(), "last": str(last)}

@@ -12,6 +12,7 @@ from rich.text import Text
 from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, back, clean, span, state, table, text, until
 from shared_state.shapes.status import (
     EventView,
+    JobView,
     ModelView,
     NodeView,
     PoolView,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from shared_state.topology import Topology
 
 _EVENTS_SHOWN = 10
+_LATE_S = 5.0
 #: What is only for information is left to `--json`.
 _SEVERITIES = {"warning": FAIR, "error": BAD}
 
@@ -33,12 +35,62 @@ def status_view(status: StatusView, *, now: float) -> RenderableType:
     """Everything at a glance."""
     return Group(
         _headline(status, now=now),
+        timetable_view(status.scheduler.jobs, now=now),
         nodes_view(status.nodes, now=now),
         pools_view(status.pools),
         models_view(status.models, now=now),
         providers_view(status.providers, now=now),
         events_view(status.events[:_EVENTS_SHOWN], now=now),
     )
+
+
+def timetable_view(jobs: Iterable[JobView], *, now: float) -> Table:
+    """What the scheduler does and when; whatever is late, overran, fell out or failed is coloured."""
+    view = table(
+        "Timetable",
+        "job",
+        "#every",
+        "last run",
+        "#took",
+        "next",
+        "#runs",
+        "#failed",
+        "#missed",
+        "#overran",
+        "last error",
+    )
+    for job in jobs:
+        has_overrun = job.duration_ms is not None and job.duration_ms > job.interval_s * 1000
+        view.add_row(
+            Text(clean(job.name), style=BAD if job.last_error else ""),
+            span(job.interval_s),
+            "never" if job.last_run is None else f"{span(now - job.last_run)} ago",
+            ""
+            if job.duration_ms is None
+            else Text(f"{job.duration_ms:,.0f} ms", style=FAIR if has_overrun else ""),
+            _due(job, now=now),
+            str(job.runs),
+            *(
+                _count(number, style)
+                for number, style in ((job.failures, BAD), (job.missed, FAIR), (job.overruns, FAIR))
+            ),
+            Text(clean(job.last_error or ""), style=BAD),
+        )
+    return view
+
+
+def _due(job: JobView, *, now: float) -> Text:
+    """When it is due; reports are written once a second, so a moment late is in time."""
+    if job.next_run is None:
+        return Text("")
+    late_s = now - job.next_run
+    if late_s > max(job.interval_s, _LATE_S):
+        return Text(f"overdue by {span(late_s)}", style=BAD)
+    return Text("now" if late_s >= 0 else f"in {span(-late_s)}", style=GOOD)
+
+
+def _count(number: int, style: str) -> Text:
+    return Text(str(number), style=style if number else QUIET)
 
 
 def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
@@ -172,9 +224,6 @@ def _headline(status: StatusView, *, now: float) -> Table:
     leader = scheduler.leader
     since = f" for {span(now - scheduler.since)}" if leader and scheduler.since else ""
     grid.add_row("scheduler", text(f"{leader}{since}") if leader else Text("nobody leads", style=BAD))
-    for job in scheduler.jobs:
-        if job.last_error:
-            grid.add_row("", Text.assemble((clean(f"{job.name}: {job.last_error}"), BAD)))
     return grid
 
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
 from shared_state.entries import How
-from shared_state.errors import ModelMeshError
+from shared_state.errors import ModelMeshError, ProviderError
+from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
 
 
@@ -122,13 +123,35 @@ class Target:
 
 
 @dataclass(slots=True)
+class Step:
+    """A target that a call turned to: what admission said and, if it was admitted, how the attempt ended.
+
+    Attributes:
+        asked: loop time at which admission was asked for.
+        is_gate: the pool's own limits have refused, not the model.
+        settlement: None while the attempt runs, and if there was none.
+        error: why it failed.
+    """
+
+    target: Target
+    reservation: str
+    verdict: Verdict
+    asked: float
+    is_gate: bool = False
+    settlement: Settlement | None = None
+    error: ProviderError | None = None
+
+
+@dataclass(slots=True)
 class Trail:
-    """What happened to a call so far; becomes the log line and the answer's headers.
+    """What happened to a call so far; becomes the log line, the answer's headers and the record of the decision.
 
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
+        plan: the last ``node.routing.pipeline.Plan``; None if the name meant nothing.
+        steps: the targets that were tried, admitted or not, in order.
         is_panic: whether the target was asked though it is on standby for its health.
         key: id of the caller's key, for the log.
         may_be_billed: an attempt was sent whose answer was not seen to its end.
@@ -144,6 +167,8 @@ class Trail:
     tokens_in: int = 0
     tokens_out: int = 0
     first_content: float = 0.0
+    plan: Any = None
+    steps: list[Step] = field(default_factory=list)
     key: str = ""
     may_be_billed: bool = False
 

@@ -118,6 +118,15 @@ async def order(
     return Order(status.decode(), why.decode(), until_ms)
 
 
+async def tell(store: Store, domain: str, *, event: str, name: str, reason: str, node: str) -> None:
+    """Tells everybody of something about a model that has changed no state. Sent again it is told again."""
+    await store.run(
+        "tell",
+        [store.keys.domain(domain)],
+        [domain, store.keys.channel, node, event, "model", name, reason],
+    )
+
+
 async def recover_due(store: Store, domain: str, *, token: int, most: int = 100) -> list[tuple[str, str]]:
     """Begins the recovery of what is due: pairs of ``m:<model>`` or ``p:<provider>`` and ``active`` or ``trial``.
 

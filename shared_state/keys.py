@@ -116,6 +116,10 @@ class Keys:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
 
+    def request(self, request_id: str) -> str:
+        """String: why a request went where it did (JSON, deflated). Written by its node, read by the operators' API; dies by itself. Has a slot of its own."""
+        return f"{self._prefix}{{request:{request_id}}}"
+
     @property
     def client_keys(self) -> str:
         """Hash id -> JSON record of a client key, written and revoked by operators, never changed.

@@ -17,11 +17,14 @@ from starlette.routing import BaseRoute, Route
 from node.api.auth import Doorkeeper
 from node.api.probe import Prober
 from node.findings import StoreFindings
+from node.ops.decisions import DecisionDesk
 from node.ops.events import EventFan, EventStream
 from node.ops.keys import KeyOrders
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
+from node.ops.rotation import Rotation
+from node.routing.ranking import Ranker
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKeys
@@ -40,6 +43,8 @@ from shared_state.shapes.status import (
     ProbeBody,
     ProbeView,
     ProvidersView,
+    RotateBody,
+    RotationView,
     StatusView,
 )
 from shared_state.shapes.usage import UsageView
@@ -64,6 +69,7 @@ class OpsParts:
     snapshot: Snapshot
     watch: StoreWatch
     findings: StoreFindings
+    ranker: Ranker
     events: EventFan = field(default_factory=EventFan)
     prober: Prober | None = None
 
@@ -75,6 +81,7 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
+        self._desk = DecisionDesk(parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node)
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),
             parts.topology,
@@ -85,7 +92,8 @@ class Ops:
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
-        operations = [*self._views(), *self._orders(), *self._keys.operations()]
+        operations = [*self._views(), *self._orders(), *self._keys.operations(), *self._desk.operations()]
+        operations.append(self._rotation())
         return [
             Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
             for op in [*operations, _description(operations)]
@@ -188,6 +196,27 @@ class Ops:
             OrderView,
             method="POST",
             body=OrderBody,
+        )
+
+    def _rotation(self) -> Operation:
+        parts = self._parts
+        rotation = Rotation(parts.store, parts.snapshot, node=parts.node)
+
+        async def rotate(request: Request) -> Response:
+            name = request.path_params["name"]
+            pool = parts.topology.pools.get(name)
+            if pool is None:
+                raise ModelNotFoundError(f"no pool is called {name!r}", code="pool_not_found")
+            body = await read_small_body(request, RotateBody)
+            return ViewResponse(await rotation.rotate(pool, parts.ranker.strategies[name], body))
+
+        return Operation(
+            "pools/{name:path}/rotate",
+            rotate,
+            "Move a pool on to its next model.",
+            RotationView,
+            method="POST",
+            body=RotateBody,
         )
 
     async def _give(

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from node.call import Call, Reply, Target, Trail
+from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
@@ -101,7 +101,7 @@ class Router:
         self.in_flight += 1
         walk: Walk | None = None
         try:
-            plan = await self._pipeline.plan(call)
+            plan = await self._pipeline.plan(call, trail)
             if self._gates is not None:
                 walk = self._gates.walk(plan)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
@@ -143,7 +143,9 @@ class Router:
             while waiting and tries.may_begin():
                 target = waiting.pop(0)
                 if self._is_crowd(plan, target):
-                    _pass_over(target, self._come_again(), refusals, trail)
+                    later = self._come_again()
+                    trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
+                    _pass_over(target, later, refusals, trail)
                     continue
                 follow_up = await self._try_target(
                     plan, target, reply, interrupts, tries, walk, trail, refusals, has_other=bool(waiting)
@@ -186,9 +188,13 @@ class Router:
         while True:
             closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
             if closed is not None:
+                now = asyncio.get_running_loop().time()
+                trail.steps.append(Step(target, "", closed, now, is_gate=True))
                 return _pass_over(target, closed, refusals, trail, prefix="pool:")
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
+            step = Step(target, reservation, verdict, asked)
+            trail.steps.append(step)
             if verdict.code != Code.ADMITTED:
                 _leave(walk, target, None)
                 check_money(verdict, target, self._clock.now_ms())
@@ -221,6 +227,7 @@ class Router:
                     await _run(attempt, lane, reservation)
                 self._hear(target.model.id, lane, attempt)
             except ProviderError as error:
+                step.error = error
                 refusals.errors.append(error)
                 tries.failed(error)
                 now = asyncio.get_running_loop().time()
@@ -243,6 +250,7 @@ class Router:
             else:
                 return None
             finally:
+                step.settlement = attempt.settlement
                 _leave(walk, target, attempt.settlement)
 
     def _is_crowd(self, plan: Plan, target: Target) -> bool:

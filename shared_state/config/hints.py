@@ -15,7 +15,7 @@ NOT_OBEYED: Final = "is known but not obeyed by this release yet; remove it"
 _NAMED_SECTIONS: Final = frozenset({"providers", "models", "pools"})
 
 _KNOWN_KEYS: Final[dict[str, str]] = {
-    "": "observability discovery connectors",
+    "": "discovery connectors",
     "redis": "host port db password key_prefix ttl",
     "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
     "vault_id token version_stage override instance config",
@@ -31,6 +31,7 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "pools.*": "strategy_instance rotation",
     "proxy": "cors endpoints rate_limit",
     "proxy.auth": "enabled method",
+    "observability": "connector events logging statistics",
     "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
     "password key_prefix ttl folder_id credentials filename instance config",
 }

@@ -33,9 +33,12 @@ class JobView(Row):
     interval_s: float
     last_run: float | None = None
     duration_ms: float | None = None
+    next_run: float | None = Field(None, description="when it is due; in the past: it is overdue")
     last_error: str | None = None
-    runs: int = 0
-    missed: int = 0
+    runs: int = Field(0, description="since its scheduler began to lead, as the other counts")
+    failures: int = 0
+    missed: int = Field(0, description="runs that fell out")
+    overruns: int = Field(0, description="runs that took longer than the interval")
 
 
 class SchedulerView(Row):
@@ -256,6 +259,27 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class RotateBody(BaseModel):
+    """Body of ``rotate``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("rotated", min_length=1, max_length=200)
+    for_s: DurationS | None = Field(
+        None, gt=0, description="when the model that had to go comes back; not for pools with a pointer"
+    )
+
+
+class RotationView(Row):
+    """A pool that has moved on to its next model."""
+
+    pool: str
+    strategy: str
+    by: str = Field(description="pointer: it was moved; standby: the first active member was put there")
+    was: str | None
+    now: str
 
 
 class ProbeBody(BaseModel):

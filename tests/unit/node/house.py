@@ -150,6 +150,9 @@ class Pointers:
     async def turn(self, pool: str) -> int:
         return next(self.turns.setdefault(pool, itertools.count()))
 
+    async def peek(self, pool: str) -> int:
+        raise NotImplementedError
+
     def point_at(self, pool: str, model: str) -> None:
         self.moves.append((pool, model))
         self.current[pool] = model
@@ -164,6 +167,9 @@ class Map:
 
     async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
         return self.held.setdefault((pool.id, session), wish)
+
+    async def peek(self, pool: PoolSpec, session: str, wish: str) -> str:
+        return self.held.get((pool.id, session), wish)
 
     def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
         self.moves.append((session, seen, model))

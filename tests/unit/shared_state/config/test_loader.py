@@ -80,7 +80,7 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
         f"{path}: {NOT_OBEYED}"
         for path in (
             "proxy.cors",
-            "observability",
+            "observability.events",
             "discovery",
         )
     )
