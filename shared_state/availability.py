@@ -171,11 +171,13 @@ async def keep_health(
     changed: Sequence[str],
     moves: Sequence[Move],
     cooldown_s: float,
+    gone: Sequence[str] = (),
 ) -> bool:
     """Keeps a round, which has the number of the one that it was judged by; False if another was kept since.
 
     Args:
         changed: providers whose new status is told.
+        gone: fields, such as ``m:<model>``, of those that are watched no more.
 
     Raises:
         FencedOffError: another scheduler leads.
@@ -191,6 +193,7 @@ async def keep_health(
             *(token, domain, store.keys.channel, judged.round, round(kept_s * 1000)),
             ormsgpack.packb(
                 [[name, orjson.dumps(asdict(health)).decode()] for name, health in records.items()]
+                + [[name, ""] for name in gone]
             ),
             ormsgpack.packb(
                 [[name, str(health.status), round(health.score * 1000)] for name, health in told]

@@ -23,7 +23,7 @@ from shared_state.availability import (
     take_traffic,
 )
 from shared_state.errors import ModelMeshError
-from shared_state.recent import KEPT_MINUTES, read_recent
+from shared_state.recent import KEPT_MINUTES, Recent, read_recent
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
 from shared_state.topology import DomainSpec, Topology
@@ -99,13 +99,9 @@ class HealthMonitor:
     async def _look(self, domain: DomainSpec) -> _Round:
         """What the traffic since the last look says, and who had none."""
         before = await read_health(self._store, domain.id)
-        oldest = min((h.minute for h in [*before.providers.values(), *before.models.values()]), default=0)
-        recent = await read_recent(self._store, [domain.id], minutes=_FIRST_MINUTES)
-        minute = int(recent.now_s // 60)
-        if 0 < oldest < recent.first_minute:
-            back = min(KEPT_MINUTES, minute - oldest + 1)
-            recent = await read_recent(self._store, [domain.id], minutes=back)
         owners = {model.id: model.provider for model in domain.models if model.provider in self._watched}
+        recent = await self._read_since(domain.id, _oldest(before, owners))
+        minute = int(recent.now_s // 60)
         providers, silent = {}, []
         for provider in (p.id for p in domain.providers if p.id in self._watched):
             rows = [row for row in recent.rows if owners.get(row.model) == provider]
@@ -118,6 +114,14 @@ class HealthMonitor:
             for model in owners
         }
         return _Round(domain, before, providers, models, silent, recent.now_s)
+
+    async def _read_since(self, domain: str, oldest: int) -> Recent:
+        """The minutes from that one on, 0 for the first look."""
+        recent = await read_recent(self._store, [domain], minutes=_FIRST_MINUTES)
+        if 0 < oldest < recent.first_minute:
+            back = min(KEPT_MINUTES, int(recent.now_s // 60) - oldest + 1)
+            return await read_recent(self._store, [domain], minutes=back)
+        return recent
 
     async def _probe(self, providers: Sequence[str]) -> tuple[Mapping[str, bool], ModelMeshError | None]:
         """Whether each is well; absent where nobody could say."""
@@ -164,12 +168,23 @@ class HealthMonitor:
             changed=changed,
             moves=_moves(judged, threshold),
             cooldown_s=_COOLDOWN_S,
+            gone=[
+                *(f"p:{name}" for name in each.before.providers if name not in judged.providers),
+                *(f"m:{name}" for name in each.before.models if name not in judged.models),
+            ],
         )
         for name in changed if kept else ():
             health = judged.providers[name]
             log.info(
                 "provider health", provider=name, status=str(health.status), score=round(health.score, 3)
             )
+
+
+def _oldest(before: DomainHealth, owners: Mapping[str, str]) -> int:
+    """The earliest minute that somebody who is watched still has to look at; 0 if nobody was looked at before."""
+    known = [before.models[model] for model in owners if model in before.models]
+    known += [before.providers[name] for name in set(owners.values()) if name in before.providers]
+    return min((health.minute for health in known), default=0)
 
 
 def _after(before: Health | None, rows: Sequence[MinuteRow], minute: int) -> tuple[Health, Evidence]:

@@ -7,7 +7,7 @@
 -- ARGV[3]  channel
 -- ARGV[4]  round of the records that were judged; 0 for none
 -- ARGV[5]  how long the records are kept without newer ones, ms
--- ARGV[6]  msgpack {{'p:' provider or 'm:' model, record}, ...}
+-- ARGV[6]  msgpack {{'p:' provider or 'm:' model, record, or empty for one that is watched no more}, ...}
 -- ARGV[7]  msgpack {{provider, status, availability in thousandths}, ...} of those whose status has changed
 -- ARGV[8]  msgpack {{provider, 'out' or 'back'}, ...}
 -- ARGV[9]  after how long a provider that was put out may be tried by a request, ms
@@ -23,7 +23,9 @@ if (tonumber(redis.call('HGET', key, 'round') or 0)) ~= tonumber(ARGV[4]) then r
 home.domain, home.channel, home.node = ARGV[2], ARGV[3], 'scheduler'
 local now = now_ms()
 redis.call('HSET', key, 'round', int(tonumber(ARGV[4]) + 1))
-for _, row in ipairs(cmsgpack.unpack(ARGV[6])) do redis.call('HSET', key, row[1], row[2]) end
+for _, row in ipairs(cmsgpack.unpack(ARGV[6])) do
+  if row[2] == '' then redis.call('HDEL', key, row[1]) else redis.call('HSET', key, row[1], row[2]) end
+end
 redis.call('PEXPIRE', key, ARGV[5])
 
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)

@@ -28,7 +28,7 @@ from shared_state.state import EntityState
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 from tests.redis.office import open_office
-from tests.redis.scheduler_ground import DOMAIN, MODEL, Node, make_config, news_of
+from tests.redis.scheduler_ground import DOMAIN, MODEL, Node, make_config, news_of, put_minute
 from tests.unit.node.api.asgi import ask
 
 TOKEN = 1000
@@ -354,6 +354,32 @@ class TestHealth:
 
         assert ((await provider_state(store)).status, len(answers.asked)) == ("standby", 3)
         assert len(await news_of(store, "provider_deactivated")) == 2  # by probes, then by traffic
+
+    async def test_who_is_watched_no_more_is_forgotten(self, store: Store, nodes: Nodes) -> None:
+        """A configuration may lose models and providers."""
+        old = DomainHealth(providers={"former": Health()}, models={"former.model": Health()})
+        await keep_health(store, DOMAIN, old, token=TOKEN, kept_s=60, changed=[], moves=[], cooldown_s=60)
+        await HealthMonitor(store, topology_of(), nodes).run(TOKEN)
+
+        kept = await read_health(store, DOMAIN)
+        assert (set(kept.providers), set(kept.models)) == ({PROVIDER}, {MODEL})
+
+    async def test_a_long_interval_misses_nothing(self, store: Store, nodes: Nodes) -> None:
+        """Minutes since the last look are read, however many there were."""
+        monitor = HealthMonitor(store, topology_of(), nodes)
+        await monitor.run(TOKEN)
+        kept = await read_health(store, DOMAIN)
+        minute = kept.models[MODEL].minute
+        ago = DomainHealth(
+            round=kept.round,
+            providers={PROVIDER: Health(minute=minute - 10)},
+            models={MODEL: Health(minute=minute - 10)},
+        )
+        await keep_health(store, DOMAIN, ago, token=TOKEN, kept_s=60, changed=[], moves=[], cooldown_s=60)
+        await put_minute(store, minute - 7, failed=1)
+        await monitor.run(TOKEN)
+
+        assert (await read_health(store, DOMAIN)).models[MODEL].score == 0.9
 
     async def test_the_same_round_again_changes_nothing(self, store: Store) -> None:
         """A reply may be lost, and two schedulers may have judged by the same records."""
