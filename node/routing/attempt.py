@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import httpx
@@ -83,6 +84,11 @@ class Attempt:
         self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
 
+    @property
+    def waited_s(self) -> float:
+        """From admission to the first content, or until now."""
+        return (self._first_content or self._loop.time()) - self._admitted
+
     async def run(self) -> None:
         """Sends the call and passes the answer on.
 
@@ -112,6 +118,8 @@ class Attempt:
         except BaseException:
             # The caller left or the deadline passed: nobody is blamed; if the answer was not complete, what was reserved is charged.
             self._trail.may_be_billed |= self._is_sent
+            if not self._is_sent:
+                settlement.flags |= NOT_SENT
             self._settle(settlement, self._usage)
             raise
         else:
@@ -304,6 +312,41 @@ class Attempt:
             settlement.flags |= LEASED
         self.settlement = settlement
         self._lane.batcher.settle(settlement)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An admitted attempt before it begins.
+
+    Attributes:
+        charged: the reservation by which the allowance knows it.
+    """
+
+    call: Call
+    target: Target
+    lane: Lane
+    reservation: str
+    deadline: float
+    asked: float
+    passport: bytes
+    is_reserved: bool
+    charged: str
+
+    def attempt(self, reply: Reply, interrupts: Interrupts, trail: Trail) -> Attempt:
+        """The attempt, answering there."""
+        return Attempt(
+            self.call,
+            self.target,
+            self.lane,
+            self.reservation,
+            reply,
+            interrupts,
+            trail,
+            deadline=self.deadline,
+            asked=self.asked,
+            passport=self.passport,
+            is_reserved=self.is_reserved,
+        )
 
 
 async def _until_content(parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:

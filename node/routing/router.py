@@ -15,15 +15,17 @@ from node.call import Call, Reply, Target, Trail
 from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
-from node.routing.attempt import Attempt
+from node.routing.attempt import Attempt, Start
 from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
+from node.routing.hedging import Hedging, is_ordinary
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pace import Pace
 from node.routing.pipeline import Pipeline, Plan
+from node.routing.race import Race
 from node.routing.retry import Next, decide
 from node.routing.tries import Tries
 from node.routing.verdicts import Refusals
@@ -37,7 +39,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Settlement, Verdict
+from shared_state.ledger import NOT_SENT, Ask, Code, Outcome, Settlement, Verdict
 
 #: A step of the ramp takes at least so long; see ``settle.lua``.
 _RAMP_STEP_S: Final = 1.0
@@ -81,6 +83,7 @@ class Router:
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
+        self._hedging = Hedging()
         self._paces: dict[str, Pace] = {}
         self.in_flight = 0
 
@@ -134,7 +137,7 @@ class Router:
                     _pass_over(target, self._come_again(), refusals, trail)
                     continue
                 follow_up = await self._try_target(
-                    plan, target, reply, interrupts, tries, walk, trail, refusals, has_other=bool(waiting)
+                    plan, target, reply, interrupts, tries, walk, trail, refusals, waiting
                 )
                 if follow_up is None:
                     return
@@ -162,10 +165,9 @@ class Router:
         walk: Walk | None,
         trail: Trail,
         refusals: Refusals,
-        *,
-        has_other: bool,
+        others: list[Target],
     ) -> Next | None:
-        """Tries one target until it answers (None) or the policy moves on."""
+        """Tries one target until it answers (None) or the policy moves on; who is asked beside it is not among the others any more."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
@@ -188,25 +190,28 @@ class Router:
             trail.target = target
             is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
-            attempt = Attempt(
+            start = Start(
                 call,
                 target,
                 lane,
                 reservation if is_reserved else next(self._reservations),
-                reply,
-                interrupts,
-                trail,
                 deadline=deadline,
                 asked=asked,
                 passport=stamp(
-                    call.passport, attempts=tries.for_next(has_other=has_other), left_s=deadline - asked
+                    call.passport, attempts=tries.for_next(has_other=bool(others)), left_s=deadline - asked
                 ),
                 is_reserved=is_reserved,
+                charged=reservation,
             )
+            attempt = start.attempt(reply, interrupts, trail)
+            delay_s = self._hedge_delay_s(plan, target, verdict, tries, walk, others)
             try:
-                with self._signals.under_way(target.model.id):
-                    await _run(attempt, lane, reservation)
-                self._hear(target.model.id, lane, attempt)
+                if delay_s is None:
+                    await self._run(start, attempt)
+                else:
+                    await self._race(
+                        plan, start, others, delay_s, Race(reply, trail, interrupts), tries, refusals
+                    )
             except ProviderError as error:
                 refusals.errors.append(error)
                 tries.failed(error)
@@ -217,7 +222,7 @@ class Router:
                     tries=max(tried, rules.max_attempts) if call.passport.is_repeat else tried,
                     left_s=deadline - now,
                     draw=self._draw(),
-                    has_other=has_other,
+                    has_other=bool(others),
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
@@ -229,6 +234,112 @@ class Router:
                 return None
             finally:
                 _leave(walk, target, attempt.settlement)
+
+    async def _run(self, start: Start, attempt: Attempt) -> None:
+        """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
+        model = start.target.model.id
+        try:
+            with self._signals.under_way(model):
+                await attempt.run()
+        except Interrupted:
+            self._hedging.note(start.target, attempt.waited_s)  # who lost a race took that long at least
+            raise
+        finally:
+            start.lane.allowance.end(start.charged)
+        self._hedging.note(start.target, attempt.waited_s)
+        self._hear(model, start.lane, attempt)
+
+    def _hedge_delay_s(
+        self,
+        plan: Plan,
+        target: Target,
+        verdict: Verdict,
+        tries: Tries,
+        walk: Walk | None,
+        others: list[Target],
+    ) -> float | None:
+        """After how long without content another attempt may be made beside a request's first one; None for never."""
+        rules = target.pool.config.hedge
+        if rules is None or not tries.is_first:
+            return None
+        delay_s = self._hedging.delay_s(target, rules)
+        if walk is not None or verdict.trial or not others or not is_ordinary(plan, target):
+            return None
+        return delay_s if self._hedging.may_begin(target) else None
+
+    async def _race(
+        self,
+        plan: Plan,
+        start: Start,
+        others: list[Target],
+        delay_s: float,
+        race: Race,
+        tries: Tries,
+        refusals: Refusals,
+    ) -> None:
+        """An attempt, and if it is slow another beside it.
+
+        Raises:
+            ProviderError: both have failed, or the only one; this is the first one's error.
+        """
+
+        def enter(start: Start) -> None:
+            mode = "exact" if start.is_reserved else self._on_loss
+            race.enter(start.target, mode, lambda *ends: self._run(start, start.attempt(*ends)))
+
+        async def second(race: Race) -> None:
+            hedge = await self._hedge(plan, start, others, race, tries)
+            if hedge is not None:
+                enter(hedge)
+
+        enter(start)
+        try:
+            await race.run(delay_s, second)
+        finally:
+            for target, error in race.other_failures():
+                refusals.errors.append(error)
+                if error.may_be_billed:
+                    _keep_off(others, target, start.target.pool.config.retry.maybe_billed)
+
+    async def _hedge(
+        self, plan: Plan, start: Start, others: list[Target], race: Race, tries: Tries
+    ) -> Start | None:
+        """Another attempt beside one, if somebody can serve it, the share allows it and it can reserve; else None."""
+        target = next((other for other in others if is_ordinary(plan, other)), None)
+        if target is None or not self._watch.connected or not self._hedging.may_begin(start.target):
+            return None
+        if not tries.take_hedge():
+            return None
+        lane, deadline = self._lanes[target.model.id], start.deadline
+        need = estimate(plan.call, target.model, lane.token_room, lane.output_room)
+        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
+        hedge = None
+        try:
+            verdict = await self._admit(target, lane, reservation, need, race.interrupts, deadline)
+            if verdict.code is Code.ADMITTED and verdict is not WITHOUT_STORE:
+                if verdict.trial or not race.is_open:
+                    _give_back(lane, target, reservation)
+                else:
+                    passport = stamp(plan.call.passport, attempts=1, left_s=deadline - asked)
+                    hedge = Start(
+                        plan.call,
+                        target,
+                        lane,
+                        reservation,
+                        deadline=deadline,
+                        asked=asked,
+                        passport=passport,
+                        is_reserved=True,
+                        charged=reservation,
+                    )
+        finally:
+            if hedge is None:
+                tries.drop_hedge()
+        if hedge is not None:
+            others.remove(target)
+            tries.begin_hedge()
+            self._hedging.begin(start.target)
+        return hedge
 
     def _is_crowd(self, plan: Plan, target: Target) -> bool:
         """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
@@ -273,6 +384,29 @@ class Router:
             )
 
 
+def _give_back(lane: Lane, target: Target, reservation: str) -> None:
+    """Nothing is sent under this reservation."""
+    lane.allowance.end(reservation)
+    lane.batcher.settle(
+        Settlement(
+            reservation,
+            target.model.id,
+            target.pool.config,
+            Outcome.NEUTRAL,
+            pool_id=target.pool.id,
+            flags=NOT_SENT,
+        )
+    )
+
+
+def _keep_off(others: list[Target], billed: Target, rule: str) -> None:
+    """The same rule for an attempt that ran beside another."""
+    if rule == "never":
+        others.clear()
+    elif rule == "other_account":
+        others[:] = [other for other in others if other.model.domain != billed.model.domain]
+
+
 def _elsewhere(waiting: list[Target], billed: set[str], trail: Trail) -> list[Target]:
     """The targets on accounts that cannot have been billed for this call already."""
     for target in waiting:
@@ -293,11 +427,3 @@ def _pass_over(
 def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
     if walk is not None:
         walk.leave(target, settlement)
-
-
-async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:
-    """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
-    try:
-        await attempt.run()
-    finally:
-        lane.allowance.end(reservation)

@@ -83,6 +83,7 @@ def fail_all(cluster: Cluster, name: str) -> None:
 
 async def test_with_everything_failing_retries_are_a_tenth(cluster: Cluster, callers: aiohttp.ClientSession):
     """Three nodes, three models that fail and are never taken out: 1500 calls make at most 1650, and callers are asked not to retry."""
+    await wait_until(lambda: _know_each_other(cluster), 5, what="all nodes to know of each other")
     fail_all(cluster, "storm")
     heard = await ask_many(callers, "storm", 1500)
     calls = upstream(cluster, "storm")
@@ -91,6 +92,15 @@ async def test_with_everything_failing_retries_are_a_tenth(cluster: Cluster, cal
     assert Counter(status for status, _ in heard) == {502: 1500}
     assert 1500 < calls <= 1.1 * 1500 + 1
     assert finals == 1500
+
+
+async def _know_each_other(cluster: Cluster) -> bool:
+    async with aiohttp.ClientSession() as session:
+        seen = []
+        for node in cluster.nodes:
+            async with session.get(f"{node.base_url}/ready") as answer:
+                seen.append((await answer.json())["nodes"])
+    return seen == [len(cluster.nodes)] * len(cluster.nodes)
 
 
 async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, callers: aiohttp.ClientSession):
