@@ -61,6 +61,7 @@ class Runner:
         """Sends a complete answer, if it is the first."""
         self._race.claim(self)
         await self._race.reply.whole(status, content_type, body, self._race.trail)
+        self._race.is_over = True
 
     async def begin(self, trail: Trail) -> None:
         """Sends the head of an event stream; before any content it is there to comfort the caller, and nobody's."""
@@ -83,11 +84,13 @@ class Runner:
         """Ends the stream."""
         self._race.claim(self)
         await self._race.reply.end()
+        self._race.is_over = True
 
     async def break_off(self, error: ModelMeshError) -> None:
         """Ends a stream that has begun with an error event."""
         self._race.claim(self)
         await self._race.reply.break_off(error)
+        self._race.is_over = True
 
 
 class Race:
@@ -95,12 +98,14 @@ class Race:
 
     Attributes:
         winner: the attempt that had content first.
+        is_over: whether the caller has the whole answer.
     """
 
     def __init__(self, reply: Reply, trail: Trail, interrupts: Interrupts) -> None:
         self.reply = reply
         self.trail = trail
         self.winner: Runner | None = None
+        self.is_over = False
         self.runners: list[Runner] = []
         self.interrupts = interrupts
 
@@ -151,6 +156,9 @@ class Race:
                 await self._ask_second(second)
                 self.interrupts.set_clock(asyncio.get_running_loop().time() + _FAR_S, Cause.TOTAL)
             await self._until_done(None)
+        except Interrupted:
+            if not self.is_over:  # a caller who has the whole answer may leave
+                raise
         finally:
             await self._end()
         self._judge()

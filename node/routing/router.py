@@ -20,7 +20,7 @@ from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
-from node.routing.hedging import Hedging, is_ordinary
+from node.routing.hedger import Hedger
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pace import Pace
@@ -39,7 +39,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import NOT_SENT, Ask, Code, Outcome, Settlement, Verdict
+from shared_state.ledger import Ask, Code, Settlement, Verdict
 
 #: A step of the ramp takes at least so long; see ``settle.lua``.
 _RAMP_STEP_S: Final = 1.0
@@ -83,7 +83,7 @@ class Router:
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
-        self._hedging = Hedging()
+        self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
         self._paces: dict[str, Pace] = {}
         self.in_flight = 0
 
@@ -204,12 +204,12 @@ class Router:
                 charged=reservation,
             )
             attempt = start.attempt(reply, interrupts, trail)
-            delay_s = self._hedge_delay_s(plan, target, verdict, tries, walk, others)
+            delay_s = self._hedger.delay_s(plan, target, verdict, tries, walk, others)
             try:
                 if delay_s is None:
                     await self._run(start, attempt)
                 else:
-                    await self._race(
+                    await self._hedger.race(
                         plan, start, others, delay_s, Race(reply, trail, interrupts), tries, refusals
                     )
             except ProviderError as error:
@@ -242,104 +242,12 @@ class Router:
             with self._signals.under_way(model):
                 await attempt.run()
         except Interrupted:
-            self._hedging.note(start.target, attempt.waited_s)  # who lost a race took that long at least
+            self._hedger.note(start.target, attempt.waited_s)  # who lost a race took that long at least
             raise
         finally:
             start.lane.allowance.end(start.charged)
-        self._hedging.note(start.target, attempt.waited_s)
+        self._hedger.note(start.target, attempt.waited_s)
         self._hear(model, start.lane, attempt)
-
-    def _hedge_delay_s(
-        self,
-        plan: Plan,
-        target: Target,
-        verdict: Verdict,
-        tries: Tries,
-        walk: Walk | None,
-        others: list[Target],
-    ) -> float | None:
-        """After how long without content another attempt may be made beside a request's first one; None for never."""
-        rules = target.pool.config.hedge
-        if rules is None or not tries.is_first:
-            return None
-        delay_s = self._hedging.delay_s(target, rules)
-        if walk is not None or verdict.trial or not others or not is_ordinary(plan, target):
-            return None
-        return delay_s if self._hedging.may_begin(target) else None
-
-    async def _race(
-        self,
-        plan: Plan,
-        start: Start,
-        others: list[Target],
-        delay_s: float,
-        race: Race,
-        tries: Tries,
-        refusals: Refusals,
-    ) -> None:
-        """An attempt, and if it is slow another beside it.
-
-        Raises:
-            ProviderError: both have failed, or the only one; this is the first one's error.
-        """
-
-        def enter(start: Start) -> None:
-            mode = "exact" if start.is_reserved else self._on_loss
-            race.enter(start.target, mode, lambda *ends: self._run(start, start.attempt(*ends)))
-
-        async def second(race: Race) -> None:
-            hedge = await self._hedge(plan, start, others, race, tries)
-            if hedge is not None:
-                enter(hedge)
-
-        enter(start)
-        try:
-            await race.run(delay_s, second)
-        finally:
-            for target, error in race.other_failures():
-                refusals.errors.append(error)
-                if error.may_be_billed:
-                    _keep_off(others, target, start.target.pool.config.retry.maybe_billed)
-
-    async def _hedge(
-        self, plan: Plan, start: Start, others: list[Target], race: Race, tries: Tries
-    ) -> Start | None:
-        """Another attempt beside one, if somebody can serve it, the share allows it and it can reserve; else None."""
-        target = next((other for other in others if is_ordinary(plan, other)), None)
-        if target is None or not self._watch.connected or not self._hedging.may_begin(start.target):
-            return None
-        if not tries.take_hedge():
-            return None
-        lane, deadline = self._lanes[target.model.id], start.deadline
-        need = estimate(plan.call, target.model, lane.token_room, lane.output_room)
-        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
-        hedge = None
-        try:
-            verdict = await self._admit(target, lane, reservation, need, race.interrupts, deadline)
-            if verdict.code is Code.ADMITTED and verdict is not WITHOUT_STORE:
-                if verdict.trial or not race.is_open:
-                    _give_back(lane, target, reservation)
-                else:
-                    passport = stamp(plan.call.passport, attempts=1, left_s=deadline - asked)
-                    hedge = Start(
-                        plan.call,
-                        target,
-                        lane,
-                        reservation,
-                        deadline=deadline,
-                        asked=asked,
-                        passport=passport,
-                        is_reserved=True,
-                        charged=reservation,
-                    )
-        finally:
-            if hedge is None:
-                tries.drop_hedge()
-        if hedge is not None:
-            others.remove(target)
-            tries.begin_hedge()
-            self._hedging.begin(start.target)
-        return hedge
 
     def _is_crowd(self, plan: Plan, target: Target) -> bool:
         """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
@@ -382,29 +290,6 @@ class Router:
             return await ask_for_admission(
                 lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
             )
-
-
-def _give_back(lane: Lane, target: Target, reservation: str) -> None:
-    """Nothing is sent under this reservation."""
-    lane.allowance.end(reservation)
-    lane.batcher.settle(
-        Settlement(
-            reservation,
-            target.model.id,
-            target.pool.config,
-            Outcome.NEUTRAL,
-            pool_id=target.pool.id,
-            flags=NOT_SENT,
-        )
-    )
-
-
-def _keep_off(others: list[Target], billed: Target, rule: str) -> None:
-    """The same rule for an attempt that ran beside another."""
-    if rule == "never":
-        others.clear()
-    elif rule == "other_account":
-        others[:] = [other for other in others if other.model.domain != billed.model.domain]
 
 
 def _elsewhere(waiting: list[Target], billed: set[str], trail: Trail) -> list[Target]:

@@ -316,7 +316,7 @@ async def test_whatever_happens_there_is_one_answer_and_every_reservation_is_set
 
 async def _one_race(draw: random.Random) -> None:
     is_stream = draw.random() < 0.5
-    scripts = {name: _some_answer(draw, is_stream) for name in ("alpha", "beta", "gamma")}
+    scripts = {name: _some_answer(draw, is_stream, name) for name in ("alpha", "beta", "gamma")}
     place = house(**scripts)
     if draw.random() < 0.2:
         place.ledger.wait = lambda: asyncio.sleep(draw.choice([0, 0.1, 1.0]))
@@ -340,8 +340,8 @@ async def _one_race(draw: random.Random) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def _some_answer(draw: random.Random, is_stream: bool) -> Any:
-    """Named after nobody: the provider's own name is put in by its script."""
+def _some_answer(draw: random.Random, is_stream: bool, name: str) -> Any:
+    """An answer, or what there is instead; its content is the provider's name."""
     seconds = draw.choice([0.0, 0.5, 0.999, 1.0, 1.001, 1.5, 2.0, 6.0])
     kind = draw.choice(["good", "good", "good", "refused", "garbage", "reset", "breaks"])
     if kind == "refused":
@@ -351,10 +351,10 @@ def _some_answer(draw: random.Random, is_stream: bool) -> Any:
     if kind == "reset":
         return Answer(pause(seconds), httpx.ReadError("reset"))
     if not is_stream:
-        return slow(seconds)
+        return slow(seconds, name)
     if kind == "breaks":
-        return stream(GOOD[0], pause(seconds), chunk("x"), pause(0.7), httpx.ReadError("reset"))
-    return slow_stream(seconds)
+        return stream(GOOD[0], pause(seconds), chunk(name), pause(0.7), httpx.ReadError("reset"))
+    return slow_stream(seconds, name)
 
 
 def assert_clean(place: House, *, check_closed: bool = True) -> None:
