@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _RESULTS = Path(__file__).parent / "results"
 _ALL = "all"
+_WIDTH = 110
 
 
 async def examine(
@@ -184,7 +186,7 @@ async def _balance_of(url: str, arrivals: Sequence[Arrival], settle_s: float) ->
 async def _examine_endpoint_with_seeds(options: argparse.Namespace, plan: Plan) -> list[Report]:
     """All seeds on one upstream: windows outlive a run, and so does its ledger."""
     with CountingUpstream(host=options.upstream_host, port=options.upstream_port) as upstream:
-        Console().print(describe(plan, upstream.base_url))
+        _console().print(describe(plan, upstream.base_url))
         seeds = range(1, options.seeds + 1)
         return [await _examine_endpoint(options, plan, seed, upstream) for seed in seeds]
 
@@ -228,9 +230,14 @@ def _run(options: argparse.Namespace) -> list[Report]:
     ]
 
 
+def _console() -> Console:
+    """Wide enough for the tables, also where there is no terminal."""
+    return Console(width=max(_WIDTH, shutil.get_terminal_size().columns))
+
+
 def main() -> int:
     """Run what the command line asks for; 1 if anything was not exact, 2 if nothing could be judged."""
-    options, console = _options(), Console()
+    options, console = _options(), _console()
     try:
         reports = _run(options)
     except (PlanError, OSError) as error:

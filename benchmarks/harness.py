@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from benchmarks.driver import Driver, DriverError
 from benchmarks.meters import Cores, RedisMeter, assign_cores, cpu_s, pinned, read, rss_bytes
+from benchmarks.peers import open_subject
 from benchmarks.samples import Life, Run, Sample, sample
 from benchmarks.scenarios import ORDERS, Scenario
 from benchmarks.setting import describe
-from benchmarks.subjects import Subject, SubjectError, open_subject
+from benchmarks.subjects import Subject, SubjectError
 from tests.support.mock import MockProvider
 from tests.support.processes import ProcessFailedError
 

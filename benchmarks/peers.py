@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.scenarios import ORDERS
-from benchmarks.subjects import Subject, SubjectError, await_answer
+from benchmarks.subjects import SUBJECTS, Subject, SubjectError, await_answer
 from tests.support.processes import free_port
 from tests.support.valkey import ValkeyServer
 
@@ -155,3 +155,8 @@ PEERS: Final[dict[str, Callable[[], Peer]]] = {
     "litellm/redis": lambda: LiteLlm(has_redis=True),
     "portkey": Portkey,
 }
+
+
+def open_subject(name: str) -> Subject:
+    """A subject or a peer by its name, not started yet."""
+    return (SUBJECTS | PEERS)[name]()

@@ -1,4 +1,4 @@
-"""What admission and settlement cost: server and client time per request by batch, and how much one hot domain carries.
+"""What admission and settlement cost: server and client time per request by batch, how much one hot domain carries, how long an admission takes.
 
     python -m benchmarks.state_layer [--seconds 2] [--json FILE]
 
@@ -21,6 +21,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import uvloop
+
+from node.batch import DomainBatcher
+from node.watch import StoreWatch
 from shared_state.clock import ServerClock
 from shared_state.config import MeshConfig
 from shared_state.ledger import Ask, DomainLedger, Outcome, Settlement
@@ -31,6 +35,10 @@ from tests.support.valkey import ValkeyServer
 BATCHES = (1, 32, 128)
 HOT_BATCH = 128
 IN_PARALLEL = 4
+#: Requests per second at which the latency of an admission is measured: half of what one client core should carry.
+PACE = 20_000
+_TICK_S = 0.002
+_PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99}
 _HUGE = 10**9
 _CONFIG = {
     "providers": {
@@ -66,7 +74,7 @@ class Load:
 
     def __init__(self, store: Store, topology: Topology) -> None:
         self._store = store
-        self._pool = topology.pools["chat"].config
+        self.pool = topology.pools["chat"].config
         clock = ServerClock()
         # a node has one batch of a kind under way, so what runs in parallel belongs to several nodes
         self._idle = [
@@ -75,12 +83,23 @@ class Load:
         ]
         self._numbers = itertools.count(1)
 
+    def ask(self) -> Ask:
+        """One more request."""
+        return Ask(f"bench.{next(self._numbers)}", "hot.model", "chat", 200, 300, 4_000_000, 600_000)
+
+    def settlement(self, reservation: str) -> Settlement:
+        """Its end, with less than was reserved."""
+        return Settlement(
+            reservation, "hot.model", self.pool, Outcome.SUCCESS, 180, 150, 2_000_000, 800, 90, pool_id="chat"
+        )
+
+    def batcher(self, watch: StoreWatch) -> DomainBatcher:
+        """The group commit of a node."""
+        return DomainBatcher(self._idle[0], watch, on_reply=lambda _: None)
+
     async def admit(self, size: int) -> list[str]:
         """Admits a batch; its reservations."""
-        asks = [
-            Ask(f"bench.{next(self._numbers)}", "hot.model", "chat", 200, 300, 4_000_000, 600_000)
-            for _ in range(size)
-        ]
+        asks = [self.ask() for _ in range(size)]
         ledger = self._idle.pop()
         verdicts = await ledger.admit(asks)
         self._idle.append(ledger)
@@ -91,12 +110,7 @@ class Load:
     async def settle(self, reservations: list[str]) -> None:
         """Settles a batch with less than was reserved."""
         ledger = self._idle.pop()
-        applied = await ledger.settle(
-            [
-                Settlement(r, "hot.model", self._pool, Outcome.SUCCESS, 180, 150, 2_000_000, 800, 90)
-                for r in reservations
-            ]
-        )
+        applied = await ledger.settle([self.settlement(reservation) for reservation in reservations])
         self._idle.append(ledger)
         if not all(applied):
             raise RuntimeError("a settlement was not applied")
@@ -142,6 +156,33 @@ async def measure_rate(step: Callable[[int], Awaitable[object]], seconds: float)
     return round(done / (time.monotonic() - began_s))
 
 
+async def measure_latency(load: Load, watch: StoreWatch, seconds: float) -> dict[str, float]:
+    """Percentiles (ms) of an admission through the group commit of a node, at a steady pace of requests that are settled as well."""
+    batcher, clock = load.batcher(watch), time.perf_counter  # the loop's own clock counts whole milliseconds
+    taken_ms: list[float] = []
+
+    async def request() -> None:
+        began, ask = clock(), load.ask()
+        verdict = await batcher.admit(ask, load.pool)
+        taken_ms.append((clock() - began) * 1000)
+        if verdict.code:
+            raise RuntimeError(f"a request was refused: {verdict}")
+        batcher.settle(load.settlement(ask.reservation))
+
+    began, sent = clock(), 0
+    async with asyncio.TaskGroup() as group:
+        while (now := clock()) < began + seconds:
+            due = round((now - began) * PACE)
+            for _ in range(due - sent):
+                group.create_task(request())
+            sent = due
+            await asyncio.sleep(_TICK_S)
+    await batcher.flush()
+    ranked = sorted(taken_ms)
+    at = {name: ranked[int(share * (len(ranked) - 1))] for name, share in _PERCENTILES.items()}
+    return {"per_s": round(sent / seconds), **{name: round(value, 3) for name, value in at.items()}}
+
+
 async def measure_admissions(load: Load, seconds: float) -> int:
     """Admissions per second alone; what they left in flight is settled afterwards, off the clock."""
     left: list[list[str]] = []
@@ -159,6 +200,8 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
     """All figures."""
     store = Store(url, namespace="bench", timeout_s=10.0)
     load = Load(store, build_topology(MeshConfig.model_validate(_CONFIG)))
+    watch = StoreWatch(store, on_loss="closed")
+    watch.connected = True
     try:
         server = await store.client.info("server")
         costs = [await measure_cost(load, batch, seconds) for batch in BATCHES]
@@ -169,6 +212,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
             "costs": [asdict(cost) for cost in costs],
             "admissions_per_s": await measure_admissions(load, seconds),
             "requests_per_s": await measure_rate(load.serve, seconds),
+            "admission": await measure_latency(load, watch, seconds),
             "server_limit_per_s": round(1e6 / costs[-1].server_us),
         }
     finally:
@@ -183,6 +227,9 @@ def show(result: dict[str, object]) -> None:
     )
     for cost in result["costs"]:  # type: ignore[attr-defined]
         print("{batch:>6} {server_us:>10} {client_cpu_us:>14} {round_trip_us:>11}".format(**cost))
+    print(
+        "an admission at {per_s} requests/s: p50 {p50_ms} ms, p99 {p99_ms} ms".format(**result["admission"])  # type: ignore[arg-type]
+    )
     print(f"admissions/s, one hot domain, one client process:          {result['admissions_per_s']:>8}")
     print(f"requests/s admitted and settled, one client process:       {result['requests_per_s']:>8}")
     print(f"requests/s that the server's time alone would allow:       {result['server_limit_per_s']:>8}")
@@ -194,8 +241,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    with closing(ValkeyServer()) as server:
-        result = asyncio.run(measure(server.start().url, options.seconds))
+    with closing(ValkeyServer()) as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(measure(server.start().url, options.seconds))
     show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -220,12 +220,3 @@ SUBJECTS: Final[dict[str, Callable[[], Subject]]] = {
     "node/fast": lambda: Node("fast"),
     "node/fast-nolimits": lambda: Node("fast", has_limits=False),
 }
-
-
-def open_subject(name: str) -> Subject:
-    """A subject or a peer by its name, not started yet."""
-    if name in SUBJECTS:
-        return SUBJECTS[name]()
-    from benchmarks.peers import PEERS
-
-    return PEERS[name]()

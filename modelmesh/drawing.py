@@ -57,6 +57,18 @@ def until(moment: float | None, *, now: float) -> str:
     return f"in {span(moment - now)}" if moment > now else "due"
 
 
+#: What each trigger waits for, where the time alone does not say it.
+_WAITS_FOR = {"quota_reset": "reset", "probe_success": "trial", "startup_probe": "trial"}
+
+
+def back(moment: float | None, trigger: str, *, now: float) -> str:
+    """When something comes back, and by what."""
+    if trigger == "manual":
+        return "by order"
+    when, what = until(moment, now=now), _WAITS_FOR.get(trigger, "")
+    return f"{when}, {what}" if when and what else when or what
+
+
 def state(state: str, phase: str = "") -> Text:
     return Text(clean(f"{state} ({phase})" if phase else state), style=_STYLES.get(state, ""))
 

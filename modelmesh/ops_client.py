@@ -13,10 +13,11 @@ from pydantic import BaseModel, ValidationError
 from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
 from shared_state.shapes.keys import KeyView, NewKeyView
-from shared_state.shapes.status import EventView, OrderView
+from shared_state.shapes.status import EventView, OrderView, ProbeView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 10.0
+_PROBE_TIMEOUT_S = 120.0  # as long as the provider's own clock
 _FEED_TIMEOUT = httpx.Timeout(_TIMEOUT_S, read=30.0)  # heartbeats come every ten seconds
 
 Kind = Literal["models", "providers"]
@@ -49,6 +50,10 @@ class OpsClient:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"/ops/{path}", query=given)
 
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What a node answers to ``POST /ops/...``, as it stands."""
+        return self._call("POST", f"/ops/{path}", body=dict(body))
+
     def events(self, *, follow: bool, last: int) -> Iterator[EventView]:
         """The latest events, and with ``follow`` what happens from here on, until the node ends the feed."""
         query = {"follow": str(follow).lower(), "last": str(last)}
@@ -72,6 +77,11 @@ class OpsClient:
         path = f"/ops/{kind}/{quote(name, safe='')}/{verb}"
         return understand(self._call("POST", path, body=dict(body or {})), OrderView)
 
+    def probe(self, model: str) -> ProbeView:
+        """Have a model asked one tiny request; it may take as long as its provider does."""
+        path = f"/ops/models/{quote(model, safe='')}/probe"
+        return understand(self._call("POST", path, body={}, timeout_s=_PROBE_TIMEOUT_S), ProbeView)
+
     def create_key(self, body: Mapping[str, Any]) -> NewKeyView:
         """Make a client key."""
         return understand(self._call("POST", "/ops/keys", body=dict(body)), NewKeyView)
@@ -87,9 +97,10 @@ class OpsClient:
         *,
         body: dict[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> Any:
         try:
-            answer = self._http.request(method, path, json=body, params=query or None)
+            answer = self._http.request(method, path, json=body, params=query or None, timeout=timeout_s)
         except httpx.ConnectError as error:
             raise self._unreachable() from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -9,12 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, clean, span, state, table, text, until
+from modelmesh.drawing import BAD, FAIR, GOOD, QUIET, back, clean, span, state, table, text, until
 from shared_state.shapes.status import (
     EventView,
+    JobView,
     ModelView,
     NodeView,
     PoolView,
+    ProbeView,
     ProviderView,
     StatusView,
     WindowView,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from shared_state.topology import Topology
 
 _EVENTS_SHOWN = 10
+_LATE_S = 5.0
 #: What is only for information is left to `--json`.
 _SEVERITIES = {"warning": FAIR, "error": BAD}
 
@@ -32,12 +35,62 @@ def status_view(status: StatusView, *, now: float) -> RenderableType:
     """Everything at a glance."""
     return Group(
         _headline(status, now=now),
+        timetable_view(status.scheduler.jobs, now=now),
         nodes_view(status.nodes, now=now),
         pools_view(status.pools),
         models_view(status.models, now=now),
         providers_view(status.providers, now=now),
         events_view(status.events[:_EVENTS_SHOWN], now=now),
     )
+
+
+def timetable_view(jobs: Iterable[JobView], *, now: float) -> Table:
+    """What the scheduler does and when; whatever is late, overran, fell out or failed is coloured."""
+    view = table(
+        "Timetable",
+        "job",
+        "#every",
+        "last run",
+        "#took",
+        "next",
+        "#runs",
+        "#failed",
+        "#missed",
+        "#overran",
+        "last error",
+    )
+    for job in jobs:
+        has_overrun = job.duration_ms is not None and job.duration_ms > job.interval_s * 1000
+        view.add_row(
+            Text(clean(job.name), style=BAD if job.last_error else ""),
+            span(job.interval_s),
+            "never" if job.last_run is None else f"{span(now - job.last_run)} ago",
+            ""
+            if job.duration_ms is None
+            else Text(f"{job.duration_ms:,.0f} ms", style=FAIR if has_overrun else ""),
+            _due(job, now=now),
+            str(job.runs),
+            *(
+                _count(number, style)
+                for number, style in ((job.failures, BAD), (job.missed, FAIR), (job.overruns, FAIR))
+            ),
+            Text(clean(job.last_error or ""), style=BAD),
+        )
+    return view
+
+
+def _due(job: JobView, *, now: float) -> Text:
+    """When it is due; reports are written once a second, so a moment late is in time."""
+    if job.next_run is None:
+        return Text("")
+    late_s = now - job.next_run
+    if late_s > max(job.interval_s, _LATE_S):
+        return Text(f"overdue by {span(late_s)}", style=BAD)
+    return Text("now" if late_s >= 0 else f"in {span(-late_s)}", style=GOOD)
+
+
+def _count(number: int, style: str) -> Text:
+    return Text(str(number), style=style if number else QUIET)
 
 
 def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
@@ -84,7 +137,7 @@ def models_view(models: Iterable[ModelView], *, now: float) -> Table:
             text(model.id),
             state(model.status, model.phase),
             text(model.reason),
-            until(model.until, now=now),
+            back(model.until, model.trigger, now=now),
             str(model.requests),
             Text(str(model.failed), style=FAIR if model.failed else QUIET),
             str(model.in_flight),
@@ -100,12 +153,19 @@ def providers_view(providers: Iterable[ProviderView], *, now: float) -> Table:
             text(provider.id),
             state(provider.status),
             text(provider.reason),
-            until(provider.until, now=now),
+            back(provider.until, provider.trigger, now=now),
             text(provider.connector),
             text(provider.domain),
             str(provider.models),
         )
     return view
+
+
+def probe_view(probe: ProbeView) -> Text:
+    took = "" if probe.latency_ms is None else f", {probe.latency_ms:.0f} ms"
+    why = f": {clean(probe.message)}" if probe.message else ""
+    style = GOOD if probe.verdict == "well" else BAD
+    return Text.assemble(text(probe.id), " ", (probe.verdict.replace("_", " "), style), took, why)
 
 
 def events_view(events: Iterable[EventView], *, now: float) -> Table:
@@ -164,9 +224,6 @@ def _headline(status: StatusView, *, now: float) -> Table:
     leader = scheduler.leader
     since = f" for {span(now - scheduler.since)}" if leader and scheduler.since else ""
     grid.add_row("scheduler", text(f"{leader}{since}") if leader else Text("nobody leads", style=BAD))
-    for job in scheduler.jobs:
-        if job.last_error:
-            grid.add_row("", Text.assemble((clean(f"{job.name}: {job.last_error}"), BAD)))
     return grid
 
 

@@ -58,7 +58,9 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     )
     admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
     ops = Doorkeeper([SecretStr(admin)] if admin else [], is_open=_is_loopback(host))
-    service = NodeService(topology, store, name=options.name or "node", host=host, port=port, ops=ops)
+    service = NodeService(
+        topology, store, name=options.name or "node", host=_reachable(host), port=port, ops=ops
+    )
     stop, abort = _signals()
     await service.start()
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
@@ -139,6 +141,15 @@ def _listener(options: NodeOptions, topology: Topology) -> socket.socket:
             ]
         )
     return listener
+
+
+def _reachable(host: str) -> str:
+    """Where others of the cluster find what listens on ``host``: of all addresses, the one that this machine's name stands for."""
+    if not ipaddress.ip_address(host).is_unspecified:
+        return host
+    with suppress(OSError):
+        return socket.gethostbyname(socket.gethostname())
+    return "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:

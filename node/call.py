@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
-from shared_state.errors import ModelMeshError
+from shared_state.entries import How
+from shared_state.errors import ModelMeshError, ProviderError
+from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
 
 
@@ -64,6 +66,7 @@ class Call:
         counted: the same by the tokenizers that were asked, each once.
         caps: bounds that the caller sets to who may serve.
         key: the client key that it came with.
+        how: a probe looks at states in a way of its own.
         session: the caller's name for a conversation, empty for none.
         passport: what it says of its way so far.
     """
@@ -80,12 +83,18 @@ class Call:
     caps: Caps | None = None
     key: ClientKey | None = None
     session: str = ""
+    how: How = How.NORMAL
     passport: Passport = FRESH
 
     @property
     def name(self) -> str:
         """What the caller asked for in ``model``."""
         return str(self.fields["model"])
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is sent to learn how a model is: one attempt, on that model alone."""
+        return self.how in (How.PROBE, How.STARTUP_PROBE)
 
     @property
     def is_stream(self) -> bool:
@@ -102,20 +111,48 @@ class Fallback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A candidate for a call: a model, seen through the pool that offered it."""
+    """A candidate for a call: a model, seen through the pool that offered it.
+
+    Attributes:
+        how: the way in which its state is looked at.
+    """
 
     model: ModelSpec
     pool: PoolSpec
+    how: How = How.NORMAL
+
+
+@dataclass(slots=True)
+class Step:
+    """A target that a call turned to: what admission said and, if it was admitted, how the attempt ended.
+
+    Attributes:
+        asked: loop time at which admission was asked for.
+        is_gate: the pool's own limits have refused, not the model.
+        settlement: None while the attempt runs, and if there was none.
+        error: why it failed.
+    """
+
+    target: Target
+    reservation: str
+    verdict: Verdict
+    asked: float
+    is_gate: bool = False
+    settlement: Settlement | None = None
+    error: ProviderError | None = None
 
 
 @dataclass(slots=True)
 class Trail:
-    """What happened to a call so far; becomes the log line and the answer's headers.
+    """What happened to a call so far; becomes the log line, the answer's headers and the record of the decision.
 
     Attributes:
         skipped: model -> why it was not tried.
         attempts: attempts that reached a provider or tried to.
         fallback: why it went on beyond what was asked for.
+        plan: the last ``node.routing.pipeline.Plan``; None if the name meant nothing.
+        steps: the targets that were tried, admitted or not, in order.
+        is_panic: whether the target was asked though it is on standby for its health.
         key: id of the caller's key, for the log.
         may_be_billed: an attempt was sent whose answer was not seen to its end.
     """
@@ -123,12 +160,15 @@ class Trail:
     skipped: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
     fallback: Fallback | None = None
+    is_panic: bool = False
     target: Target | None = None
     mode: str = "exact"
     outcome: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
     first_content: float = 0.0
+    plan: Any = None
+    steps: list[Step] = field(default_factory=list)
     key: str = ""
     may_be_billed: bool = False
 

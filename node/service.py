@@ -21,11 +21,13 @@ from node.api.endpoint import Edge, Endpoint
 from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.once import Once
+from node.api.probe import Prober
 from node.api.surfaces import SURFACES
 from node.batch import DomainBatcher
 from node.findings import StoreFindings
 from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
+from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
@@ -105,6 +107,7 @@ class NodeService:
             for domain, ledger in self._ledgers.items()
         }
         self.snapshot.follow(self._ledgers)
+        self._ranker = self._build_ranker()
         self.budgets = RetryBudgets(
             store, topology.pools, self.watch, node=self.id, nodes=lambda: self.nodes_seen
         )
@@ -122,6 +125,10 @@ class NodeService:
         )
         self._gauges = ClusterGauges(store, self.snapshot, self.watch)
         self.metrics.add(self._gauges)
+        self.decisions = DecisionLog(
+            store, self.watch, config.observability.decisions, node=self.id, version=topology.version
+        )
+        self.metrics.add(DecisionMetrics(self.decisions))
         self.metrics.add(RetryCounters(self.budgets))
         self.info = NodeInfo(
             id=self.id,
@@ -221,7 +228,7 @@ class NodeService:
             on_loss=on_loss,
         )
         return Router(
-            Pipeline(self.snapshot, self._build_ranker()),
+            Pipeline(self.snapshot, self._ranker),
             lanes,
             self.watch,
             self.signals,
@@ -242,10 +249,25 @@ class NodeService:
         )
         once = Once(self.store, self.watch, config.idempotency)
         edge = Edge(
-            self.router, self.watch, door, self.request_log, self.metrics, config.proxy.max_body, once
+            self.router,
+            self.watch,
+            door,
+            self.request_log,
+            self.metrics,
+            config.proxy.max_body,
+            once,
+            self.decisions,
         )
         parts = OpsParts(
-            self.id, self.store, self.topology, self.snapshot, self.watch, self.findings, self.events
+            self.id,
+            self.store,
+            self.topology,
+            self.snapshot,
+            self.watch,
+            self.findings,
+            self._ranker,
+            self.events,
+            Prober(self.router, self.request_log),
         )
         models = ModelList(self.topology)
         return build_application(
@@ -282,6 +304,7 @@ class NodeService:
             self.snapshot.run(),
             self._bus.run(),
             self._keyring.run(),
+            self.decisions.run(),
             self.findings.run(),
             self._beat(),
         ]
@@ -329,6 +352,7 @@ class NodeService:
                     self._gatehouse.leave(), *(ledger.leave() for ledger in self._ledgers.values())
                 )
                 await self.registry.leave(self.id)
+                await self.decisions.flush()
         except STORE_ERRORS as error:
             left = sum(batcher.unsettled for batcher in self._batchers.values()) + self._gatehouse.unsettled
             log.warning(

@@ -91,7 +91,9 @@ class Snapshot:
             self._want(domain)
 
     def observe_event(self, event: Event) -> None:
-        """An event is a hint that a domain has changed."""
+        """An event is a hint that a domain has changed, or a pool's pointer."""
+        if event.type == "model_rotated":
+            self._wake.set()
         self.observe_epoch(event.domain, event.epoch)
 
     def refresh_all(self) -> None:

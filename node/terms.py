@@ -51,21 +51,23 @@ class TermKeeper:
         self._watch = watch
         self._domain = ledger.domain.id
         self._wanted = asyncio.Event()
-        ledger.on_hold = self._wanted.set
+        ledger.on_hold = self._note_hold
+
+    def _note_hold(self) -> None:
+        self._watch.hold(self._domain)  # at once: whoever was refused may want to wait for its end
+        self._wanted.set()
 
     async def run(self) -> None:
         """Asserts whenever another term is seen, until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if not self._ledger.is_held():
-                continue
-            self._watch.held.add(self._domain)
             try:
-                await self._assert()
-                await self._until_open()
+                if self._ledger.is_held():
+                    await self._assert()
+                    await self._until_open()
             finally:
-                self._watch.held.discard(self._domain)
+                self._watch.release(self._domain)
 
     async def _assert(self) -> None:
         assertion = Assertion(self._ledger)

@@ -32,6 +32,8 @@ class StoreWatch:
         self.losses = 0
         #: Domains in which plain admissions have to wait, for the server may have forgotten its last moments.
         self.held: set[str] = set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     @property
     def mode(self) -> str:
@@ -49,6 +51,21 @@ class StoreWatch:
             self.losses += 1
             log.warning("shared state lost", mode=self._on_loss, error=f"{type(error).__name__}: {error}")
             self._lost.set()
+
+    def hold(self, domain: str) -> None:
+        """Plain admissions to a domain have to wait from now on."""
+        self.held.add(domain)
+        self._open.clear()
+
+    def release(self, domain: str) -> None:
+        """They need not any more."""
+        self.held.discard(domain)
+        if not self.held:
+            self._open.set()
+
+    async def until_open(self) -> None:
+        """Waits until no domain is held: a matter of seconds, for every hold has its end."""
+        await self._open.wait()
 
     async def run(self) -> None:
         """Probes while Redis is away, until cancelled."""

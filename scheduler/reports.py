@@ -23,17 +23,23 @@ class JobReport:
 
     Attributes:
         last_run: start of the last run, unix seconds.
+        next_run: when it is due again, unix seconds; a job that is overdue shows by it, even if its scheduler is frozen or dead.
         last_error: why the last run failed; None if it did not.
+        failures: runs that failed.
         missed: runs that fell out because the one before was still under way, or because it was too late for them.
+        overruns: runs that took longer than the interval.
     """
 
     name: str
     interval_s: float
     last_run: float | None = None
     duration_ms: float | None = None
+    next_run: float | None = None
     last_error: str | None = None
     runs: int = 0
+    failures: int = 0
     missed: int = 0
+    overruns: int = 0
 
 
 class Reports:
@@ -48,12 +54,15 @@ class Reports:
         """The report of one job."""
         return self._reports[name]
 
-    def ended(self, name: str, *, last_run: float, duration_ms: float) -> None:
+    def ended(self, name: str, *, last_run: float, duration_ms: float, next_run: float | None = None) -> None:
         """A run is over, well or not."""
         report = self._touch(name)
         report.last_run = round(last_run, 3)
         report.duration_ms = round(duration_ms, 3)
+        report.next_run = None if next_run is None else round(next_run, 3)
         report.runs += 1
+        if duration_ms > report.interval_s * 1000:
+            report.overruns += 1
 
     def succeeded(self, name: str) -> None:
         """The run went well."""
@@ -68,11 +77,12 @@ class Reports:
         if text != report.last_error:
             log.error("job failed", job=name, error=text, type=type(error).__name__)
         report.last_error = text
+        report.failures += 1
 
-    def missed(self, name: str) -> None:
-        """A run fell out."""
-        self._touch(name).missed += 1
-        log.warning("job missed a run", job=name)
+    def missed(self, name: str, count: int = 1) -> None:
+        """Runs fell out."""
+        self._touch(name).missed += count
+        log.warning("job missed its runs", job=name, count=count)
 
     async def publish(self) -> None:
         """Writes what has changed since the last time.

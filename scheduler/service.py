@@ -19,11 +19,14 @@ from scheduler.jobs.audit import Audit
 from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.leases import LeaseEnder
+from scheduler.jobs.maintenance import Maintenance
+from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.leadership import Leadership
+from scheduler.nodes import Nodes
 from scheduler.options import SchedulerOptions
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
@@ -38,12 +41,15 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
+MAINTENANCE_EVERY_S: Final = 1.0
+PROBES_EVERY_S: Final = 0.5
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 _RECOVERY_TIMEOUT_S: Final = 5.0
+_PROBES_TIMEOUT_S: Final = 90.0
 _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
 _DRAIN_S: Final = 4.0
@@ -55,24 +61,42 @@ class SchedulerService:
 
     Args:
         owner: name of this process in the lease; no other process, living or frozen, may have it.
+        admin_token: of the nodes' operators' API, for probes.
     """
 
-    def __init__(self, store: Store, topology: Topology, sink: Sink, *, owner: str) -> None:
+    def __init__(
+        self, store: Store, topology: Topology, sink: Sink, *, owner: str, admin_token: str | None = None
+    ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
         domains = DomainDirectory(store, topology)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
+        self._nodes = Nodes(store, token=admin_token)
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
             Job(
                 "recovery", Recovery(store, accounts).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
             ),
             Job(
+                "maintenance",
+                Maintenance(store, topology).run,
+                MAINTENANCE_EVERY_S,
+                _RECOVERY_TIMEOUT_S,
+                is_loop=True,
+            ),
+            Job(
                 "leases",
                 LeaseEnder(store, domains).run,
                 LEASES_EVERY_S,
                 _REAP_TIMEOUT_S,
+                is_loop=True,
+            ),
+            Job(
+                "probes",
+                Probes(store, topology, self._nodes).run,
+                PROBES_EVERY_S,
+                _PROBES_TIMEOUT_S,
                 is_loop=True,
             ),
             Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
@@ -113,6 +137,7 @@ class SchedulerService:
         await asyncio.wait([leading])
         timing.cancel()
         await asyncio.wait([timing])
+        await self._nodes.aclose()
 
     async def _finish(self, limit_s: float) -> None:
         try:
@@ -145,7 +170,9 @@ async def _serve(options: SchedulerOptions) -> None:
     owner = f"{options.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
         await sink.open()
-        service = SchedulerService(store, topology, sink, owner=owner)
+        service = SchedulerService(
+            store, topology, sink, owner=owner, admin_token=os.environ.get("MODELMESH_ADMIN_TOKEN")
+        )
         log.info("scheduler starts", owner=owner, redis=store.masked_url, domains=len(topology.domains))
         service.start()
         await _until_either(stopping, service)

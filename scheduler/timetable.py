@@ -27,6 +27,8 @@ from shared_state.store import STORE_ERRORS
 log = structlog.get_logger(__name__)
 
 _PUBLISH_EVERY_S: Final = 1.0
+#: A run may be this late without counting as missed: a busy process is no frozen one.
+_LATE_S: Final = 1.0
 
 
 class JobTimeoutError(ModelMeshError):
@@ -128,7 +130,16 @@ class Timetable:
             await asyncio.wait([run])
             if not run.cancelled() and (error := run.exception()):
                 self._fail(job.name, error)
-            await asyncio.sleep(job.interval_s)
+            await self._pause(job)
+
+    async def _pause(self, job: Job) -> None:
+        """Waits for the next run; a process that was frozen meanwhile has missed some."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + job.interval_s
+        await asyncio.sleep(job.interval_s)
+        late_s = loop.time() - due
+        if late_s > max(job.interval_s, _LATE_S):
+            self._reports.missed(job.name, int(late_s / job.interval_s))
 
     async def _publish(self) -> None:
         while True:
@@ -155,8 +166,12 @@ class Timetable:
             self._leadership.drop(token)
         finally:
             self._running.discard(task)
+            took_s = time.perf_counter() - started_s
             self._reports.ended(
-                job.name, last_run=unix_s, duration_ms=(time.perf_counter() - started_s) * 1000
+                job.name,
+                last_run=unix_s,
+                duration_ms=took_s * 1000,
+                next_run=_next_run(job, started=unix_s, took_s=took_s),
             )
 
     def _take_event(self, event: Any) -> None:
@@ -169,6 +184,13 @@ class Timetable:
         if isinstance(error, STORE_ERRORS):
             self._contact.lose(error)
         self._reports.failed(name, error)
+
+
+def _next_run(job: Job, *, started: float, took_s: float) -> float:
+    """A loop's pause begins at the end of a run; the clock keeps its beat, whatever a run takes."""
+    if job.is_loop:
+        return started + took_s + job.interval_s
+    return started + job.interval_s * (int(took_s / job.interval_s) + 1)
 
 
 async def _within(job: Job, token: int) -> None:

@@ -32,6 +32,7 @@ from shared_state.config.root import MeshConfig
 from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
+from shared_state.rotation.duties import put_on_duty
 from shared_state.scores import Score
 from shared_state.selection import find_strategy, in_priority, limit_by_pools
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
@@ -57,13 +58,15 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     profiles = _find_profiles(config, log)
     parts.providers = _build_providers(config, profiles, limits, log)
     models = _build_models(config, profiles, parts.tree, log)
-    models = limit_by_pools(
-        config.pools,
-        models,
-        lambda name, pool: _choose_members(
-            name, pool, _target(name, pool, parts.tree, FaultLog()), config, models, parts, FaultLog()
-        )[0],
-    )
+    chosen, unruled = models, FaultLog()
+    members = {
+        name: _choose_members(
+            name, pool, _target(name, pool, parts.tree, unruled), config, chosen, parts, unruled
+        )[0]
+        for name, pool in config.pools.items()
+    }
+    models = limit_by_pools(config.pools, models, lambda name, pool: members[name])
+    models = put_on_duty(config.pools, models, members, limits, log)
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)

@@ -94,12 +94,19 @@ class ClientKeys:
 
     async def put(self, key: ClientKey, text: str, *, node: str) -> None:
         """Keeps a new key."""
+        await self._put(key, self.digest(text.encode()), node)
+
+    async def put_back(self, key: ClientKey, digest: str) -> None:
+        """Says again what the store has forgotten: keys are never deleted, so one that is missing was lost."""
+        await self._put(key, digest, "")
+        if key.revoked is not None:
+            await self.revoke(key.id, node="")
+
+    async def _put(self, key: ClientKey, digest: str, node: str) -> None:
         keys = self._store.keys
         record = orjson.dumps(key.model_dump(mode="json", exclude_unset=True))
         await self._store.run(
-            "put_client_key",
-            [keys.client_keys],
-            [key.id, self.digest(text.encode()), record, keys.channel, node],
+            "put_client_key", [keys.client_keys], [key.id, digest, record, keys.channel, node]
         )
 
     async def find(self, digest: str) -> ClientKey | None:

@@ -15,6 +15,11 @@ async def take_turns(store: Store, pool: str, count: int) -> int:
     return last - count
 
 
+async def next_turn(store: Store, pool: str) -> int:
+    """The turn that would be given out next; nobody takes it."""
+    return int(await store.command("GET", store.keys.turns(pool)) or 0)
+
+
 async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
     """The model that each pool points at, empty for none; one round trip."""
     pipe = store.client.pipeline(transaction=False)
@@ -24,6 +29,12 @@ async def read_currents(store: Store, pools: Sequence[str]) -> dict[str, str]:
         replies: list[bytes | None] = await pipe.execute()
     obey_cancellation()
     return {pool: raw.decode() if raw else "" for pool, raw in zip(pools, replies, strict=True)}
+
+
+async def read_current(store: Store, pool: str) -> str:
+    """The model that a pool points at, empty for none."""
+    raw: bytes | None = await store.command("GET", store.keys.current(pool))
+    return raw.decode() if raw else ""
 
 
 async def move_current(store: Store, pool: str, *, seen: str, model: str) -> str:

@@ -118,6 +118,15 @@ async def order(
     return Order(status.decode(), why.decode(), until_ms)
 
 
+async def tell(store: Store, domain: str, *, event: str, name: str, reason: str, node: str) -> None:
+    """Tells everybody of something about a model that has changed no state. Sent again it is told again."""
+    await store.run(
+        "tell",
+        [store.keys.domain(domain)],
+        [domain, store.keys.channel, node, event, "model", name, reason],
+    )
+
+
 async def recover_due(store: Store, domain: str, *, token: int, most: int = 100) -> list[tuple[str, str]]:
     """Begins the recovery of what is due: pairs of ``m:<model>`` or ``p:<provider>`` and ``active`` or ``trial``.
 
@@ -129,6 +138,22 @@ async def recover_due(store: Store, domain: str, *, token: int, most: int = 100)
         raise FencedOffError(domain)
     names = [item.decode() for item in reply]
     return list(zip(names[::2], names[1::2], strict=True))
+
+
+async def maintain(store: Store, domain: str, rests: Sequence[tuple[str, int, int]], *, token: int) -> int:
+    """Begins maintenance: (model, begin ms, end ms) of windows that are running; how many models it took out.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+    """
+    rested: int = await store.run(
+        "maintain",
+        [store.keys.domain(domain)],
+        [token, domain, store.keys.channel, ormsgpack.packb(list(rests))],
+    )
+    if rested < 0:
+        raise FencedOffError(domain)
+    return rested
 
 
 async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> int:

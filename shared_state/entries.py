@@ -28,6 +28,20 @@ class Code(IntEnum):
     HELD = 7
 
 
+class How(IntEnum):
+    """How an ask treats the state of its model and account; the numbers are those of ``lua/include/entities.lua``.
+
+    Attributes:
+        DESPITE: goes past an error threshold or an outage, for the pool has nobody better; it is no trial.
+        PROBE: a trial that does not wait for its time.
+    """
+
+    NORMAL = 0
+    DESPITE = 1
+    PROBE = 2
+    STARTUP_PROBE = 3
+
+
 class Outcome(IntEnum):
     """How an attempt ended, as the thresholds see it."""
 
@@ -45,6 +59,9 @@ ESTIMATED: Final = 2
 LEASED: Final = 4
 STREAM: Final = 64
 UNKNOWN: Final = -1
+
+#: Flags of a pool's rules, as in ``lua/settle.lua``.
+_AUTH_TAKES_ACCOUNT, _OUTAGE_TAKES_ACCOUNT, _ACCOUNT_IS_MANUAL, _QUOTA_IS_MANUAL = 1, 2, 4, 8
 
 
 class Amounts(NamedTuple):
@@ -97,6 +114,7 @@ class Ask:
     cost_nano: int
     lease_ms: int
     resent: bool = False
+    how: How = How.NORMAL
 
 
 @dataclass(slots=True, frozen=True)
@@ -169,6 +187,7 @@ def pack_asks(asks: Sequence[Ask]) -> Batch:
             ask.cost_nano,
             ask.lease_ms,
             1 if ask.resent else 0,
+            int(ask.how),
         )
         for ask in asks
     ]
@@ -218,8 +237,14 @@ def distinct(models: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(models)))
 
 
-def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:
+def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int, int]:
     rules, recovery = pool.deactivation, pool.recovery
+    flags = (
+        (pool.provider_deactivation != "on_api_outage") * _AUTH_TAKES_ACCOUNT
+        + (pool.provider_deactivation != "on_auth_failure") * _OUTAGE_TAKES_ACCOUNT
+        + (pool.provider_recovery == "on_manual") * _ACCOUNT_IS_MANUAL
+        + (not recovery.on_quota_reset) * _QUOTA_IS_MANUAL
+    )
     return (
         rules.retry_limit,
         rules.error_rate_threshold,
@@ -228,4 +253,5 @@ def _policy(pool: PoolConfig) -> tuple[int, float, int, int, int, int, int]:
         round(recovery.cooldown * 1000),
         round(recovery.max_cooldown * 1000),
         len(recovery.ramp),
+        flags,
     )

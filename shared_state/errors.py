@@ -31,6 +31,7 @@ ModelMeshError
     ├── ProviderTimeoutError
     ├── ProviderUnavailableError   no connection, or a 5xx
     ├── ProviderProtocolError      an answer that cannot be understood, or breaks off
+    ├── OutputOverrunError         a stream went on beyond what was reserved for it, where money is limited
     └── AdmissionLapsedError       nothing was sent: the admission had become too old
 """
 
@@ -316,6 +317,14 @@ class RejectedRequestError(ProviderError):
     """The provider says that the request itself is wrong (400, 404, 413, 422, content policy)."""
 
     type = "invalid_request_error"
+    blame = Blame.CALLER
+    retryable = False
+
+
+class OutputOverrunError(ProviderError):
+    """A provider does not keep to ``max_tokens``: the answer would cost more than what was reserved for it."""
+
+    default_code = "output_overrun"
     blame = Blame.CALLER
     retryable = False
 

@@ -14,7 +14,7 @@ class Event:
 
     Attributes:
         type: ``model_deactivated``, ``model_activated``, ``model_trial``, ``model_ready``, ``model_ramp``,
-            ``model_trial_over``, and the same for ``provider_``; ``state_restored``.
+            ``model_trial_over``, and the same for ``provider_``; ``model_rotated`` (a pool has moved on to it by an order); ``state_restored``.
         time_ms: server time.
         epoch: the domain's epoch after the change.
         kind: ``model``, ``provider``, ``account`` or ``domain``.

@@ -22,7 +22,7 @@ _COPY_MARGIN_MS: Final = 1_000
 _MOST_ENTRIES: Final = 100_000
 
 Entry = list[Any]
-#: Places in a packed ask: reservation, model, tokens in, tokens out, cost, lease ms, resent.
+#: Places in a packed ask: reservation, model, tokens in, tokens out, cost, lease ms, resent, how.
 _RESERVATION, _MODEL, _POLICY = 0, 1, 2
 _TOKENS_IN, _TOKENS_OUT, _COST, _LEASE_MS, _RESENT = 3, 4, 5, 6, 7
 

@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
+        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -115,6 +115,10 @@ class Keys:
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
+
+    def request(self, request_id: str) -> str:
+        """String: why a request went where it did (JSON, deflated). Written by its node, read by the operators' API; dies by itself. Has a slot of its own."""
+        return f"{self._prefix}{{request:{request_id}}}"
 
     @property
     def client_keys(self) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from shared_state.config import LimitsConfig
-from shared_state.config.limits import COUNTING
+from shared_state.config.limits import COUNTING, Cap, caps_of
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
@@ -152,6 +152,25 @@ def _money(limits: LimitsConfig, now_ms: int) -> list[Window]:
     return windows
 
 
+#: Of each reason: what its cap counts, and the units in a whole.
+_CAPPED: Final = {
+    "budget_exceeded": (Dimension.COST, _NANO_PER_USD),
+    "token_limit": (Dimension.TOKENS, 1),
+    "request_limit": (Dimension.REQUESTS, 1),
+}
+#: In place of an alert: when the window is full its model rests, until the period ends or until an operator brings it back.
+_RESTS, _RESTS_UNTIL_ORDERED = -1, -2
+
+
+def _cap(cap: Cap, now_ms: int) -> Window:
+    dimension, units = _CAPPED[cap.reason]
+    periods = calendar_periods(
+        cap.period, cap.timezone, now_ms, reset_hour=cap.reset_hour, reset_day=cap.reset_day
+    )
+    rest = _RESTS if cap.returns else _RESTS_UNTIL_ORDERED
+    return (Algorithm.CALENDAR, cap.reason, dimension, round(cap.most * units), *periods, rest)
+
+
 def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
     """The windows of a scope, for the periods around ``now_ms``."""
     windows = [
@@ -160,6 +179,7 @@ def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
         if (limit := getattr(limits, name)) is not None
     ]
     windows += _money(limits, now_ms)
+    windows += [_cap(cap, now_ms) for cap in caps_of(limits)]
     if limits.concurrency is not None:
         windows.append(
             (Algorithm.CONCURRENCY, "concurrency", Dimension.REQUESTS, limits.concurrency, 0, 0, 0, 0)

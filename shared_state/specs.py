@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from shared_state.catalogue import ConnectorProfile
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig
-from shared_state.config.pools import PoolConfig
+from shared_state.config.pools import MaintenanceConfig, PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.scores import Score
 
@@ -25,7 +25,8 @@ class ModelSpec:
         domain: quota domain of its provider.
         upstream: the name sent upstream.
         capabilities: full paths of leaves.
-        config: as configured; what was left out is inherited from the catalogue.
+        config: as configured; what was left out is inherited from the catalogue, and its pools' caps are among the limits.
+        maintenance: windows of all its pools, each with its time zone.
     """
 
     id: str
@@ -34,6 +35,7 @@ class ModelSpec:
     upstream: str
     capabilities: frozenset[str]
     config: ModelConfig
+    maintenance: tuple[MaintenanceConfig, ...] = ()
 
     @property
     def is_priced(self) -> bool:

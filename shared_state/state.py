@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class Status(StrEnum):
@@ -29,6 +30,29 @@ class Reason(StrEnum):
     OUTAGE = "outage"
 
 
+#: Reasons that say how well an entity is; the others hold even where nobody else is left.
+ILL: Final = frozenset({Reason.ERROR_THRESHOLD, Reason.OUTAGE})
+#: Reasons that are limits: who asks again later is served.
+LIMITS: Final = frozenset(
+    {
+        Reason.RATE_LIMITED,
+        Reason.BUDGET_EXCEEDED,
+        Reason.TOKEN_LIMIT,
+        Reason.REQUEST_LIMIT,
+    }
+)
+
+
+class Trigger(StrEnum):
+    """What is to bring an entity back."""
+
+    COOLDOWN_EXPIRED = "cooldown_expired"
+    QUOTA_RESET = "quota_reset"
+    PROBE_SUCCESS = "probe_success"
+    MANUAL = "manual"
+    STARTUP_PROBE = "startup_probe"
+
+
 class Mode(StrEnum):
     """How an entity comes back."""
 
@@ -39,7 +63,11 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EntityState:
-    """A model's or provider's state; times in unix milliseconds of server time, 0 for none."""
+    """A model's or provider's state; times in unix milliseconds of server time, 0 for none.
+
+    Attributes:
+        trigger: what is to bring it back, and what has, once it is active again.
+    """
 
     status: str = Status.ACTIVE
     reason: str = ""
@@ -50,6 +78,20 @@ class EntityState:
     trial_until_ms: int = 0
     fails: int = 0
     step: int = 0
+    trigger: str = ""
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether it is out for how well it is, by nobody's order."""
+        return self.status == Status.STANDBY and self.mode != Mode.MANUAL and self.reason in ILL
+
+    def is_probable(self, now_ms: int) -> bool:
+        """Whether a probe may try it now: one that need not wait for the time of the trial."""
+        return self.is_open(now_ms) or (
+            self.status == Status.STANDBY
+            and self.mode == Mode.TRIAL
+            and not (self.phase == "trial" and now_ms < self.trial_until_ms)
+        )
 
     def is_open(self, now_ms: int) -> bool:
         """Whether a request may ask for admission now: active, back by itself, or due for its trial."""
@@ -98,4 +140,5 @@ def decode_entity(flat: Sequence[bytes]) -> EntityState:
         trial_until_ms=int(fields.get("trial_until", 0)),
         fails=int(fields.get("fails", 0)),
         step=int(fields.get("step", 0)),
+        trigger=fields.get("trigger", ""),
     )

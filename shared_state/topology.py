@@ -87,6 +87,10 @@ class Topology:
             known = self._resolutions[name] = self._resolve(name)
         return known
 
+    def exactly(self, model: ModelSpec) -> Resolution:
+        """One model and nothing else, whatever else may have its name."""
+        return Resolution(model.id, (self._pool_with(model),), (model,))
+
     def _resolve(self, name: str) -> Resolution:
         if name in self.pools:
             return Resolution(name, (self.pools[name],))

@@ -22,6 +22,9 @@ RATE_MINUTES: Final = 3
 _LEAST_SPAN_S: Final = 10.0
 _UNCOUNTED: Final = frozenset({Algorithm.SPACING, Algorithm.CAP})
 _MONEY_PERIODS: Final = {"usd_per_day": "d", "usd_per_month": "M"}
+#: Windows of caps are named by the reason that they give.
+_CAPS: Final = frozenset({"budget_exceeded", "token_limit", "request_limit"})
+_TWO_DAYS_MS: Final = 48 * 3_600_000
 #: Periods of windows, shortest first.
 PERIODS: Final = "mhdwM"
 _PERIOD_NAMES: Final = dict(zip(PERIODS, ("minute", "hour", "day", "week", "month"), strict=True))
@@ -121,13 +124,21 @@ def _uses(windows: Sequence[Window], row: Sequence[int], now_ms: int) -> Iterabl
             name=name,
             algorithm=Algorithm(algorithm),
             dimension=Dimension(dimension),
-            period=_MONEY_PERIODS.get(name) or ("" if algorithm == Algorithm.CONCURRENCY else name[-1]),
+            period=_period(name, algorithm, times),
             length_ms=_length_ms(algorithm, times, now_ms),
             limit=limit,
             used=max(0, used),
             held=held[dimension - 1],
             resets_ms=max(0, resets_ms),
         )
+
+
+def _period(name: str, algorithm: int, times: Sequence[int]) -> str:
+    if algorithm == Algorithm.CONCURRENCY:
+        return ""
+    if name in _CAPS:
+        return "d" if times[1] - times[0] < _TWO_DAYS_MS else "M"
+    return _MONEY_PERIODS.get(name) or name[-1]
 
 
 def _length_ms(algorithm: int, times: Sequence[int], now_ms: int) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
-from modelmesh.cli import configure, keys, observe, operate, run, state
+from modelmesh.cli import configure, decide, keys, observe, operate, run, state
 
 app = typer.Typer(
     name="modelmesh",
@@ -19,6 +19,7 @@ app = typer.Typer(
 run.register(app)
 operate.register(app)
 observe.register(app)
+decide.register(app)
 configure.register(app)
 keys.register(app)
 state.register(app)

@@ -28,7 +28,7 @@ ForOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (status, nodes, pools, models, providers, audit, deactivate, activate):
+    for command in (status, nodes, pools, models, providers, audit, deactivate, activate, probe):
         app.command()(command)
 
 
@@ -96,6 +96,17 @@ def deactivate(
 def activate(target: TargetArgument, *, as_json: JsonOption = False) -> None:
     """Bring a model or a provider back."""
     _switch(target, "activate", body={}, as_json=as_json)
+
+
+def probe(model: Annotated[str, typer.Argument(metavar="MODEL")], *, as_json: JsonOption = False) -> None:
+    """Send a model one tiny request and say how it went; exit code 1 if it is not well."""
+    from modelmesh.views import probe_view
+
+    with refusals(), open_client() as client:
+        shown = client.probe(model)
+    show_json(shown.model_dump()) if as_json else show(probe_view(shown))
+    if shown.verdict != "well":
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def open_client() -> OpsClient:

@@ -7,6 +7,7 @@ import math
 import re
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,7 @@ from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
+from node.observe.decisions import DecisionLog
 from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Cause, Interrupted, Interrupts
@@ -52,6 +54,7 @@ class Edge:
     metrics: Metrics
     max_body_bytes: int
     once: Once
+    decisions: DecisionLog | None = None
 
 
 class Endpoint:
@@ -68,7 +71,7 @@ class Endpoint:
         recorder = self._recorder(scope, send)
         reply = AsgiReply(recorder or send, request_id)
         trail = Trail(mode=self._edge.watch.mode)
-        name, claim = "", None
+        name, call, claim = "", None, None
         try:
             key = await self._edge.door.admit(scope)
             if key is not None:
@@ -104,32 +107,19 @@ class Endpoint:
             started=started,
             trail=trail,
         )
+        decisions = self._edge.decisions
+        if decisions is not None and call is not None and decisions.wants(trail, outcome):
+            decisions.add(call, trail, status=reply.status, outcome=outcome)
 
     async def _read(
         self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
     ) -> tuple[Call, bytes]:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
-        name = fields.get("model")
-        if not isinstance(name, str) or not name:
-            raise RequestError("'model' must be a non-empty string", param="model")
-        if len(name) > _LONGEST_NAME:
-            raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+        check_name(fields)
         self._surface.check(fields)
-        preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
-        call = Call(
-            surface=self._surface,
-            request_id=request_id,
-            fields=fields,
-            body_bytes=len(body),
-            started=started,
-            deadline_s=_sooner(_deadline(scope), passport.left_s),
-            provider=preferred.decode("latin-1") if preferred else None,
-            prompt_tokens=weigh(body, fields),
-            caps=read_caps(scope),
-            key=key,
-            session=_session(scope),
-            passport=passport,
+        call = build_call(
+            self._surface, scope, fields, body=body, request_id=request_id, started=started, key=key
         )
         return call, body
 
@@ -156,6 +146,47 @@ class Endpoint:
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
             watcher.cancel()
+
+
+def check_name(fields: dict[str, Any]) -> None:
+    """Raises RequestError unless ``model`` may be a name."""
+    name = fields.get("model")
+    if not isinstance(name, str) or not name:
+        raise RequestError("'model' must be a non-empty string", param="model")
+    if len(name) > _LONGEST_NAME:
+        raise RequestError(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+
+
+def build_call(
+    surface: Surface,
+    scope: Scope,
+    fields: dict[str, Any],
+    *,
+    body: bytes,
+    request_id: str,
+    started: float,
+    key: ClientKey | None = None,
+) -> Call:
+    """The call that a body and the headers that route it come to.
+
+    Raises:
+        RequestError: a header is not what it must be.
+    """
+    preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
+    return Call(
+        surface=surface,
+        request_id=request_id,
+        fields=fields,
+        body_bytes=len(body),
+        started=started,
+        deadline_s=_sooner(_deadline(scope), passport.left_s),
+        provider=preferred.decode("latin-1") if preferred else None,
+        prompt_tokens=weigh(body, fields),
+        caps=read_caps(scope),
+        key=key,
+        session=_session(scope),
+        passport=passport,
+    )
 
 
 async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | None:

@@ -1,7 +1,7 @@
 """The client keys that this node has seen: known without a round trip, void within a moment of their revocation.
 
 An event or a new version makes every entry doubtful, and a doubtful one is read again before it opens anything. While Redis is away the last
-word counts; what was never asked is then neither known nor unknown.
+word counts; what was never asked is then neither known nor unknown. A key that Redis has forgotten is put back: keys are never deleted.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import asyncio
 from collections import OrderedDict
 from typing import Final
 
+import structlog
+
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey, ClientKeys, is_key_text
 from shared_state.errors import StateUnavailableError
 from shared_state.events import Event
 from shared_state.gates import DomainKind
 from shared_state.store import STORE_ERRORS
+
+log = structlog.get_logger(__name__)
 
 #: So often a node looks whether it has missed an event.
 _POLL_S: Final = 0.5
@@ -114,6 +118,11 @@ class Keyring:
     async def _read(self, digest: str) -> ClientKey | None:
         generation = self._generation  # what changes while we read makes the entry doubtful again
         key = await self._keys.find(digest)
+        known = self._known.get(digest)
+        if key is None and known is not None and known[1] is not None:
+            key = known[1]
+            await self._keys.put_back(key, digest)
+            log.warning("the shared state had lost a client key", key=key.id)
         shelf, other = (self._known, self._unknown) if key is not None else (self._unknown, self._known)
         shelf.put(digest, generation, key)
         other.drop(digest)

@@ -95,6 +95,8 @@ def trail_headers(trail: Trail, request_id: str) -> list[tuple[bytes, bytes]]:
     ]
     if trail.fallback:
         headers.append((b"x-modelmesh-fallback", trail.fallback.encode()))
+    if trail.is_panic:
+        headers.append((b"x-modelmesh-panic", b"true"))
     target: Any = trail.target
     if target is not None:
         headers += [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from node.batch import DomainBatcher
-from node.call import Trail
 from node.findings import StoreFindings
 from node.leases import LeaseKeeper
+from node.observe.tally import RequestTally
 from node.snapshot import Snapshot
 from node.terms import TermKeeper
 from node.watch import StoreWatch
@@ -21,7 +21,6 @@ from shared_state.findings import Severity
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 def _codes(error: type[ModelMeshError]) -> Iterator[str]:
@@ -147,7 +146,11 @@ class _NodeCollector(Collector):
 
 
 class Metrics:
-    """A node's registry."""
+    """A node's registry.
+
+    Attributes:
+        observe: counts a finished request.
+    """
 
     def __init__(
         self,
@@ -161,50 +164,13 @@ class Metrics:
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight, findings))
-        self._requests = Counter(
-            "modelmesh_requests",
-            "Finished requests; pool, model and provider are empty where nobody was asked.",
-            ["pool", "model", "provider", "outcome"],
-            registry=self._registry,
-        )
-        self._attempts = Counter("modelmesh_attempts", "Attempts on providers.", registry=self._registry)
-        self._tokens = Counter(
-            "modelmesh_tokens", "Tokens of finished requests.", ["direction"], registry=self._registry
-        )
-        self._duration = Histogram(
-            "modelmesh_request_duration_seconds",
-            "From the first byte of a request to the last of its answer.",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._first_content = Histogram(
-            "modelmesh_first_content_seconds",
-            "From the first byte of a request to the first content.",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
+        self._tally = RequestTally(_OUTCOMES)
+        self._registry.register(self._tally)
+        self.observe = self._tally.observe
 
     def add(self, collector: Collector) -> None:
         """Takes in what somebody else holds."""
         self._registry.register(collector)
-
-    def observe(self, trail: Trail, *, outcome: str, started: float, ended: float) -> None:
-        """Counts a finished request; ``started`` and ``ended`` are loop time."""
-        target = trail.target
-        if outcome not in _OUTCOMES:
-            outcome = "other"
-        if target is None:
-            self._requests.labels("", "", "", outcome).inc()
-        else:
-            self._requests.labels(target.pool.id, target.model.id, target.model.provider, outcome).inc()
-        if trail.attempts:
-            self._attempts.inc(trail.attempts)
-        if trail.tokens_in or trail.tokens_out:
-            self._tokens.labels("input").inc(trail.tokens_in)
-            self._tokens.labels("output").inc(trail.tokens_out)
-        self._duration.observe(ended - started)
-        if trail.first_content:
-            self._first_content.observe(trail.first_content - started)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -59,6 +59,7 @@ class RequestLog:
                     "provider": target.model.provider if target else None,
                     "attempts": trail.attempts,
                     "fallback": trail.fallback,
+                    "panic": trail.is_panic,
                     "skipped": trail.skipped,
                     "mode": trail.mode,
                     "ms": round((loop.time() - started) * 1000, 1),

@@ -79,9 +79,11 @@ def _operation(operation: Operation, references: _References) -> dict[str, Any]:
 
 
 def _id(operation: Operation) -> str:
-    """``deactivate_models`` for ``POST models/{name}/deactivate``."""
+    """``deactivate_models`` for ``POST models/{name}/deactivate``; where the path has no verb, the method is one."""
     words = re.findall(r"\w+", _PARAMETER.sub("", operation.path))
-    return "_".join(reversed(words)) if operation.method != "GET" else "_".join(["get", *words])
+    if operation.method == "POST" and len(words) > 1:
+        return "_".join(reversed(words))
+    return "_".join([operation.method.lower(), *words])
 
 
 def _answer(operation: Operation, references: _References) -> dict[str, Any]:

@@ -65,11 +65,20 @@ async def read_small_body(request: Request, shape: type[Given]) -> Given:
     Raises:
         RequestError: it is too large or means nothing.
     """
+    return await read_body(request, shape, most_bytes=_MOST_BODY_BYTES)
+
+
+async def read_body(request: Request, shape: type[Given], *, most_bytes: int) -> Given:
+    """A body of at most so many bytes.
+
+    Raises:
+        RequestError: it is too large or means nothing.
+    """
     raw = b""
     async for chunk in request.stream():
         raw += chunk
-        if len(raw) > _MOST_BODY_BYTES:
-            raise RequestError("the body of an order is small")
+        if len(raw) > most_bytes:
+            raise RequestError(f"the body has more than {most_bytes} bytes")
     try:
         return shape.model_validate_json(raw or b"{}")
     except ValidationError as error:

@@ -164,6 +164,7 @@ class Reports:
                     connector=provider.connector.id,
                     status=state.status,
                     reason=_reason(state),
+                    trigger=_trigger(state),
                     until=_seconds(state.until_ms),
                     models=members[provider.id],
                 )
@@ -191,6 +192,7 @@ class Reports:
                         status=state.status,
                         phase=state.phase,
                         reason=_reason(state),
+                        trigger=_trigger(state),
                         since=_seconds(state.since_ms),
                         until=_seconds(state.until_ms),
                         fails=state.fails,
@@ -257,6 +259,10 @@ def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
         limit=in_units(window.dimension, window.limit),
         resets=_seconds(window.resets_ms),
     )
+
+
+def _trigger(state: EntityState) -> str:
+    return state.trigger if state.status == Status.STANDBY else ""
 
 
 def _reason(state: EntityState) -> str:

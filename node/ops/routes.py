@@ -15,12 +15,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.api.auth import Doorkeeper
+from node.api.probe import Prober
 from node.findings import StoreFindings
+from node.ops.decisions import DecisionDesk
 from node.ops.events import EventFan, EventStream
 from node.ops.keys import KeyOrders
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
 from node.ops.reports import Reports
+from node.ops.rotation import Rotation
+from node.routing.ranking import Ranker
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKeys
@@ -36,7 +40,11 @@ from shared_state.shapes.status import (
     OrderBody,
     OrderView,
     PoolsView,
+    ProbeBody,
+    ProbeView,
     ProvidersView,
+    RotateBody,
+    RotationView,
     StatusView,
 )
 from shared_state.shapes.usage import UsageView
@@ -61,7 +69,9 @@ class OpsParts:
     snapshot: Snapshot
     watch: StoreWatch
     findings: StoreFindings
+    ranker: Ranker
     events: EventFan = field(default_factory=EventFan)
+    prober: Prober | None = None
 
 
 class Ops:
@@ -71,6 +81,7 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
+        self._desk = DecisionDesk(parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node)
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),
             parts.topology,
@@ -81,7 +92,8 @@ class Ops:
 
     def routes(self) -> list[BaseRoute]:
         """All routes under ``/ops``."""
-        operations = [*self._views(), *self._orders(), *self._keys.operations()]
+        operations = [*self._views(), *self._orders(), *self._keys.operations(), *self._desk.operations()]
+        operations.append(self._rotation())
         return [
             Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
             for op in [*operations, _description(operations)]
@@ -142,7 +154,25 @@ class Ops:
             self._order(kind, action)
             for kind in ("model", "provider")
             for action in ("deactivate", "activate")
-        ]
+        ] + ([] if self._parts.prober is None else [self._probe(self._parts.prober)])
+
+    def _probe(self, prober: Prober) -> Operation:
+        async def probe(request: Request) -> Response:
+            name = request.path_params["name"]
+            model = self._parts.topology.models.get(name)
+            if model is None:
+                raise ModelNotFoundError(f"no model is called {name!r}")
+            body = await read_small_body(request, ProbeBody)
+            return ViewResponse(await prober.probe(model, is_startup=body.startup))
+
+        return Operation(
+            "models/{name:path}/probe",
+            probe,
+            "Send a model one tiny request and say how it went.",
+            ProbeView,
+            method="POST",
+            body=ProbeBody,
+        )
 
     def _guarded(self, handler: Handler) -> Handler:
         async def checked(request: Request) -> Response:
@@ -166,6 +196,27 @@ class Ops:
             OrderView,
             method="POST",
             body=OrderBody,
+        )
+
+    def _rotation(self) -> Operation:
+        parts = self._parts
+        rotation = Rotation(parts.store, parts.snapshot, node=parts.node)
+
+        async def rotate(request: Request) -> Response:
+            name = request.path_params["name"]
+            pool = parts.topology.pools.get(name)
+            if pool is None:
+                raise ModelNotFoundError(f"no pool is called {name!r}", code="pool_not_found")
+            body = await read_small_body(request, RotateBody)
+            return ViewResponse(await rotation.rotate(pool, parts.ranker.strategies[name], body))
+
+        return Operation(
+            "pools/{name:path}/rotate",
+            rotate,
+            "Move a pool on to its next model.",
+            RotationView,
+            method="POST",
+            body=RotateBody,
         )
 
     async def _give(

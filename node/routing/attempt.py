@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import httpx
 
-from node.call import Call, Reply, Target, Trail
+from node.call import Call, Reply, Step, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
@@ -21,19 +22,25 @@ from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
-from node.routing.outcomes import outcome_of, spent_day_s
+from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
+    OutputOverrunError,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
+    QuotaExhaustedError,
     RateLimitError,
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
 _DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
+#: How far a stream may go beyond what was reserved: providers count tokens, we count pieces.
+_OVERRUN: Final = 1.1
+_OVERRUN_PIECES: Final = 32
+_NO_BOUND: Final = sys.maxsize
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
@@ -60,6 +67,7 @@ class Attempt:
         asked: float,
         passport: bytes = b"",
         is_reserved: bool = True,
+        most_out: int | None = None,
     ) -> None:
         self._call = call
         self._target = target
@@ -80,9 +88,15 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
+        self._most_pieces = _NO_BOUND if most_out is None else round(most_out * _OVERRUN) + _OVERRUN_PIECES
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
+
+    @property
+    def ends(self) -> tuple[Reply, Trail, Interrupts]:
+        """Whom it answers, where it leaves its trail, what may interrupt it."""
+        return self._reply, self._trail, self._interrupts
 
     @property
     def waited_s(self) -> float:
@@ -107,7 +121,7 @@ class Attempt:
             await self._relay()
         except ProviderError as error:
             self._trail.may_be_billed |= error.may_be_billed
-            self._wait_for_the_day(error)
+            self._wait_for_the_reset(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
             await self._lane.batcher.until_settled(_SETTLE_WAIT_S)
@@ -168,7 +182,9 @@ class Attempt:
     def _start_clock(self) -> None:
         clocks, now = self._lane.clocks, self._loop.time()
         longest, cause = (
-            (clocks.first_token, Cause.FIRST_TOKEN) if self._call.is_stream else (clocks.total, Cause.TOTAL)
+            (clocks.first_token, Cause.FIRST_TOKEN)
+            if self._call.is_stream or self._call.is_probe  # an answer of one token is a first token
+            else (clocks.total, Cause.TOTAL)
         )
         if self._deadline <= now + longest:
             self._interrupts.set_clock(self._deadline, Cause.DEADLINE)
@@ -235,9 +251,19 @@ class Attempt:
             if out:
                 self._wait_for_reader(ends)
                 await send(out)
+            if tap.pieces > self._most_pieces:
+                self._stop_overrun(tap)
             now = loop.time()
             due = min(due + now - began if tap.pieces == pieces else now + idle, ends)
             pieces = tap.pieces
+
+    def _stop_overrun(self, tap: StreamTap) -> NoReturn:
+        """Where money is limited a stream costs what was reserved for it, not what a provider likes; what came is charged."""
+        prompt = prompt_tokens(self._call, self._target.model)
+        self._usage = Usage(prompt, tap.tokens, is_estimated=True)
+        raise OutputOverrunError(
+            f"{tap.provider} went on beyond max_tokens, and money is limited here: ended after some {tap.tokens} tokens"
+        )
 
     def _wait_for_reader(self, due: float) -> None:
         """While bytes go out the provider's clocks stand still; a reader who does not take them is as good as gone."""
@@ -269,15 +295,15 @@ class Attempt:
 
     # -- settlement
 
-    def _wait_for_the_day(self, error: ProviderError) -> None:
-        """A day's quota comes back when the provider's day ends."""
-        if error.is_day_spent:
-            provider = self._lane.connector.provider
-            error.retry_after_s = spent_day_s(
-                (self._target.model.config.limits, provider.config.limits),
-                dialect_of(provider.connector.dialect),
-                now_ms=round(time.time() * 1000),
-            )
+    def _wait_for_the_reset(self, error: ProviderError) -> None:
+        """A quota whose provider names no time comes back by the pool's schedule; without one a day's, when the provider's day ends."""
+        provider, now_ms = self._lane.connector.provider, round(time.time() * 1000)
+        limits = (self._target.model.config.limits, provider.config.limits)
+        schedule = self._target.pool.config.recovery.quota_reset_schedule
+        if schedule and isinstance(error, QuotaExhaustedError) and error.retry_after_s is None:
+            error.retry_after_s = scheduled_reset_s(schedule, limits, now_ms=now_ms)
+        elif error.is_day_spent:
+            error.retry_after_s = spent_day_s(limits, dialect_of(provider.connector.dialect), now_ms=now_ms)
 
     def _settle_failure(self, settlement: Settlement, error: ProviderError) -> None:
         settlement.outcome = outcome_of(error, self._target.pool.config.deactivation)
@@ -291,7 +317,7 @@ class Attempt:
             settlement.flags |= NOT_SENT
         refused = error.status >= 400 and not self._trail.first_content
         # A provider that refuses a request has generated nothing; the request itself still counts.
-        self._settle(settlement, Usage(0, 0) if refused else None)
+        self._settle(settlement, Usage(0, 0) if refused else self._usage)
 
     def _settle(self, settlement: Settlement, usage: Usage | None) -> None:
         now = self._loop.time()
@@ -320,6 +346,7 @@ class Start:
 
     Attributes:
         charged: the reservation by which the allowance knows it.
+        step: where its end is noted.
     """
 
     call: Call
@@ -331,6 +358,8 @@ class Start:
     passport: bytes
     is_reserved: bool
     charged: str
+    step: Step
+    most_out: int | None
 
     def attempt(self, reply: Reply, interrupts: Interrupts, trail: Trail) -> Attempt:
         """The attempt, answering there."""
@@ -346,6 +375,7 @@ class Start:
             asked=self.asked,
             passport=self.passport,
             is_reserved=self.is_reserved,
+            most_out=self.most_out,
         )
 
 

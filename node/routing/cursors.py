@@ -7,7 +7,7 @@ import random
 from typing import Final
 
 from node.watch import StoreWatch
-from shared_state.cursors import move_current, take_turns
+from shared_state.cursors import move_current, next_turn, take_turns
 from shared_state.store import STORE_ERRORS, Store
 
 _SMALLEST: Final = 1
@@ -40,6 +40,16 @@ class Turns:
         turn = self._next
         self._next += 1
         return turn
+
+    async def peek(self) -> int:
+        """The turn that the next request would take.
+
+        Raises:
+            RedisError, OSError, TimeoutError: none is at hand, and the store is away.
+        """
+        if self._next < self._end or not self._watch.connected:
+            return self._next
+        return self._spare[0] if self._spare else await next_turn(self._store, self._pool)
 
     async def _refill(self) -> None:
         for _ in range(
@@ -89,10 +99,21 @@ class Cursors:
 
     async def turn(self, pool: str) -> int:
         """The next turn of a pool."""
+        return await self._of(pool).take()
+
+    async def peek(self, pool: str) -> int:
+        """The turn that the next request would take.
+
+        Raises:
+            RedisError, OSError, TimeoutError: none is at hand, and the store is away.
+        """
+        return await self._of(pool).peek()
+
+    def _of(self, pool: str) -> Turns:
         turns = self._turns.get(pool)
         if turns is None:
             turns = self._turns[pool] = Turns(self._store, pool, self._watch)
-        return await turns.take()
+        return turns
 
     def point_at(self, pool: str, model: str) -> None:
         """Moves a sticky pool's pointer, in the background, unless another node was faster."""

@@ -13,6 +13,7 @@ from node.routing.strategies.base import Request
 from node.routing.tokenizer import tokenizer_for
 from node.routing.weight import without_media
 from shared_state.config import LimitsConfig
+from shared_state.config.limits import caps_of
 from shared_state.topology import ModelSpec
 
 #: For a body that nobody weighed: prose in any major language has more bytes to a token.
@@ -98,7 +99,9 @@ def _newest_tokens(call: Call) -> int:
 
 def token_room(model: LimitsConfig, account: LimitsConfig) -> int | None:
     """The smallest token window of a model and its account; None without any."""
-    return _smallest(model, account, ("tpm", "tph", "tpd", "tpw", "tpM"))
+    windows = [_smallest(model, account, ("tpm", "tph", "tpd", "tpw", "tpM"))]
+    windows += [round(cap.most) for cap in caps_of(model) if cap.reason == "token_limit"]
+    return min((window for window in windows if window is not None), default=None)
 
 
 def output_room(model: LimitsConfig, account: LimitsConfig) -> int | None:

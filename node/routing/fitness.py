@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from node.call import Call, Caps, Target
-from node.routing.estimate import estimate
+from node.routing.estimate import estimate, expect
 from node.routing.needs import (
     NAMES,
     Abilities,
@@ -19,6 +19,7 @@ from node.routing.needs import (
     unfit,
     words_in,
 )
+from node.routing.strategies import Request
 from shared_state.errors import ContextLengthError, RequestError, UnsupportedFeatureError
 from shared_state.topology import ModelSpec, PoolSpec, Topology
 
@@ -43,6 +44,38 @@ class Declared:
     is_priced: bool
 
 
+class TextFacts:
+    """What the filters and strategies know of a call's text. A recorded decision keeps these numbers instead of the text.
+
+    Attributes:
+        counted: words, once somebody wanted to know.
+        costs: most that an attempt on a model may cost (USD 1e-9), where a cap made somebody ask.
+    """
+
+    __slots__ = ("_call", "costs", "counted", "needs")
+
+    def __init__(self, call: Call) -> None:
+        self.needs = needs_of(call.fields, call.body_bytes)
+        self.counted: int | None = None
+        self.costs: dict[str, int] = {}
+        self._call = call
+
+    def words(self, most: int) -> int:
+        """How many words there are, counted up to ``most``; the first count stands."""
+        if self.counted is None:
+            self.counted = words_in(self._call.fields, most)
+        return self.counted
+
+    def cost_nano(self, model: ModelSpec) -> int:
+        """Most that an attempt on a model may cost."""
+        cost = self.costs[model.id] = estimate(self._call, model, None).cost_nano
+        return cost
+
+    def expected(self) -> Request:
+        """What the call will probably use."""
+        return expect(self._call)
+
+
 class Fitness:
     """Judges the models of one topology; what they declare is prepared once."""
 
@@ -50,19 +83,19 @@ class Fitness:
         self.topology = topology
         self._declared = {model: _declared(model, topology) for model in topology.models.values()}
 
-    def sift(self, call: Call, members: Members, skipped: dict[str, str]) -> tuple[Members, Needs]:
-        """The members that are fit, and the call's needs; who is not is noted in ``skipped`` with the obstacle.
+    def sift(self, call: Call, members: Members, skipped: dict[str, str], text: TextFacts) -> Members:
+        """The members that are fit; who is not is noted in ``skipped`` with the obstacle.
 
         Raises:
             ContextLengthError: the text is longer than the context window of every member.
             UnsupportedFeatureError: nobody is fit for another reason.
         """
-        inquiry = _Inquiry(call, self._declared)
+        inquiry = _Inquiry(call, self._declared, text)
         kept = [(pool, [model for model in models if inquiry.clears(model)]) for pool, models in members]
         skipped.update(inquiry.obstacles)
         if inquiry.obstacles and not any(models for _, models in kept):
             raise inquiry.error()
-        return kept, inquiry.needs
+        return kept
 
     def roomy_first(self, targets: list[Target], needs: Needs) -> list[Target]:
         """The same targets; those whose context window may turn out too small go last."""
@@ -73,35 +106,31 @@ class Fitness:
 class _Inquiry:
     """The judgement over the candidates of one call."""
 
-    def __init__(self, call: Call, declared: Mapping[ModelSpec, Declared]) -> None:
-        self.needs = needs_of(call.fields, call.body_bytes)
+    def __init__(self, call: Call, declared: Mapping[ModelSpec, Declared], text: TextFacts) -> None:
         self.obstacles: dict[str, str] = {}
         self._call = call
         self._declared = declared
-        self._words: int | None = None
+        self._text = text
 
     def clears(self, model: ModelSpec) -> bool:
         """Whether nothing stands in the model's way; else the obstacle is noted."""
         declared = self._declared[model]
-        obstacle = unfit(declared.abilities, self.needs)
+        obstacle = unfit(declared.abilities, self._text.needs)
         if obstacle == "context_window" and self._count_words() <= declared.abilities.window:
             obstacle = None
         if obstacle is None and self._call.caps is not None:
-            obstacle = _beyond(self._call.caps, self._call, model, declared)
+            obstacle = _beyond(self._call.caps, self._text, model, declared)
         if obstacle is not None:
             self.obstacles[model.id] = obstacle
         return obstacle is None
 
     def _count_words(self) -> int:
-        if self._words is None:
-            # More words than tokens fit into any of the windows concerned: nobody needs a larger count.
-            most = max(
-                d.abilities.window
-                for d in self._declared.values()
-                if d.abilities.window < self.needs.input_least
-            )
-            self._words = words_in(self._call.fields, most)
-        return self._words
+        least = self._text.needs.input_least
+        # More words than tokens fit into any of the windows concerned: nobody needs a larger count.
+        return self._text.words(max((w for w in self._windows() if w < least), default=0))
+
+    def _windows(self) -> Iterator[int]:
+        return (declared.abilities.window for declared in self._declared.values())
 
     def error(self) -> RequestError:
         """The answer when nobody is fit: in OpenAI's words for a text that is too long, else by the first feature."""
@@ -123,7 +152,7 @@ class _Inquiry:
         }
         return (
             f"the maximum context length of {self._call.name!r} is {max(windows.values())} tokens, but the request holds"
-            f" more than {min(self._count_words(), self.needs.input_least)}; reduce its length"
+            f" more than {min(self._count_words(), self._text.needs.input_least)}; reduce its length"
             f" ({self._tell('context_window')})"
         )
 
@@ -149,14 +178,14 @@ def _declared(model: ModelSpec, topology: Topology) -> Declared:
     )
 
 
-def _beyond(caps: Caps, call: Call, model: ModelSpec, declared: Declared) -> str | None:
+def _beyond(caps: Caps, text: TextFacts, model: ModelSpec, declared: Declared) -> str | None:
     """The cap that a model breaks; what is not known of it does not keep within a cap."""
     if caps.providers and model.provider not in caps.providers:
         return "provider"
     if caps.regions and declared.region not in caps.regions:
         return "region"
     if caps.max_price_nano is not None:
-        most = estimate(call, model, None).cost_nano if declared.is_priced else None
+        most = text.cost_nano(model) if declared.is_priced else None
         if most is None or most > caps.max_price_nano:
             return "max_price"
     return None

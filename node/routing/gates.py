@@ -56,6 +56,12 @@ class Walk:
         self._now_ms = now_ms
         self._on_loss = on_loss
 
+    @property
+    def spends_money(self) -> bool:
+        """Whether money is limited at a gate that was passed."""
+        stays = (*self._everywhere, *self._of_pools.values())
+        return any(stay is not None and spends_money(stay.gate.limits) for stay in stays)
+
     def reopen(self) -> None:
         """A pool that was closed may have room again: the call has waited."""
         self._closed.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from node.call import Target
+from node.call import Step, Target
 from node.passport import stamp
 from node.routing.admission import WITHOUT_STORE
 from node.routing.attempt import Attempt, Start
@@ -118,6 +118,8 @@ class Hedger:
         hedge = None
         try:
             verdict = await self._admit(target, lane, reservation, need, race.interrupts, deadline)
+            step = Step(target, reservation, verdict, asked)
+            race.trail.steps.append(step)
             if verdict.code is Code.ADMITTED and verdict is not WITHOUT_STORE:
                 if verdict.trial or not race.is_open:
                     _give_back(lane, target, reservation)
@@ -133,6 +135,8 @@ class Hedger:
                         passport=passport,
                         is_reserved=True,
                         charged=reservation,
+                        step=step,
+                        most_out=need.tokens_out if lane.spends_money else None,
                     )
         finally:
             if hedge is None:

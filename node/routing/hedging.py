@@ -8,6 +8,7 @@ from typing import Final
 from node.call import Target
 from node.routing.pipeline import Plan
 from shared_state.config.pools import HedgeConfig
+from shared_state.ledger import How
 
 _REMEMBERED: Final = 200
 #: Below that nobody knows what is unusual.
@@ -74,5 +75,5 @@ class Hedging:
 
 
 def is_ordinary(plan: Plan, target: Target) -> bool:
-    """Whether a target neither needs a trial nor recovers."""
-    return not any(other is target for other in (*plan.trials, *plan.reserve))
+    """Whether a target neither needs a trial nor recovers, nor is asked although it is ill."""
+    return target.how is How.NORMAL and not any(other is target for other in (*plan.trials, *plan.reserve))

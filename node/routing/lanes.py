@@ -10,6 +10,7 @@ from node.providers.connector import Connector
 from node.routing.estimate import output_room, token_room
 from node.routing.tokenizer import tokenizer_for
 from shared_state.config import TimeoutsConfig
+from shared_state.config.checks import spends_money
 from shared_state.limits import has_limits
 from shared_state.topology import ModelSpec, ProviderSpec
 
@@ -26,6 +27,7 @@ class Lane:
         token_room: smallest token window of model and account, None without any.
         output_room: the same of the windows of output tokens.
         is_limited: whether anything is limited on the model or its account.
+        spends_money: whether money is.
         lease_ms: how long a reservation lives without settlement.
     """
 
@@ -36,6 +38,7 @@ class Lane:
     token_room: int | None
     output_room: int | None
     is_limited: bool
+    spends_money: bool
     lease_ms: int
 
 
@@ -58,5 +61,6 @@ def build_lane(
         token_room=token_room(limits, account),
         output_room=output_room(limits, account),
         is_limited=has_limits(limits) or has_limits(account),
+        spends_money=spends_money(limits) or spends_money(account),
         lease_ms=round((clocks.connect + clocks.total + _SETTLE_GRACE_S) * 1000),
     )

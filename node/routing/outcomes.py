@@ -9,6 +9,7 @@ from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
     AdmissionLapsedError,
     AuthenticationError,
+    OutputOverrunError,
     ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
@@ -27,7 +28,7 @@ _BAD_GATEWAYS: Final = frozenset({*range(520, 528), 530})
 
 def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
     """What a failed attempt counts as. A caller's own mistake counts for nobody."""
-    if isinstance(error, (RejectedRequestError, AdmissionLapsedError)):
+    if isinstance(error, (RejectedRequestError, AdmissionLapsedError, OutputOverrunError)):
         return Outcome.NEUTRAL
     if isinstance(error, AuthenticationError):
         return Outcome.CREDENTIALS
@@ -46,12 +47,27 @@ def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
 
 def spent_day_s(limits: tuple[LimitsConfig, ...], dialect: Dialect, *, now_ms: int) -> float:
     """How long until the quota of a day comes back: by the first configured calendar, else by the vendor's, else an hour."""
-    timezone, reset_hour = dialect.timezone, 0
-    for known in limits:
-        if known.model_fields_set & {"timezone", "reset_hour"}:
-            timezone, reset_hour = known.timezone, known.reset_hour
-            break
+    known = _calendar(limits)
+    timezone, reset_hour = (known.timezone, known.reset_hour) if known else (dialect.timezone, 0)
     if not timezone:
         return _UNKNOWN_DAY_S
     _, ends_ms, _ = calendar_periods("d", timezone, now_ms, reset_hour=reset_hour)
     return max(1, ends_ms - now_ms) / 1000
+
+
+def scheduled_reset_s(schedule: str, limits: tuple[LimitsConfig, ...], *, now_ms: int) -> float:
+    """How long until a spent quota comes back by ``recovery.quota_reset_schedule``."""
+    known = _calendar(limits) or LimitsConfig()
+    if schedule == "daily_utc":
+        periods = calendar_periods("d", "UTC", now_ms)
+    else:
+        periods = calendar_periods(
+            "M", known.timezone, now_ms, reset_hour=known.reset_hour, reset_day=known.reset_day
+        )
+    return max(1, periods[1] - now_ms) / 1000
+
+
+def _calendar(limits: tuple[LimitsConfig, ...]) -> LimitsConfig | None:
+    """The first that says something about its calendar."""
+    keys = {"timezone", "reset_hour", "reset_day"}
+    return next((known for known in limits if known.model_fields_set & keys), None)

@@ -15,18 +15,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from node.call import Call, Fallback, Target
+from node.call import Call, Fallback, Target, Trail
 from node.routing.access import resolve_for
-from node.routing.fitness import Fitness, Members
-from node.routing.needs import Needs
-from node.routing.ranking import Ranker, Spare
-from node.snapshot import Snapshot
-from shared_state.errors import ContextLengthError, ModelNotFoundError, RequestError
-from shared_state.state import EntityState
+from node.routing.fitness import Fitness, Members, TextFacts
+from node.routing.panic import Ward, let_in, patient_of
+from node.routing.ranking import Ranked, Ranker, Spare
+from node.routing.sources import View
+from shared_state.entries import How
+from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoundError, RequestError
+from shared_state.rotation.maintenance import Calendars
+from shared_state.state import LIMITS, EntityState, Mode, Reason
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
+
+#: The stages between the name and the ranking.
+STAGES: Final = ("PoolSelection", "DeliveryFilter", "NeedsFilter", "StateFilter", "Scoring")
 
 
 @dataclass(slots=True)
@@ -36,19 +42,41 @@ class Plan:
     Attributes:
         members: candidates that are left, by pool.
         skipped: model -> why it is no candidate.
+        let_in: models that are on standby for their health and take part all the same.
+        last: the same where nobody of their pool is well; they come last of all.
         reserve: models that recover and whose share of the traffic is used up for this draw; tried last.
         on_admitted: told once a target has admitted the call.
         opens_ms: the earliest server time at which a model on standby could serve; 0 if unknown.
         fallback: why the targets are others than those that the name stands for.
         within_s: the deadline that a fallback keeps: that of the pool which it stands in for.
+
+    The rest is for the record: what came in, so that the same stages lead to the same targets again.
+
+    Attributes:
+        left: what each stage has left, in their order; fewer than there are stages if one of them refused the call.
+        states: model -> state of the model and of its account, as seen at ``now_ms``.
+        draws: numbers that decided whether recovering models take part.
+        rankings: of each pool.
+        further: plans for names that a fallback led to.
+        error: what ended the plan.
     """
 
     call: Call
     resolution: Resolution
-    needs: Needs = Needs()
+    text: TextFacts
+    now_ms: int
+    kind: Fallback | None = None
+    left: list[Members] = field(default_factory=list)
+    states: dict[ModelSpec, tuple[EntityState, EntityState]] = field(default_factory=dict)
+    draws: list[float] = field(default_factory=list)
+    rankings: list[Ranked] = field(default_factory=list)
+    further: list[Plan] = field(default_factory=list)
+    error: ModelMeshError | None = None
     members: Members = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     trials: list[Target] = field(default_factory=list)
+    let_in: set[ModelSpec] = field(default_factory=set)
+    last: list[Target] = field(default_factory=list)
     reserve: list[Target] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     on_admitted: Callable[[], None] | None = None
@@ -70,39 +98,53 @@ class Pipeline:
 
     Args:
         draw: uniform numbers in [0, 1): decides whether a recovering model takes part.
+        read: what the stages know of a call's text.
     """
 
     def __init__(
-        self, snapshot: Snapshot, ranker: Ranker, *, draw: Callable[[], float] = random.random
+        self,
+        snapshot: View,
+        ranker: Ranker,
+        *,
+        draw: Callable[[], float] = random.random,
+        read: Callable[[Call], TextFacts] = TextFacts,
     ) -> None:
         self._snapshot = snapshot
         self.ranker = ranker
         self._draw = draw
+        self._read = read
         self._fitness = Fitness(snapshot.topology)
-        self.stages: list[tuple[str, Callable[[Plan], None]]] = [
-            ("PoolSelection", self._select_pools),
-            ("DeliveryFilter", self._filter_delivery),
-            ("NeedsFilter", self._filter_needs),
-            ("StateFilter", self._filter_state),
-            ("Scoring", self._score),
-        ]
+        self._calendars = Calendars(snapshot.topology)
+        stages = (
+            self._select_pools,
+            self._filter_delivery,
+            self._filter_needs,
+            self._filter_state,
+            self._score,
+        )
+        self.stages: list[tuple[str, Callable[[Plan], None]]] = list(zip(STAGES, stages, strict=True))
 
     @property
     def is_ready(self) -> bool:
         """Whether the snapshot was read once."""
         return self._snapshot.is_complete.is_set()
 
-    async def plan(self, call: Call) -> Plan:
+    async def plan(self, call: Call, trail: Trail | None = None) -> Plan:
         """Ranked targets for a call; may be empty if everything is on standby.
+
+        Args:
+            trail: is told the plan before it is made, and so knows also one that comes to nothing.
 
         Raises:
             ModelNotFoundError: the name means nothing, or nothing that this API can use.
             ModelNotAllowedError: it means nothing that the client key may use.
             RequestError: no model can deliver in the asked mode, or do what the request needs.
         """
-        plan = Plan(call, self._resolve(call, call.name))
+        plan = self.draft(call, call.name)
+        if trail is not None:
+            trail.plan = plan
         try:
-            await self._fill(plan)
+            await self.fill(plan)
         except ContextLengthError:
             for pool in plan.resolution.pools:
                 plan.targets = await self.fall_back(plan, pool, Fallback.CONTEXT_WINDOW)
@@ -114,12 +156,28 @@ class Pipeline:
     def _resolve(self, call: Call, name: str) -> Resolution:
         """What a name means to the caller: that of the call, or one of a fallback."""
         topology = self._snapshot.topology
+        if call.is_probe:
+            return topology.exactly(topology.models[name])
         return topology.resolve(name) if call.key is None else resolve_for(call.key, topology, name)
 
-    async def _fill(self, plan: Plan) -> None:
-        for _, stage in self.stages:
-            stage(plan)
-        await self._rank(plan)
+    def draft(self, call: Call, name: str) -> Plan:
+        """A plan for what a name means, to be filled.
+
+        Raises:
+            ModelNotFoundError: the name means nothing.
+        """
+        return Plan(call, self._resolve(call, name), self._read(call), self._snapshot.clock.now_ms())
+
+    async def fill(self, plan: Plan) -> None:
+        """Takes a plan through the stages."""
+        try:
+            for _, stage in self.stages:
+                stage(plan)
+                plan.left.append(plan.members)
+            await self._rank(plan)
+        except ModelMeshError as error:
+            plan.error = error
+            raise
 
     async def fall_back(self, plan: Plan, pool: PoolSpec, kind: Fallback) -> list[Target]:
         """Targets of a pool's fallback list, in its order; a name that nobody fit stands behind is passed over."""
@@ -128,8 +186,10 @@ class Pipeline:
         targets: list[Target] = []
         for name in getattr(pool.config.fallbacks, kind):
             try:
-                further = Plan(plan.call, self._resolve(plan.call, name))
-                await self._fill(further)
+                further = self.draft(plan.call, name)
+                further.kind = kind
+                plan.further.append(further)
+                await self.fill(further)
             except RequestError:
                 continue
             targets += further.targets
@@ -173,38 +233,58 @@ class Pipeline:
     def _filter_needs(self, plan: Plan) -> None:
         if self._fitness.topology is not self._snapshot.topology:
             self._fitness = Fitness(self._snapshot.topology)
-        plan.members, plan.needs = self._fitness.sift(plan.call, plan.members, plan.skipped)
+        plan.members = self._fitness.sift(plan.call, plan.members, plan.skipped, plan.text)
 
     def _filter_state(self, plan: Plan) -> None:
-        now_ms = self._snapshot.clock.now_ms()
+        if self._calendars.topology is not self._snapshot.topology:
+            self._calendars = Calendars(self._snapshot.topology)
         kept: Members = []
         for pool, members in plan.members:
-            kept.append((pool, [model for model in members if self._is_candidate(plan, pool, model, now_ms)]))
+            ward = Ward()
+            active = [model for model in members if self._is_candidate(plan, pool, model, ward)]
+            kept.append((pool, _with_patients(plan, pool, active, members, ward)))
         plan.members = kept
 
-    def _is_candidate(self, plan: Plan, pool: PoolSpec, model: ModelSpec, now_ms: int) -> bool:
-        """Whether the model takes part in the ranking; trials and spent shares are kept aside."""
+    def _is_candidate(self, plan: Plan, pool: PoolSpec, model: ModelSpec, ward: Ward) -> bool:
+        """Whether the model takes part in the ranking; trials, spent shares and patients are kept aside."""
         state, provider = self._snapshot.model(model), self._snapshot.provider(model)
-        for entity in (provider, state):
-            if not entity.is_open(now_ms):
-                _note_standby(plan, model, entity)
-                return False
+        plan.states[model], now_ms = (state, provider), plan.now_ms
+        closed = [entity for entity in (provider, state) if not _is_open(plan.call, entity, now_ms)]
+        if closed:
+            if _must_be_told(pool, closed[0]):
+                return True
+            _note_standby(plan, model, closed[0])
+            patient = patient_of(model, closed, now_ms)
+            if patient is not None and self._calendars.rest_of(model.id, state, now_ms) is None:
+                ward.patients.append(patient)
+            return False
+        resting = self._calendars.rest_of(model.id, state, now_ms)
+        if resting is not None:
+            _note_standby(plan, model, resting)
+            return False
         if state.needs_trial(now_ms) or provider.needs_trial(now_ms):
-            plan.trials.append(Target(model, pool))
+            plan.trials.append(Target(model, pool, plan.call.how))
+            ward.due += 1
             return False
+        ward.well += 1
         ramp = pool.config.recovery.ramp
-        if state.phase == "ramp" and state.step < len(ramp) and self._draw() >= ramp[state.step]:
-            plan.reserve.append(Target(model, pool))
-            return False
+        if state.phase == "ramp" and state.step < len(ramp) and not plan.call.is_probe:
+            draw = self._draw()
+            plan.draws.append(draw)
+            if draw >= ramp[state.step]:
+                plan.reserve.append(Target(model, pool))
+                return False
         return True
 
     def _score(self, plan: Plan) -> None:
         """Scores of the configuration alone have ordered the pool when it was built; a trial is due whatever the score."""
-        now_ms = self._snapshot.clock.now_ms()
+        if not any(pool.score is not None and pool.score.live for pool, _ in plan.members):
+            return
+        plan.members = list(plan.members)
         for place, (pool, members) in enumerate(plan.members):
             if pool.score is None or not pool.score.live:
                 continue
-            ranked = pool.score.rank([(model.id, self._live_facts(model, now_ms)) for model in members])
+            ranked = pool.score.rank([(model.id, self._live_facts(model, plan.now_ms)) for model in members])
             known = {model.id: model for model in members}
             plan.members[place] = (pool, [known[name] for name in ranked])
             if len(ranked) < len(members):
@@ -223,22 +303,52 @@ class Pipeline:
         ranked: list[Target] = []
         for pool, members in plan.members:
             if plan.resolution.is_exact:  # the caller has chosen
-                ranked += [Target(model, pool) for model in members]
+                ranked += [Target(model, pool, plan.call.how) for model in members]
                 continue
             order, is_exclusive = await self.ranker.rank(
-                pool, members, plan.call, spare=Spare(_of(pool, plan.reserve), _of(pool, plan.trials))
+                pool,
+                members,
+                plan.call,
+                plan.text.expected(),
+                spare=Spare(_of(pool, plan.reserve), _of(pool, plan.trials)),
+                notes=plan.rankings,
             )
             _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
-            ranked += [Target(model, pool) for model in order]
-        ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.needs)
+            ranked += [
+                Target(model, pool, How.DESPITE if model in plan.let_in else How.NORMAL) for model in order
+            ]
+        ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.text.needs)
         chosen = {target.model.id for target in ranked}
         plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
-        plan.targets = [*plan.trials, *ranked, *plan.reserve]
+        plan.targets = [*plan.trials, *ranked, *plan.reserve, *plan.last]
+
+
+def _is_open(call: Call, entity: EntityState, now_ms: int) -> bool:
+    return entity.is_probable(now_ms) if call.is_probe else entity.is_open(now_ms)
+
+
+def _must_be_told(pool: PoolSpec, entity: EntityState) -> bool:
+    """Whether spent money ends the call: then the model is asked for all the same, and its refusal is the answer."""
+    return entity.reason == Reason.BUDGET_EXCEEDED and pool.config.on_budget_exceeded == "error"
+
+
+def _with_patients(
+    plan: Plan, pool: PoolSpec, active: list[ModelSpec], members: Sequence[ModelSpec], ward: Ward
+) -> list[ModelSpec]:
+    """The candidates together with those that are let in; where nobody is well these are kept for the end."""
+    if not ward.patients or plan.resolution.is_exact or len(pool.models) < 2:
+        return active
+    chosen = let_in(pool.config.deactivation, ward)
+    if ward.well == 0:
+        plan.last += [Target(model, pool, How.DESPITE) for model in chosen]
+        return active
+    plan.let_in.update(chosen)
+    return [model for model in members if model in active or model in chosen]
 
 
 def _note_standby(plan: Plan, model: ModelSpec, entity: EntityState) -> None:
     plan.skipped[model.id] = entity.reason or "standby"
-    if entity.reason != "rate_limited":
+    if entity.reason not in LIMITS or entity.mode == Mode.MANUAL:
         plan.only_rate_limits = False
     opens_ms = max(entity.until_ms, entity.trial_until_ms if entity.phase == "trial" else 0)
     if opens_ms and (not plan.opens_ms or opens_ms < plan.opens_ms):
@@ -257,9 +367,10 @@ def _of(pool: PoolSpec, targets: list[Target]) -> list[ModelSpec]:
 
 def _leave_out(plan: Plan, pool: PoolSpec, models: list[ModelSpec], is_exclusive: bool) -> None:
     """What the strategy does not want is not tried; one that allows a single model wants no recovering ones either."""
-    if models and "rate_limited" not in plan.skipped.values():
+    if models and LIMITS.isdisjoint(plan.skipped.values()):
         plan.only_rate_limits = False
     plan.skipped.update((model.id, "strategy") for model in models)
     if is_exclusive:
         plan.trials = [target for target in plan.trials if target.pool is not pool]
         plan.reserve = [target for target in plan.reserve if target.pool is not pool]
+        plan.last = [target for target in plan.last if target.pool is not pool]

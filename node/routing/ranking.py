@@ -7,13 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from node.call import Call
-from node.routing.cursors import Cursors
-from node.routing.estimate import expect
-from node.routing.sessions import Sessions
+from node.routing.sources import Belonging, Gauge, LookingPointers, LookingSessions, Pointers, View
 from node.routing.strategies import Hints, Need, Request, Signal, Strategy, build_strategy
 from node.routing.strategies.rate_limit_aware import RateLimitAware, away_from_limits
-from node.signals import Signals
-from node.snapshot import Snapshot
 from shared_state.config.strategies import RateLimitConfig
 from shared_state.errors import SessionModelUnavailableError
 from shared_state.topology import ModelSpec, PoolSpec
@@ -25,9 +21,26 @@ _NO_SIGNALS: Final[Mapping[str, Signal]] = {}
 class Facts:
     """Where hints come from."""
 
-    cursors: Cursors
-    sessions: Sessions
-    signals: Signals
+    cursors: Pointers
+    sessions: Belonging
+    signals: Gauge
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One ranking as it came about: all that the strategy was told, and what it answered.
+
+    Attributes:
+        was_drawn: whether the hints' draw was taken; without a choice none is.
+    """
+
+    pool: PoolSpec
+    members: Sequence[ModelSpec]
+    request: Request
+    hints: Hints
+    was_drawn: bool
+    order: Sequence[ModelSpec]
+    is_exclusive: bool
 
 
 class Spare(NamedTuple):
@@ -58,7 +71,7 @@ class Ranker:
     def __init__(
         self,
         strategies: Mapping[str, Strategy],
-        snapshot: Snapshot,
+        snapshot: View,
         facts: Facts,
         *,
         draw: Callable[[], float],
@@ -68,14 +81,35 @@ class Ranker:
         self._facts = facts
         self._draw = draw
 
+    @property
+    def strategies(self) -> Mapping[str, Strategy]:
+        """By pool; those of implied pools that were met are among them."""
+        return self._strategies
+
+    def looking(self) -> Ranker:
+        """The same, for one who only wants to see: it moves nothing."""
+        facts = Facts(
+            LookingPointers(self._facts.cursors), LookingSessions(self._facts.sessions), self._facts.signals
+        )
+        return Ranker(self._strategies, self._snapshot, facts, draw=self._draw)
+
     async def rank(
-        self, pool: PoolSpec, members: Sequence[ModelSpec], call: Call, *, spare: Spare = _NO_SPARE
+        self,
+        pool: PoolSpec,
+        members: Sequence[ModelSpec],
+        call: Call,
+        request: Request,
+        *,
+        spare: Spare = _NO_SPARE,
+        notes: list[Ranked] | None = None,
     ) -> Ranking:
         """Candidates of a pool, best first.
 
         Args:
             members: candidates in pool order.
+            request: what the call will probably use.
             spare: models that recover; a session that belongs to one may still use it.
+            notes: where the ranking is written down, also one that comes to nothing.
 
         Raises:
             SessionModelUnavailableError: the session may use one model only, and that is on standby.
@@ -83,7 +117,7 @@ class Ranker:
         strategy = self._strategies.get(pool.id)
         if strategy is None:
             strategy = self._strategies[pool.id] = build_strategy(pool.config)
-        request = expect(call)
+        was_drawn = len(members) > 1
         hints = await self._hints(pool, strategy, members)
         if Need.SESSION in strategy.needs and call.session:
             fit = members or spare.ramping or spare.on_trial
@@ -92,6 +126,8 @@ class Ranker:
         returning = [*spare.ramping, *spare.on_trial] if is_exclusive else spare.ramping
         members = [*members, *(spec for spec in returning if spec.id == hints.held)]
         order = strategy.rank(members, request, hints)
+        if notes is not None:
+            notes.append(Ranked(pool, members, request, hints, was_drawn, order, is_exclusive))
         if is_exclusive and not order:
             raise SessionModelUnavailableError(f"the session's model {hints.held} is on standby")
         self._follow(pool, strategy, members, call, order, hints)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from node.call import Call, Reply, Target, Trail
+from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
@@ -39,7 +39,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, Settlement, Verdict
+from shared_state.ledger import Ask, Code, How, Settlement, Verdict
 
 #: A step of the ramp takes at least so long; see ``settle.lua``.
 _RAMP_STEP_S: Final = 1.0
@@ -104,7 +104,7 @@ class Router:
         self.in_flight += 1
         walk: Walk | None = None
         try:
-            plan = await self._pipeline.plan(call)
+            plan = await self._pipeline.plan(call, trail)
             if self._gates is not None:
                 walk = self._gates.walk(plan)
             trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
@@ -124,6 +124,18 @@ class Router:
     async def _try_targets(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
+        refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
+        if refusals is not None and refusals.may_wait:
+            with interrupts:  # the deadline of the last candidate still runs
+                await self._watch.until_open()
+            refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
+        if refusals is not None:
+            raise tries.explained(refusals.error(plan, self._clock.now_ms()))
+
+    async def _go_through(
+        self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
+    ) -> tuple[Refusals | None, Tries]:
+        """Tries the targets in turn; why none of them has answered, if none has."""
         refusals, billed = Refusals(), set[str]()
         if walk is not None:
             walk.reopen()
@@ -134,13 +146,15 @@ class Router:
             while waiting and tries.may_begin():
                 target = waiting.pop(0)
                 if self._is_crowd(plan, target):
-                    _pass_over(target, self._come_again(), refusals, trail)
+                    later = self._come_again()
+                    trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
+                    _pass_over(target, later, refusals, trail)
                     continue
                 follow_up = await self._try_target(
                     plan, target, reply, interrupts, tries, walk, trail, refusals, waiting
                 )
                 if follow_up is None:
-                    return
+                    return None, tries
                 if follow_up is Next.STOP:
                     waiting = await detours.after(target, refusals.errors[-1], waiting)
                     tries.take_detour()
@@ -153,7 +167,7 @@ class Router:
                     waiting = _elsewhere(waiting, billed, trail)
         finally:
             tries.close(waiting)
-        raise tries.explained(refusals.error(plan, self._clock.now_ms()))
+        return refusals, tries
 
     async def _try_target(
         self,
@@ -176,9 +190,13 @@ class Router:
         while True:
             closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
             if closed is not None:
+                now = asyncio.get_running_loop().time()
+                trail.steps.append(Step(target, "", closed, now, is_gate=True))
                 return _pass_over(target, closed, refusals, trail, prefix="pool:")
             reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
             verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
+            step = Step(target, reservation, verdict, asked)
+            trail.steps.append(step)
             if verdict.code != Code.ADMITTED:
                 _leave(walk, target, None)
                 check_money(verdict, target, self._clock.now_ms())
@@ -187,7 +205,7 @@ class Router:
                 plan.on_admitted()
             tried += 1
             tries.begin()
-            trail.target = target
+            trail.target, trail.is_panic = target, target.how is How.DESPITE
             is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
             start = Start(
@@ -202,16 +220,12 @@ class Router:
                 ),
                 is_reserved=is_reserved,
                 charged=reservation,
+                step=step,
+                most_out=need.tokens_out if lane.spends_money or _spends_money(walk) else None,
             )
             attempt = start.attempt(reply, interrupts, trail)
-            delay_s = self._hedger.delay_s(plan, target, verdict, tries, walk, others)
             try:
-                if delay_s is None:
-                    await self._run(start, attempt)
-                else:
-                    await self._hedger.race(
-                        plan, start, others, delay_s, Race(reply, trail, interrupts), tries, refusals
-                    )
+                await self._carry(plan, start, attempt, verdict, tries, walk, others, refusals)
             except ProviderError as error:
                 refusals.errors.append(error)
                 tries.failed(error)
@@ -226,6 +240,8 @@ class Router:
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
+                if call.is_probe:
+                    return Next.OTHER
                 if not tries.may_begin():
                     return Next.STOP
                 with interrupts:
@@ -233,7 +249,25 @@ class Router:
             else:
                 return None
             finally:
-                _leave(walk, target, attempt.settlement)
+                _leave(walk, target, step.settlement)
+
+    async def _carry(
+        self,
+        plan: Plan,
+        start: Start,
+        attempt: Attempt,
+        verdict: Verdict,
+        tries: Tries,
+        walk: Walk | None,
+        others: list[Target],
+        refusals: Refusals,
+    ) -> None:
+        """Carries an admitted attempt to its end, if it is slow with another beside it."""
+        delay_s = self._hedger.delay_s(plan, start.target, verdict, tries, walk, others)
+        if delay_s is None:
+            await self._run(start, attempt)
+        else:
+            await self._hedger.race(plan, start, others, delay_s, Race(*attempt.ends), tries, refusals)
 
     async def _run(self, start: Start, attempt: Attempt) -> None:
         """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
@@ -241,10 +275,14 @@ class Router:
         try:
             with self._signals.under_way(model):
                 await attempt.run()
+        except ProviderError as error:
+            start.step.error = error
+            raise
         except Interrupted:
             self._hedger.note(start.target, attempt.waited_s)  # who lost a race took that long at least
             raise
         finally:
+            start.step.settlement = attempt.settlement
             start.lane.allowance.end(start.charged)
         self._hedger.note(start.target, attempt.waited_s)
         self._hear(model, start.lane, attempt)
@@ -284,6 +322,7 @@ class Router:
             need.tokens_out,
             need.cost_nano,
             lane.lease_ms,
+            how=target.how,
         )
         interrupts.set_clock(deadline, Cause.DEADLINE)
         with interrupts:
@@ -307,6 +346,10 @@ def _pass_over(
     refusals.verdicts.append(verdict)
     trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
     return Next.OTHER
+
+
+def _spends_money(walk: Walk | None) -> bool:
+    return walk is not None and walk.spends_money
 
 
 def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:

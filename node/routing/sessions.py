@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.watch import StoreWatch
-from shared_state.sessions import hold_session
+from shared_state.sessions import hold_session, read_session
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import PoolSpec
 
@@ -56,6 +56,17 @@ class Sessions:
             if (is_told and held.epoch == self._epoch_of(held.model)) or not self._watch.connected:
                 return held.model
         return await self._hold(pool, session, seen="", model=held.model if held else wish)
+
+    async def peek(self, pool: PoolSpec, session: str, wish: str) -> str:
+        """The session's model, or ``wish`` if it had none; it does not get it, nor does it live longer for it.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        if self._watch.connected:
+            return await read_session(self._store, pool.id, session) or wish
+        held = self._held.get((pool.id, session))
+        return held.model if held else wish
 
     def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
         """Moves a session, in the background, unless another node has moved it."""

@@ -21,6 +21,7 @@ from shared_state.errors import (
 )
 from shared_state.gates import ANY_MODEL, DomainKind, kind_of
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, UNKNOWN, Ask, Code, Outcome, Settlement, Verdict
+from shared_state.state import Reason
 from shared_state.topology import ModelSpec
 
 NOTHING: Final = Estimate(0, 0, 0)
@@ -81,7 +82,7 @@ class Gate:
 
 def is_about_money(verdict: Verdict) -> bool:
     """Whether a window of money refused."""
-    return verdict.name.startswith("usd_")
+    return verdict.name.startswith("usd_") or verdict.name == Reason.BUDGET_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,9 @@ class Stay:
         most, asked, since = larger(self._most, self._need_of(model)), next(self._reservations), self._now()
         ask = Ask(asked, ANY_MODEL, "", most.tokens_in, most.tokens_out, most.cost_nano, self._lease_ms)
         verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
+        if verdict.code is Code.HELD:
+            await self._watch.until_open()
+            verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
         if verdict is WITHOUT_STORE:
             self._held.append(_Held(asked, next(self._reservations), LEASED, most, since))
         elif verdict.code is Code.ADMITTED:

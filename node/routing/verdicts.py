@@ -17,7 +17,7 @@ from shared_state.errors import (
     StateUnavailableError,
 )
 from shared_state.ledger import Code, Verdict
-from shared_state.state import Reason
+from shared_state.state import LIMITS
 
 _DEFAULT_WAIT_S: Final = 1.0
 
@@ -28,6 +28,11 @@ class Refusals:
 
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[ProviderError] = field(default_factory=list)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether nobody was asked yet, and a candidate is only held for a moment after a loss in the shared state."""
+        return not self.errors and any(verdict.code is Code.HELD for verdict in self.verdicts)
 
     def error(self, plan: Plan, now_ms: int) -> ModelMeshError:
         """The error for the caller, with the earliest time at which trying again could succeed."""
@@ -58,11 +63,9 @@ class Refusals:
         return NoActiveModelError(f"no model of {plan.call.name!r} is active", retry_after_s=wait_s)
 
     def _only_rate_limits(self, plan: Plan) -> bool:
-        """Whether providers' own limits alone keep every model on standby."""
+        """Whether limits alone, the providers' own or our caps, keep every model on standby."""
         reasons = [verdict.name for verdict in self.verdicts]
-        return (
-            bool(plan.skipped or reasons) and plan.only_rate_limits and set(reasons) <= {Reason.RATE_LIMITED}
-        )
+        return bool(plan.skipped or reasons) and plan.only_rate_limits and LIMITS.issuperset(reasons)
 
     def _exhausted(self, name: str) -> ModelMeshError:
         for error in reversed(self.errors):  # a fallback that failed too does not take the refusal's place

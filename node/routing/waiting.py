@@ -167,7 +167,7 @@ class Waiting:
 
     async def _again(self, plan: Plan, trail: Trail) -> Plan:
         """A new plan for the same call: much may have changed while it waited."""
-        plan = await self._pipeline.plan(plan.call)
+        plan = await self._pipeline.plan(plan.call, trail)
         trail.skipped, trail.fallback = dict(plan.skipped), plan.fallback
         return plan
 

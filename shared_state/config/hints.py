@@ -15,7 +15,7 @@ NOT_OBEYED: Final = "is known but not obeyed by this release yet; remove it"
 _NAMED_SECTIONS: Final = frozenset({"providers", "models", "pools"})
 
 _KNOWN_KEYS: Final[dict[str, str]] = {
-    "": "observability discovery connectors",
+    "": "discovery connectors",
     "redis": "host port db password key_prefix ttl",
     "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
     "vault_id token version_stage override instance config",
@@ -28,12 +28,10 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "budget": "enforce",
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
-    "pools.*": "strategy_instance provider_deactivation provider_recovery rotation",
-    "pools.*.deactivation": "request_limit token_limit budget_limit quota_window maintenance_window",
-    "pools.*.recovery": "probe_on_start probe_interval on_quota_reset quota_reset_schedule",
+    "pools.*": "strategy_instance rotation",
     "proxy": "cors endpoints rate_limit",
     "proxy.auth": "enabled method",
-    "scheduler": "probe_interval",
+    "observability": "connector events logging statistics",
     "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
     "password key_prefix ttl folder_id credentials filename instance config",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,6 +16,19 @@ COUNTED: Final = {"r": "requests", "t": "tokens", "it": "input tokens", "ot": "o
 PERIODS: Final = {"m": "minute", "h": "hour", "d": "day", "w": "week", "M": "month"}
 
 WindowAlgorithm = Literal["sliding", "calendar", "token_bucket"]
+
+
+def known_zone(value: str | None) -> str | None:
+    """The name of a time zone.
+
+    Raises:
+        ValueError: nobody knows it.
+    """
+    try:
+        ZoneInfo(value or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Berlin") from error
+    return value
 
 
 class LimitsConfig(Section):
@@ -56,16 +71,7 @@ class LimitsConfig(Section):
         "in an interval that begins with a full bucket)",
     )
 
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(
-                f"unknown time zone {value!r}; use an IANA name such as Europe/Berlin"
-            ) from error
-        return value
+    _known_zone = field_validator("timezone")(known_zone)
 
     @model_validator(mode="after")
     def _algorithms_of_limits(self) -> LimitsConfig:
@@ -75,6 +81,42 @@ class LimitsConfig(Section):
                 f"algorithms names {', '.join(idle)}, which {'is' if len(idle) == 1 else 'are'} not limited here"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A limit over a period of the calendar that takes its model out when it is reached.
+
+    Attributes:
+        reason: why the model is on standby then.
+        most: money in USD.
+        period: ``d`` or ``M``.
+        returns: whether the model comes back with the next period.
+    """
+
+    reason: Literal["budget_exceeded", "token_limit", "request_limit"]
+    most: float
+    period: str
+    timezone: str
+    reset_hour: int
+    reset_day: int
+    returns: bool
+
+
+class CappedLimits(LimitsConfig):
+    """Limits of a model together with the caps of its pools, weightiest first."""
+
+    caps: tuple[Cap, ...] = ()
+
+    @classmethod
+    def of(cls, limits: LimitsConfig, caps: Iterable[Cap]) -> CappedLimits:
+        """The same limits under these caps."""
+        return cls.model_construct(limits.model_fields_set, **{**dict(limits), "caps": tuple(caps)})
+
+
+def caps_of(limits: LimitsConfig) -> tuple[Cap, ...]:
+    """The caps among limits."""
+    return limits.caps if isinstance(limits, CappedLimits) else ()
 
 
 class BudgetConfig(Section):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import Field, field_validator, model_validator
 
-from shared_state.config.limits import BudgetConfig, LimitsConfig
+from shared_state.config.limits import BudgetConfig, LimitsConfig, known_zone
 from shared_state.config.strategies import (
     BalanceOptions,
     CustomOptions,
@@ -17,8 +19,36 @@ from shared_state.config.strategies import (
 from shared_state.config.values import DurationS, Section
 
 
+class MaintenanceConfig(Section):
+    """When the models of the pool rest. A text alone is its ``cron``."""
+
+    cron: str = Field(description="five fields as in crontab: when it begins")
+    duration: DurationS = Field(3600.0, gt=0, description="how long it lasts")
+    timezone: str | None = Field(
+        None, description="IANA name; default: that of the model's limits, else of its provider's, else UTC"
+    )
+
+    _known_zone = field_validator("timezone")(known_zone)
+
+    @field_validator("cron")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        try:
+            if len(value.split()) != 5:
+                raise CronSimError("must have five fields")
+            CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(f"cron {value!r}: {error}; write for instance 0 3 * * 0") from error
+        return value
+
+
 class DeactivationConfig(Section):
-    """When a model of the pool goes to standby."""
+    """When a model of the pool goes to standby.
+
+    The caps count all calls to the model, whichever pool they come by, from the beginning of a period of its provider's
+    calendar (``limits.timezone``, ``reset_hour``, ``reset_day``). A cap is never exceeded; it is reached when what is left
+    would not carry another call like the last.
+    """
 
     retry_limit: int = Field(3, ge=1, description="consecutive failures")
     error_rate_threshold: float = Field(0.5, gt=0, le=1, description="share of failures within error_window")
@@ -28,6 +58,37 @@ class DeactivationConfig(Section):
         default=[429, 500, 502, 503, 504],
         description="statuses that count; lost connections and timeouts always do",
     )
+    request_limit: int | None = Field(None, ge=1, description="cap on requests to a model of the pool")
+    token_limit: int | None = Field(None, ge=1, description="cap on its tokens")
+    budget_limit: float | None = Field(None, gt=0, description="cap on its cost, in USD")
+    quota_window: Literal["daily", "monthly"] | None = Field(
+        None,
+        description="period of the three caps; default: that of recovery.quota_reset_schedule, else monthly",
+    )
+    maintenance_window: MaintenanceConfig | None = None
+    max_ejected: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="at most this share of the members, but always one, stays away for errors or an outage",
+    )
+    panic_threshold: float | None = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="when no larger share of two or more members than this is well, all that are away for errors or an outage "
+        "are tried anyway; null: never",
+    )
+
+    @field_validator("maintenance_window", mode="before")
+    @classmethod
+    def _cron_alone(cls, value: Any) -> Any:
+        return {"cron": value} if isinstance(value, str) else value
+
+    @property
+    def has_caps(self) -> bool:
+        """Whether any cap is set."""
+        return bool(self.request_limit or self.token_limit or self.budget_limit)
 
 
 class RecoveryConfig(Section):
@@ -35,6 +96,23 @@ class RecoveryConfig(Section):
 
     cooldown: DurationS = Field(60.0, gt=0)
     max_cooldown: DurationS = Field(1800.0, gt=0)
+    probe_on_start: bool = Field(
+        False, description="a scheduler that takes the lead probes what waits for a trial, once, at once"
+    )
+    probe_interval: DurationS | None = Field(
+        None,
+        description="a model that is due, and that no request has tried for so long, is probed, and again every so often; "
+        "0: requests alone try it; default: scheduler.probe_interval",
+    )
+    on_quota_reset: bool = Field(
+        True,
+        description="a spent quota or cap comes back with its period; false: an operator brings it back",
+    )
+    quota_reset_schedule: Literal["daily_utc", "monthly"] | None = Field(
+        None,
+        description="when caps begin anew, and a spent quota whose provider names no time; daily_utc: at midnight UTC, "
+        "whatever the provider's calendar",
+    )
     ramp: list[float] = Field(
         default=[0.1, 0.3, 1.0], description="shares of traffic after a successful trial"
     )
@@ -155,8 +233,26 @@ class PoolConfig(CustomOptions, SessionOptions, BalanceOptions, PriorityOptions,
     rate_limit: RateLimitConfig | None = Field(
         None, description="see below; unset, only rate-limit-aware keeps away from limits, by the defaults"
     )
+    provider_deactivation: Literal["on_auth_failure", "on_api_outage"] | None = Field(
+        None,
+        description="what alone takes out the whole account, where otherwise both do; of the other the model suffers alone",
+    )
+    provider_recovery: Literal["on_probe_success", "on_manual"] = Field(
+        "on_probe_success", description="how an account comes back after refused credentials or an outage"
+    )
     deactivation: DeactivationConfig = DeactivationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()
     fallbacks: FallbacksConfig = FallbacksConfig()
     hedge: HedgeConfig | None = Field(None, description="off unless it is there; `{}` for its defaults")
+
+    @model_validator(mode="after")
+    def _one_period(self) -> PoolConfig:
+        window, schedule = self.deactivation.quota_window, self.recovery.quota_reset_schedule
+        if window and schedule and not schedule.startswith(window):
+            raise ValueError(
+                f"deactivation.quota_window is {window}, but recovery.quota_reset_schedule is {schedule}"
+            )
+        if window and not self.deactivation.has_caps:
+            raise ValueError("quota_window is of no use without request_limit, token_limit or budget_limit")
+        return self

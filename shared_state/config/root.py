@@ -103,6 +103,9 @@ class SchedulerConfig(Section):
     copy_interval: DurationS = Field(
         10.0, ge=0, description="how often the state is copied to the storage; 0: never, nor restored from it"
     )
+    probe_interval: DurationS = Field(
+        300.0, description="of pools that say nothing else in recovery.probe_interval"
+    )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
 
@@ -111,6 +114,29 @@ class StorageConfig(Section):
 
     connector: Literal["modelmesh.sqlite.v1"] = "modelmesh.sqlite.v1"
     path: str | None = Field(None, description="database file; default: statistics.db in the state folder")
+
+
+class DecisionsConfig(Section):
+    """Records of why requests went where they did, kept in Redis for a while: `modelmesh explain` and `replay` read them."""
+
+    sample: float = Field(
+        0.0, ge=0, le=1, description="part of the requests that are recorded whatever became of them"
+    )
+    failures: bool = Field(
+        True, description="record every request that failed or went beyond its first candidate"
+    )
+    ttl: DurationS = Field(3600.0, gt=0, description="how long a record is kept")
+    max_per_second: float = Field(
+        50.0,
+        gt=0,
+        description="most records of one node, with bursts of ten times as many; more are dropped and counted",
+    )
+
+
+class ObservabilityConfig(Section):
+    """What is told about the traffic."""
+
+    decisions: DecisionsConfig = DecisionsConfig()
 
 
 class MeshConfig(Section):
@@ -129,3 +155,4 @@ class MeshConfig(Section):
     server: ServerConfig = ServerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     storage: StorageConfig = StorageConfig()
+    observability: ObservabilityConfig = ObservabilityConfig()

@@ -4,7 +4,7 @@
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
--- ARGV[2]  msgpack {{reservation, index of the model, pool, tokens in, tokens out, cost nano-USD, lease ms, resent}, ...}
+-- ARGV[2]  msgpack {{reservation, index of the model, pool, tokens in, tokens out, cost nano-USD, lease ms, resent, how the state is treated}, ...}
 -- ARGV[3]  msgpack {node, sequence, 0, term, epoch, 1 if this is a replay}
 -- Returns  {now ms, epoch, note, value, then for each request that was not plainly admitted: its index, code, time ms, name}
 --          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
@@ -51,24 +51,24 @@ local function already_admitted(model, reservation)
   return redis.call('HEXISTS', KEYS[1] .. ':res:' .. model.id, reservation) == 1
 end
 
-local function closed_gate(model)
+local function closed_gate(model, how)
   local code, at
   if model.provider.status ~= 'active' then
-    code, at = gate(model.provider, now)
+    code, at = gate(model.provider, now, how)
     if code then return code, at, model.provider.reason end
   end
   if model.entity.status ~= 'active' then
-    code, at = gate(model.entity, now)
+    code, at = gate(model.entity, now, how)
     if code then return code, at, model.entity.reason end
   end
 end
 
 local amounts = { 1, 0, 0, 0, 0 }
 
-local function refuse(model)
+local function refuse(model, how)
   if account.stale then return STALE_CALENDAR, 0, '' end
   if caller.is_replay then return end
-  local code, at, name = closed_gate(model)
+  local code, at, name = closed_gate(model, how)
   if code then return code, at, name end
   name, at = refusal(model.scope, amounts, now)
   local account_name, account_at = refusal(account, amounts, now)
@@ -99,10 +99,10 @@ local function has_own_lease(model)
 end
 
 -- When leases stand in the way, the node's own lease on the model gives way to the request. True if that made room.
-local function spend_own_lease(model)
+local function spend_own_lease(model, how)
   if not has_own_lease(model) then return false end
   move_lease(model, -1)
-  if refuse(model) then
+  if refuse(model, how) then
     move_lease(model, 1)
     return false
   end
@@ -122,8 +122,8 @@ local function reserve(i, ask, model, from_lease)
   take(account, amounts, now)
   take(model.scope, amounts, now)
   local member = member_of(model.id, reservation)
-  local trial = not caller.is_replay and claim_trial(model.provider, member, now + lease, now)
-  trial = not caller.is_replay and claim_trial(model.entity, member, now + lease, now) or trial
+  local trial = not caller.is_replay and claim_trial(model.provider, member, now + lease, now, ask[9])
+  trial = not caller.is_replay and claim_trial(model.entity, member, now + lease, now, ask[9]) or trial
   expiries[lease] = expiries[lease] or int(now + lease)
   flight[#flight + 1] = expiries[lease]
   flight[#flight + 1] = member
@@ -138,8 +138,8 @@ for i, ask in ipairs(asks) do
   local model = models[ask[2]]
   if ask[8] == 0 or not already_admitted(model, ask[1]) then
     amounts[2], amounts[3], amounts[4], amounts[5] = ask[4] + ask[5], ask[4], ask[5], ask[6]
-    local code, at, name = refuse(model)
-    local from_lease = code == AT_LIMIT and spend_own_lease(model)
+    local code, at, name = refuse(model, ask[9])
+    local from_lease = code == AT_LIMIT and spend_own_lease(model, ask[9])
     if code and not from_lease then except(i, code, at, name) else reserve(i, ask, model, from_lease) end
   end
 end

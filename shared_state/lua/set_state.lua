@@ -19,6 +19,7 @@ local now, entity, for_ms = now_ms(), load_entity(ARGV[4], ARGV[5]), tonumber(AR
 if ARGV[6] == 'deactivate' then
   deactivate(entity, ARGV[7], for_ms > 0 and now + for_ms or 0, 'manual', now)
 else
+  set(entity, 'trigger', 'manual')
   activate(entity, '', now)
 end
 return { entity.status, entity.reason, entity['until'] }

@@ -12,7 +12,9 @@
 --          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
 --                  the lease is charged by its renewal, here the attempt is booked, once; 64 a stream
 -- ARGV[3]  msgpack {node, sequence, admit sequence up to which admissions without an answer are given up, term, epoch, 1 if this is a replay}
--- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps}, ...}
+-- ARGV[4]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps, flags}, ...}
+--          flags   1 refused credentials take the whole account out, 2 so does an outage, 4 both until an operator brings it back,
+--                  8 a spent quota until an operator brings it back
 -- Returns  {now ms, epoch, note, value, then the indexes of those that changed nothing}; epoch -1: the calendar in ARGV[1] is out of date
 --          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
 --          2 the node has to assert itself in a new term
@@ -30,6 +32,7 @@ local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE =
 local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'failed' }
 local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
 local LEASED_KEPT_MS = 3600000
+local RULES = { auth_takes_account = 1, outage_takes_account = 2, account_is_manual = 4, quota_is_manual = 8 }
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local limits = cmsgpack.unpack(ARGV[1])
@@ -37,7 +40,7 @@ local settlements = cmsgpack.unpack(ARGV[2])
 local policies = {}
 for i, p in ipairs(cmsgpack.unpack(ARGV[4])) do
   policies[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
-    max_cooldown = p[6], ramp_steps = p[7] }
+    max_cooldown = p[6], ramp_steps = p[7], flags = p[8] }
 end
 local caller = read_caller(ARGV[3], 's')
 home.domain, home.channel, home.node = limits[1], limits[2], caller.node
@@ -124,15 +127,28 @@ local function succeed(model, policy, reservation)
   end
 end
 
+local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
+
+-- Back to its cooldown, twice as long; a probe that came before its time has shown nothing new and changes nothing.
+local function fail_trial(entity, policy, reservation, reason, now)
+  if now < entity['until'] then
+    release_trial(entity, reservation, now)
+  else
+    deactivate(entity, reason, next_cooldown(entity, policy), 'trial', now)
+  end
+end
+
 local function fail(model, policy, reservation, reason)
   record_outcome(model, policy, true)
   local entity, provider = model.entity, model.provider
   set(entity, 'fails', entity.fails + 1)
   if provider.phase == 'trial' and provider.trial == reservation then
-    deactivate(provider, provider.reason, next_cooldown(provider, policy), 'trial', now)
+    fail_trial(provider, policy, reservation, provider.reason, now)
   end
-  local on_trial = entity.phase == 'trial' and entity.trial == reservation
-  if on_trial or (entity.status == 'active' and (entity.phase == 'ramp' or fail_over_threshold(model, policy))) then
+  if entity.phase == 'trial' and entity.trial == reservation then
+    fail_trial(entity, policy, reservation, reason, now)
+    forget_errors(model, policy)
+  elseif entity.status == 'active' and (entity.phase == 'ramp' or fail_over_threshold(model, policy)) then
     deactivate(entity, reason, next_cooldown(entity, policy), 'trial', now)
     forget_errors(model, policy)
   end
@@ -142,14 +158,35 @@ local function take_account_out(model, policy, reservation, reason, until_ms)
   release_trial(model.entity, reservation, now)
   local provider = model.provider
   local on_trial = provider.phase == 'trial' and provider.trial == reservation
-  if provider.status == 'active' or on_trial then
+  if flagged(policy.flags, reason == 'quota_exhausted' and RULES.quota_is_manual or RULES.account_is_manual) then
+    if provider.mode ~= 'manual' or provider.status == 'active' then deactivate(provider, reason, 0, 'manual', now) end
+  elseif on_trial and until_ms == 0 then
+    fail_trial(provider, policy, reservation, reason, now)
+  elseif provider.status == 'active' or on_trial then
     deactivate(provider, reason, math.max(until_ms, next_cooldown(provider, policy)), 'trial', now)
   else
     deactivate(provider, reason, until_ms, 'trial', now)
   end
 end
 
-local function flagged(flags, bit_) return math.floor(flags / bit_) % 2 == 1 end
+-- Where refused credentials are told to concern nobody else: the model rests at once, its account does not.
+local function refuse_model(model, policy, reservation)
+  local entity = model.entity
+  release_trial(model.provider, reservation, now)
+  if entity.phase == 'trial' and entity.trial == reservation then
+    fail_trial(entity, policy, reservation, 'auth', now)
+  elseif entity.status == 'active' then
+    deactivate(entity, 'auth', next_cooldown(entity, policy), 'trial', now)
+  end
+end
+
+local function judge_unreachable(model, policy)
+  local provider = model.provider
+  set(provider, 'fails', provider.fails + 1)
+  if provider.status ~= 'active' or provider.fails < OUTAGE_FAILURES or not flagged(policy.flags, RULES.outage_takes_account) then return end
+  local is_manual = flagged(policy.flags, RULES.account_is_manual)
+  deactivate(provider, 'outage', is_manual and 0 or next_cooldown(provider, policy), is_manual and 'manual' or 'trial', now)
+end
 
 local function judge(model, policy, s)
   local reservation, outcome, retry_after = member_of(model.entity.id, s[1]), s[4], s[10]
@@ -160,15 +197,13 @@ local function judge(model, policy, s)
     fail(model, policy, reservation, 'error_threshold')
   elseif outcome == UNREACHABLE then
     fail(model, policy, reservation, 'error_threshold')
-    local provider = model.provider
-    set(provider, 'fails', provider.fails + 1)
-    if provider.status == 'active' and provider.fails >= OUTAGE_FAILURES then
-      deactivate(provider, 'outage', next_cooldown(provider, policy), 'trial', now)
-    end
+    judge_unreachable(model, policy)
   elseif outcome == RATE_LIMITED then
     release_trial(model.provider, reservation, now)
     deactivate(model.entity, 'rate_limited', now + retry_after, 'time', now)
     release_trial(model.entity, reservation, now) -- still held if the time asked for is no later than the trial's
+  elseif outcome == CREDENTIALS and not flagged(policy.flags, RULES.auth_takes_account) then
+    refuse_model(model, policy, reservation)
   elseif outcome == CREDENTIALS then
     take_account_out(model, policy, reservation, 'auth', 0)
   elseif outcome == QUOTA then
@@ -218,6 +253,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
+  if used[1] > 0 then model.last_used = used end
   learn(model.scope, account, model.entity, s[14], now)
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
@@ -260,6 +296,33 @@ for _, model in pairs(models) do
   end
 end
 
+local function still_reserved(model)
+  local sums = { 0, 0, 0, 0, 0 }
+  for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. model.entity.id)) do
+    local r = read_record(model.entity.id, packed)
+    local amounts = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
+    for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
+  end
+  return sums
+end
+
+-- A cap is reached when what is left of it would not carry another call like the one that has just ended. What is only reserved
+-- may come back and does not count.
+local function judge_caps(model)
+  local entity, last = model.entity, model.last_used
+  if not last or (entity.status == 'standby' and entity.mode == 'manual') then return end
+  local reserved
+  for _, w in ipairs(model.scope.windows) do
+    if w.alert < 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
+      reserved = reserved or still_reserved(model)
+      if w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
+        local is_manual = w.alert == -2
+        deactivate(entity, w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
+      end
+    end
+  end
+end
+
 -- Says once a period that money has reached its alert threshold.
 local function alert_budgets(scope, kind, id)
   for _, w in ipairs(scope.windows) do
@@ -277,6 +340,7 @@ save_scope(account)
 alert_budgets(account, 'account', home.domain)
 for _, model in pairs(models) do
   save_scope(model.scope)
+  judge_caps(model)
   alert_budgets(model.scope, 'model', model.entity.id)
   for _, scope in pairs(model.errors) do save_scope(scope) end
   save_speed(model)

@@ -33,9 +33,12 @@ class JobView(Row):
     interval_s: float
     last_run: float | None = None
     duration_ms: float | None = None
+    next_run: float | None = Field(None, description="when it is due; in the past: it is overdue")
     last_error: str | None = None
-    runs: int = 0
-    missed: int = 0
+    runs: int = Field(0, description="since its scheduler began to lead, as the other counts")
+    failures: int = 0
+    missed: int = Field(0, description="runs that fell out")
+    overruns: int = Field(0, description="runs that took longer than the interval")
 
 
 class SchedulerView(Row):
@@ -94,6 +97,7 @@ class ModelView(Row):
     status: str
     phase: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     since: float | None
     until: float | None
     fails: int
@@ -111,6 +115,7 @@ class ProviderView(Row):
     connector: str
     status: str
     reason: str
+    trigger: str = Field("", description="what is to bring it back")
     until: float | None
     models: int
 
@@ -254,6 +259,47 @@ class OrderBody(BaseModel):
 
     reason: str = Field("manual", min_length=1, max_length=200)
     for_s: DurationS | None = Field(None, gt=0)
+
+
+class RotateBody(BaseModel):
+    """Body of ``rotate``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("rotated", min_length=1, max_length=200)
+    for_s: DurationS | None = Field(
+        None, gt=0, description="when the model that had to go comes back; not for pools with a pointer"
+    )
+
+
+class RotationView(Row):
+    """A pool that has moved on to its next model."""
+
+    pool: str
+    strategy: str
+    by: str = Field(description="pointer: it was moved; standby: the first active member was put there")
+    was: str | None
+    now: str
+
+
+class ProbeBody(BaseModel):
+    """Body of ``probe``; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    startup: bool = Field(False, description="one of those that a scheduler sends when it takes the lead")
+
+
+class ProbeView(Row):
+    """What a probe has shown: ``well``, ``failed``, ``rejected`` (the provider answers, but not to this), ``not_asked`` (a state or limit
+    forbids it), ``no_probe`` (for what the model does there is none).
+    """
+
+    id: str
+    verdict: str
+    latency_ms: float | None = None
+    code: str | None = None
+    message: str = ""
 
 
 class ErrorDetail(Row):

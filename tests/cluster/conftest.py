@@ -26,7 +26,9 @@ def _started(cluster: Cluster, stack: ExitStack) -> Cluster:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """One cluster for all tests that kill no node: each test module declares its pools in ``POOLS``."""
-    modules = {item.getparent(pytest.Module).obj for item in request.session.items}
+    modules = {
+        item.getparent(pytest.Module).obj for item in request.session.items if "cluster" in item.keywords
+    }
     pools = [pool for module in modules for pool in getattr(module, "POOLS", ())]
     config = mesh(*pools, proxy={"max_body": "1MB"})
     with ExitStack() as stack:

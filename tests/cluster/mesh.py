@@ -62,6 +62,7 @@ def mesh(*fragments: Section, **sections: Any) -> Section:
     whole: Section = {"providers": {}, "models": {}, "pools": {}}
     for fragment in fragments:
         for key, value in fragment.items():
+            assert not whole[key].keys() & value.keys(), f"two pools of tests share a name: {value.keys()}"
             whole[key] |= value
     return whole | sections
 

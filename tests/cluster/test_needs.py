@@ -32,7 +32,7 @@ def _dynamic(name: str, **rules: Any) -> dict[str, Any]:
 POOLS = [
     pool("handy", Member("alpha", model=_NO_TOOLS), "beta", **_ROUND),
     pool("clumsy", Member("alpha", model=_NO_TOOLS), Member("beta", model=_NO_TOOLS)),
-    pool("narrow", Member("alpha", model=_NARROW), fallbacks={"context_window": ["wide"]}),
+    pool("cramped", Member("alpha", model=_NARROW), fallbacks={"context_window": ["wide"]}),
     pool("strict", Member("alpha", model=_NARROW)),
     pool("wide", "beta"),
     *(
@@ -85,12 +85,12 @@ async def test_a_text_that_fits_nowhere_goes_to_the_fallback_at_once(
     cluster: Cluster, client: AsyncOpenAI, call
 ):
     """Without asking in vain."""
-    answer = await call(client, "narrow", messages=_LONG)
+    answer = await call(client, "cramped", messages=_LONG)
 
     assert answer.model == "wide.beta"
     assert answer.headers["x-modelmesh-fallback"] == "context_window"
     assert answer.headers["x-modelmesh-attempts"] == "1"
-    assert cluster.seen("narrow.alpha") == []
+    assert cluster.seen("cramped.alpha") == []
 
 
 @pytest.mark.parametrize("call", _WAYS)
@@ -115,9 +115,9 @@ async def test_a_refusal_goes_on_where_its_pool_says(
 
 async def test_a_refusal_of_another_kind_is_the_answer(cluster: Cluster, client: AsyncOpenAI):
     """A pool that falls back for long texts does not for declined content."""
-    cluster.order("narrow.alpha", "content_filter", times=1)
+    cluster.order("cramped.alpha", "content_filter", times=1)
     with pytest.raises(BadRequestError) as caught:
-        await ask(client, "narrow")
+        await ask(client, "cramped")
 
     assert caught.value.code == "content_filter"
     assert "x-modelmesh-fallback" not in caught.value.response.headers

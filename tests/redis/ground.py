@@ -17,7 +17,7 @@ from shared_state.clock import ServerClock
 from shared_state.config import MeshConfig, PoolConfig
 from shared_state.domains import Kind, Order, order, read_domain, recover_due
 from shared_state.keys import Keys
-from shared_state.ledger import Ask, DomainLedger, Outcome, Settlement, Verdict
+from shared_state.ledger import Ask, DomainLedger, How, Outcome, Settlement, Verdict
 from shared_state.limits import windows_of
 from shared_state.state import EntityState
 from shared_state.store import Script, Store
@@ -122,11 +122,12 @@ class Caller:
         lease_ms: int = LEASE_MS,
         reservation: str = "",
         resent: bool = False,
+        how: How = How.NORMAL,
     ) -> Ask:
         """A request for admission under a new reservation."""
         reservation = reservation or f"{self.node}.{next(self.numbers)}"
         self._models[reservation] = model
-        return Ask(reservation, model, "chat", *tokens, 1000, lease_ms, resent)
+        return Ask(reservation, model, "chat", *tokens, 1000, lease_ms, resent, how)
 
     async def admit(self, model: str = SMALL, **options: Any) -> tuple[str, Verdict]:
         """Asks once: the reservation and the verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,11 @@ from node.api.application import Application, build_application
 from node.api.auth import Doorkeeper
 from node.findings import StoreFindings
 from node.ops.routes import OpsParts, ops_routes
+from node.routing.cursors import Cursors
+from node.routing.ranking import Facts, Ranker
+from node.routing.sessions import Sessions
+from node.routing.strategies import build_strategies
+from node.signals import Signals
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
@@ -66,11 +72,25 @@ class Office:
         self.watch = StoreWatch(store, on_loss="leased")
         self.snapshot = Snapshot(store, topology, self.watch, clock=ServerClock())
         self.parts = OpsParts(
-            "node-1", store, topology, self.snapshot, self.watch, StoreFindings(store, self.watch)
+            "node-1",
+            store,
+            topology,
+            self.snapshot,
+            self.watch,
+            StoreFindings(store, self.watch),
+            self._ranker(),
         )
         doorkeeper = Doorkeeper([SecretStr("admin")], is_open=False)
         self.app: Application = build_application({}, routes=ops_routes(self.parts, doorkeeper))
         self.callers = {name: Caller(store, domain, node="n1") for name, domain in topology.domains.items()}
+
+    def _ranker(self) -> Ranker:
+        signals = Signals(self.store, [], self.watch, clock=self.snapshot.clock, nodes=lambda: 1)
+        self.cursors = Cursors(self.store, self.watch, self.snapshot.current)
+        self.sessions = Sessions(self.store, self.watch, epoch_of=self.snapshot.epoch_of)
+        facts = Facts(self.cursors, self.sessions, signals)
+        strategies = build_strategies(self.topology.pools.values())
+        return Ranker(strategies, self.snapshot, facts, draw=random.random)
 
     async def attempt(
         self,

@@ -9,6 +9,9 @@ from shared_state.config import LimitsConfig
 from shared_state.ledger import UNKNOWN
 from shared_state.limits import Algorithm, Dimension, Window, calendar_periods, windows_of
 
+#: What is admitted this shortly before the end of a calendar period counts in the next one as well.
+CARRY_MS = 250
+
 
 @dataclass
 class Held:
@@ -52,7 +55,12 @@ class Meter:
 
     def used(self, now_ms: int) -> int:
         """What counts now."""
-        return sum(amount for place, amount in self.spent.items() if now_ms < self.leaves_ms(place))
+        here = self.place(now_ms)
+        return sum(
+            amount
+            for place, amount in self.spent.items()
+            if now_ms < self.leaves_ms(place) and (self.is_sliding or place <= here)
+        )
 
     def room_at(self, amount: int, now_ms: int) -> int:
         """The first moment from now on at which the amount fits; -1 never."""
@@ -67,16 +75,25 @@ class Meter:
     def take(self, amount: int, now_ms: int) -> None:
         """Counts the amount now."""
         self.last_ms = now_ms
-        if self.window[0] != Algorithm.SPACING:
-            self.spent[self.place(now_ms)] += amount
+        if self.window[0] == Algorithm.SPACING:
+            return
+        place = self.place(now_ms)
+        self.spent[place] += amount
+        if not self.is_sliding and now_ms >= self.leaves_ms(place) - CARRY_MS:
+            self.spent[self.leaves_ms(place)] += amount  # the provider may see it in the next period
 
     def true_up(self, was: int, used: int, *, at_ms: int, sent_ms: int, now_ms: int) -> None:
         """Replaces what was reserved by what was used; what has left cannot come back."""
         if self.window[0] == Algorithm.SPACING:
             return
-        origin = self.place(at_ms)
+        origin, here = self.place(at_ms), self.place(now_ms)
         if now_ms >= self.leaves_ms(origin):
-            self.spent[self.place(now_ms)] += max(0, used - was)
+            if not self.is_sliding and at_ms >= here - CARRY_MS:
+                self.spent[here] += used - was
+            elif not self.is_sliding and sent_ms >= here:
+                self.spent[here] += used
+            else:
+                self.spent[here] += max(0, used - was)
         else:
             self.spent[origin] -= was
             self.spent[self.place(sent_ms) if self.is_sliding else origin] += used

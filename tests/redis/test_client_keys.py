@@ -78,6 +78,26 @@ async def test_a_revocation_is_for_good_and_keeps_its_time(store: Store) -> None
     assert await keys.revoke("nobody", node="n1") is None
 
 
+async def test_what_was_lost_can_be_said_again(store: Store) -> None:
+    """With its revocation; nobody needs the text for it."""
+    keys, texts, made = ClientKeys(store, None), [new_key_text(), new_key_text()], [key("a"), key("b")]
+    for one, text in zip(made, texts, strict=True):
+        await keys.put(one, text, node="n1")
+    digests = [keys.digest(text.encode()) for text in texts]
+    await keys.revoke(made[1].id, node="n1")
+    known = [await keys.find(digest) for digest in digests]
+    for part in ("", ":digests", ":revoked", ":version"):
+        await store.client.delete(store.keys.client_keys + part)
+    for one, digest in zip(known, digests, strict=True):
+        assert one is not None
+        await keys.put_back(one, digest)
+    found = [await keys.find(digest) for digest in digests]
+
+    assert found[0] == known[0]
+    assert found[1] is not None
+    assert found[1].revoked is not None
+
+
 async def test_all_keys_are_listed_and_counted(store: Store) -> None:
     """Oldest first, revoked ones too; what a later release wrote is passed over."""
     keys = ClientKeys(store, None)

@@ -18,12 +18,13 @@ from scheduler.jobs.audit import Audit
 from shared_state.books import BookRow, read_books
 from shared_state.client_keys import ClientKey
 from shared_state.clock import ServerClock
-from shared_state.errors import BudgetExceededError, LimitReachedError
+from shared_state.errors import BudgetExceededError, LimitReachedError, StateUnavailableError
 from shared_state.gates import key_gate
 from shared_state.ledger import Code, Verdict
 from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store
 from tests.redis.ground import Caller, Only
+from tests.support.processes import wait_until
 from tests.unit.node.house import NOW_MS, House, Reader, chat, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
@@ -61,7 +62,7 @@ class Site:
         assert task is not None
         try:
             await self.house.router.serve(chat(**fields), Reader(), Interrupts(task), Trail())
-        except (LimitReachedError, BudgetExceededError):
+        except (LimitReachedError, BudgetExceededError, StateUnavailableError):
             return False
         return True
 
@@ -209,6 +210,31 @@ async def test_parallel_calls_are_limited_and_places_come_back(sites: Callable[.
         may_answer.set()
         assert sum(await asyncio.gather(*calls)) == 3
         await asyncio.gather(*(site.gatehouse.flush() for site in both))
+
+
+async def test_a_gate_that_the_store_has_forgotten_keeps_its_limit(sites: Callable[..., list[Site]]) -> None:
+    """Each node says again what it let through, before anybody is let through again."""
+    both = sites({"limits": {"rpm": 12, "usd_per_day": 1}})
+    for site in both:
+        site.gatehouse.start()
+    store, served = both[0].store, await race(both, 8)
+    await asyncio.gather(*(site.gatehouse.flush() for site in both))
+    lost = [key async for key in store.client.scan_iter(f"{store.keys.domain(GATE)}*")]
+    await store.client.delete(*lost)
+
+    async def is_full() -> bool:
+        nonlocal served
+        served += await race(both, 4)
+        return served >= 12
+
+    await wait_until(is_full, 8, interval=0.1, what="the rest of the limit to be given out")
+    served += await race(both, 10)
+    await asyncio.gather(*(site.gatehouse.flush() for site in both))
+    books = await read_books(store, GATE)
+    await asyncio.gather(*(site.gatehouse.stop() for site in both))
+
+    assert served == 12
+    assert books.is_balanced, books
 
 
 async def test_the_alert_of_a_pools_money_is_told(sites: Callable[..., list[Site]]) -> None:

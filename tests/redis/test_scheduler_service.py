@@ -72,10 +72,11 @@ async def test_the_leader_does_all_the_jobs_and_reports_them(
     launch("a")
     await wait_until(lambda: news_of(store, "model_activated"))
     await wait_until(lambda: sink.totals(0, 1e12))
-    jobs = await wait_until(lambda: _jobs(store, at_least=9))
+    jobs = await wait_until(lambda: _jobs(store, at_least=11))
 
     assert {
-        *("audit", "copies", "flush", "leases", "reaper", "recovery", "restore", "selftest", "sweep")
+        *("audit", "copies", "flush", "leases", "maintenance", "probes"),
+        *("reaper", "recovery", "restore", "selftest", "sweep"),
     } == jobs.keys()
     assert all(job["last_error"] is None and job["runs"] >= 1 for job in jobs.values())
 

@@ -71,6 +71,45 @@ async def test_a_new_day_begins_with_nothing(bench: OpenBench) -> None:
     assert admitted(await b.admit_many(3)) == 2
 
 
+async def test_who_is_on_the_way_at_midnight_counts_in_both_days(bench: OpenBench) -> None:
+    """The provider may count a call of the last moment in the new day."""
+    b = bench(small={"rpd": 3, "timezone": "Asia/Tokyo"})
+    midnight_ms = EPOCH_MS + 6 * HOUR_MS
+    await b.store.set_time(midnight_ms - GUARD_MS - 1)
+    assert admitted(await b.admit_many(1)) == 1  # long there by midnight
+    await b.store.set_time(midnight_ms - 1)
+    assert admitted(await b.admit_many(3)) == 2
+    await b.store.set_time(midnight_ms + 1)
+
+    assert admitted(await b.admit_many(5)) == 1
+    await b.store.set_time(midnight_ms + 24 * HOUR_MS)
+    assert admitted(await b.admit_many(5)) == 3
+
+
+async def test_who_is_given_back_after_midnight_is_taken_out_of_the_new_day(bench: OpenBench) -> None:
+    """It never went out, so neither day has seen it."""
+    b = bench(small={"rpd": 3, "timezone": "Asia/Tokyo"})
+    midnight_ms = EPOCH_MS + 6 * HOUR_MS
+    await b.store.set_time(midnight_ms - 1)
+    reservation, _ = await b.admit()
+    await b.store.set_time(midnight_ms + 1)
+    await b.end(reservation, Outcome.NEUTRAL, flags=NOT_SENT)
+
+    assert admitted(await b.admit_many(5)) == 3
+
+
+async def test_who_was_held_up_until_after_midnight_counts_in_the_new_day(bench: OpenBench) -> None:
+    """Admitted in time, sent a second late."""
+    b = bench(small={"rpd": 3, "timezone": "Asia/Tokyo"})
+    midnight_ms = EPOCH_MS + 6 * HOUR_MS
+    await b.store.set_time(midnight_ms - 500)
+    reservation, _ = await b.admit()
+    await b.store.set_time(midnight_ms + 600)
+    await b.end(reservation, dispatch_delay_ms=1000)
+
+    assert admitted(await b.admit_many(5)) == 2
+
+
 async def test_a_day_that_begins_twice_gives_its_limit_once(bench: OpenBench) -> None:
     """Havana sets its clocks back at one o'clock: midnight comes twice, the day's quota does not."""
     b = bench(small={"rpd": 2, "timezone": "America/Havana"})

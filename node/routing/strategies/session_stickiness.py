@@ -9,6 +9,7 @@ from typing import ClassVar
 from node.routing.strategies.base import Hints, Need, Request, Strategy, options_of
 from shared_state.config.pools import PoolConfig
 from shared_state.config.strategies import SessionOptions
+from shared_state.sessions import session_digest
 from shared_state.topology import ModelSpec
 
 
@@ -37,7 +38,8 @@ class SessionStickiness(Strategy):
         if not request.session:
             return order
         if not self._has_order:
-            order.sort(key=lambda spec: _affinity(request.session, spec.id), reverse=True)
+            digest = session_digest(request.session)
+            order.sort(key=lambda spec: _affinity(digest, spec.id), reverse=True)
         if self._is_strict and any(spec.id == hints.held for spec in hints.order):
             return [spec for spec in order if spec.id == hints.held]
         return sorted(order, key=lambda spec: spec.id != hints.held)

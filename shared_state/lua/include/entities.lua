@@ -4,6 +4,7 @@
 -- mode    time   back by itself when `until` has passed
 --         trial  one request in the whole cluster may try it when `until` has passed
 --         manual only an operator brings it back
+-- trigger  what is to bring it back, and what has, once it is active again
 -- phase   ''     plain
 --         trial  one reservation (`trial`: model, tab, id) is trying it, until `trial_until` at the latest
 --         ramp   active again with a growing share of the traffic (`step`)
@@ -13,7 +14,7 @@ local home = { domain = '', channel = '', node = '' }
 
 -- What a healthy entity is asked for comes first; the rest is read when something looks at it.
 local USUAL = { 'status', 'phase', 'fails' }
-local REST = { 'reason', 'mode', 'until', 'cooldowns', 'trial', 'trial_until', 'step', 'step_ok', 'step_at' }
+local REST = { 'reason', 'mode', 'until', 'trigger', 'cooldowns', 'trial', 'trial_until', 'step', 'step_ok', 'step_at' }
 local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until = true, step = true, step_ok = true, step_at = true }
 
 local function read_fields(entity, fields)
@@ -81,12 +82,26 @@ local function due_name(entity)
   return (entity.kind == 'model' and 'm:' or 'p:') .. entity.id
 end
 
+-- Where several reasons hold the weightiest is shown; one that is not listed gives way to all others.
+local WEIGHTS = { maintenance_window = 6, budget_exceeded = 5, quota_exhausted = 4, error_threshold = 3, auth = 3, outage = 3,
+  token_limit = 2, request_limit = 1 }
+local QUOTAS = { budget_exceeded = true, quota_exhausted = true, token_limit = true, request_limit = true }
+-- Reasons that say how well it is. The others hold even where nobody else is left.
+local ILL = { error_threshold = true, outage = true }
+
+local function trigger_of(reason, mode, until_ms)
+  if mode == 'trial' then return 'probe_success' end
+  if mode == 'manual' and until_ms == 0 then return 'manual' end
+  return QUOTAS[reason] and 'quota_reset' or 'cooldown_expired'
+end
+
 -- A later failure may lengthen a standby, never shorten it; what an operator ordered stays.
 local function deactivate(entity, reason, until_ms, mode, now)
   if entity.status == 'standby' and entity.mode == 'manual' and mode ~= 'manual' then return end
   if entity.status == 'standby' and mode ~= 'manual' and until_ms <= entity['until'] then return end
   if entity.status == 'standby' and entity.mode == 'trial' and mode == 'time' then
-    reason, mode = entity.reason, 'trial' -- asked to wait longer, but the trial is still owed
+    mode = 'trial' -- asked to wait longer, but the trial is still owed
+    if (WEIGHTS[reason] or 0) <= (WEIGHTS[entity.reason] or 0) then reason = entity.reason end
   end
   if entity.status ~= 'standby' then set(entity, 'since', now) end
   set(entity, 'status', 'standby')
@@ -95,6 +110,7 @@ local function deactivate(entity, reason, until_ms, mode, now)
   set(entity, 'phase', '')
   set(entity, 'until', until_ms)
   set(entity, 'trial', '')
+  set(entity, 'trigger', trigger_of(reason, mode, until_ms))
   if mode == 'manual' and until_ms == 0 then
     redis.call('ZREM', KEYS[1] .. ':due', due_name(entity))
   else
@@ -121,12 +137,18 @@ local function activate(entity, phase, now)
   announce(entity, 'activated', now)
 end
 
+-- How an ask treats the state: as usual; despite the illness of its model, for the pool has nobody better; or as a probe, which does
+-- not wait for the time of the trial that it is.
+local HOW = { normal = 0, despite = 1, probe = 2, startup_probe = 3 }
+
+local function is_passed_over(entity, how) return how == HOW.despite and entity.mode ~= 'manual' and ILL[entity.reason] end
+
 -- Whether a reservation may use the entity now: nil, or the refusal as {code, time}. The trial is granted later, when all windows agree.
 local STANDBY, TRIAL_TAKEN = 2, 5
-local function gate(entity, now)
-  if entity.status == 'active' then return nil end
+local function gate(entity, now, how)
+  if entity.status == 'active' or is_passed_over(entity, how) then return nil end
   if entity['until'] == 0 and entity.mode == 'manual' then return STANDBY, 0 end
-  if now < entity['until'] then return STANDBY, entity['until'] end
+  if now < entity['until'] and not (how >= HOW.probe and entity.mode == 'trial') then return STANDBY, entity['until'] end
   if entity.mode == 'time' or entity.mode == 'manual' then
     activate(entity, '', now)
     return nil
@@ -149,11 +171,12 @@ local function release_trial(entity, member, now)
 end
 
 -- Marks the reservation as the one trial of an entity whose gate is open though it is on standby.
-local function claim_trial(entity, member, expires, now)
-  if entity.status ~= 'standby' then return false end
+local function claim_trial(entity, member, expires, now, how)
+  if entity.status ~= 'standby' or is_passed_over(entity, how) then return false end
   set(entity, 'phase', 'trial')
   set(entity, 'trial', member)
   set(entity, 'trial_until', expires)
+  set(entity, 'trigger', how == HOW.startup_probe and 'startup_probe' or 'probe_success')
   entity.is_claimed = true
   announce(entity, 'trial', now)
   return true

@@ -2,11 +2,13 @@
 --
 -- A window is described by {algorithm, name, dimension, limit, a, b, c, alert}:
 --   1 sliding      a = length ms, b = bucket ms, c = guard ms  fields name:sum, name:old, name:<bucket>
---   2 calendar     a <= now < b is the period, b..c the next   fields name:at, name:sum
+--   2 calendar     a <= now < b is the period, b..c the next   fields name:at, name:sum, name:carry:<end of the period>
 --   3 spacing      a = least distance ms                       field  name:at
 --   4 concurrency  counted from the set of reservations        no field
 --   5 bucket       a = ms in which a full bucket drains        fields name:at, name:sum (its level)
 --   6 cap          what a single request may take at most      no field
+-- alert: the sum that is told once a period, 0 for none. A calendar window with -1 or -2 is a cap: once it is full its model rests, until
+-- the period ends or (-2) an operator brings it back; the window's name is the reason.
 -- Dimensions: 1 requests, 2 tokens, 3 tokens in, 4 tokens out, 5 cost. A limit of 0 only counts.
 --
 -- What nodes hold as pre-paid leases counts against every window, but belongs to no bucket: fields held:<dimension>.
@@ -17,9 +19,11 @@
 -- A sliding window is exact in the caller's favour: a bucket leaves only when all of it is older than the
 -- window, so no true interval of that length ever holds more than the limit. The guard covers the way
 -- from here to the provider. A bucket that drains is smooth and needs two fields, but an interval that begins with
--- an empty one may hold up to twice the limit. All windows are read once a batch and written once a batch.
+-- an empty one may hold up to twice the limit. What is admitted in the last moments of a calendar period may reach the provider in the next one,
+-- so it is carried over and counts in both. All windows are read once a batch and written once a batch.
 
 local WIDE = string.rep('.', 65)
+local CARRY_MS = 250
 local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
 -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
@@ -49,7 +53,11 @@ local function open_period(scope, w, now)
   end
   w.ends = w.b
   if now >= w.b then w.a, w.ends = w.b, w.c end
-  if not w.mark or w.mark < w.a then w.sum, w.mark, w.dirty, scope.must_keep = 0, w.a, true, true end
+  if not w.mark or w.mark < w.a then
+    local carry = w.name .. ':carry:' .. int(w.a)
+    w.sum = w.mark and tonumber(redis.call('HGET', scope.key, carry) or 0) or 0
+    w.mark, w.gone, w.dirty, scope.must_keep = w.a, { carry }, true, true
+  end
   scope.keep_ms = math.max(scope.keep_ms, w.c - now)
 end
 
@@ -166,6 +174,9 @@ local function take(scope, amounts, now)
       -- it counts nothing
     elseif w.alg == SPACING then
       w.mark, w.dirty = now, true
+    elseif w.alg == CALENDAR then
+      w.sum, w.dirty = w.sum + amount, true
+      if now >= w.ends - CARRY_MS then w.carry = (w.carry or 0) + amount end
     else
       w.sum, w.dirty = w.sum + amount, true
     end
@@ -191,8 +202,16 @@ local function true_up(scope, reserved, used, admitted, charged_at, now)
       end
     elseif w.alg == BUCKET and is ~= was then
       w.sum, w.dirty = math.max(0, w.sum + is - was), true
-    elseif w.alg == CALENDAR and is ~= was then
-      if admitted >= w.a or is > was then w.sum, w.dirty = math.max(0, w.sum + is - was), true end
+    elseif w.alg == CALENDAR then
+      local change = 0
+      if admitted >= w.a - CARRY_MS then
+        change = is - was
+      elseif charged_at >= w.a then
+        change = is -- it was held up until after the turn
+      elseif is > was then
+        change = is - was
+      end
+      if change ~= 0 then w.sum, w.dirty = math.max(0, w.sum + change), true end
     end
   end
 end
@@ -243,6 +262,7 @@ local function save_scope(scope)
       fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
       fields[#fields + 1] = int(w.alg == SLIDING and w.old or w.mark or 0)
       if w.gone then redis.call('HDEL', scope.key, unpack(w.gone)) end
+      if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
       for index, amount in pairs(w.add) do
         local bucket = w.name .. ':' .. int(index)
         if amount ~= 0 then

@@ -247,3 +247,152 @@ def _provider(name: str) -> dict[str, Any]:
         "until": None,
         "models": 1,
     }
+
+
+def _plan() -> dict[str, Any]:
+    """A model left out by its needs, one at a limit, one that serves."""
+    return {
+        "asked": "chat",
+        "because": None,
+        "now_ms": round(NOW * 1000),
+        "needs": {"features": ["tool_calling"], "input_least": 2, "input_most": 30, "output": 100},
+        "stages": [
+            {
+                "name": "CapabilityResolver",
+                "left": ["alpha.small", "beta.large", "gamma.tiny"],
+                "skipped": [],
+            },
+            {
+                "name": "NeedsFilter",
+                "left": ["alpha.small", "beta.large"],
+                "skipped": [{"model": "gamma.tiny", "reason": "tool_calling"}],
+            },
+            {"name": "SelectionStrategy", "left": ["alpha.small", "beta.large"], "skipped": []},
+        ],
+        "rankings": [
+            {
+                "pool": "chat",
+                "strategy": "modelmesh.round-robin.v1",
+                "candidates": ["alpha.small", "beta.large"],
+                "order": ["alpha.small", "beta.large"],
+                "turn": 12,
+                "signals": {"alpha.small": {"latency_ms": 640.0, "in_flight": 2, "headroom": 0.25}},
+            }
+        ],
+        "targets": [
+            {"model": "alpha.small", "pool": "chat", "provider": "alpha"},
+            {"model": "beta.large", "pool": "chat", "provider": "beta", "role": "reserve"},
+        ],
+    }
+
+
+def explained() -> dict[str, Any]:
+    """The first target is at its limit."""
+    window = {"name": "rpm", "limit": 60, "remaining": 0, "takes": 1, "fits": False, "opens": NOW + 45}
+    room = {"pool": "chat", "never": False, "tokens_in": 30, "tokens_out": 100, "cost_usd": 0.0021}
+    return {
+        "time": NOW,
+        "node": "n1",
+        "config_version": "c0ffee12",
+        "api": "chat completions",
+        "asked": "chat",
+        "is_stream": False,
+        "picked": "beta.large",
+        "error": None,
+        "message": None,
+        "plans": [_plan()],
+        "headroom": [
+            {
+                **room,
+                "model": "alpha.small",
+                "provider": "alpha",
+                "place": 0,
+                "admits": False,
+                "opens": NOW + 45,
+                "windows": [window],
+            },
+            {
+                **room,
+                "model": "beta.large",
+                "provider": "beta",
+                "place": 1,
+                "admits": True,
+                "opens": None,
+                "windows": [],
+            },
+            {
+                **room,
+                "model": "gamma.tiny",
+                "provider": "gamma",
+                "place": None,
+                "admits": True,
+                "opens": None,
+                "windows": [],
+            },
+        ],
+    }
+
+
+def replayed(*, same: bool) -> dict[str, Any]:
+    """A request that went past a limit and a failure."""
+    step = {"pool": "chat", "reservation": "n1.7", "asked_ms": 0.4}
+    return {
+        "request_id": "r-1",
+        "same": same,
+        "recorded": "beta.large",
+        "replayed": "beta.large" if same else "alpha.small",
+        "config_version": "c0ffee12",
+        "recorded_version": "c0ffee12" if same else "0ld",
+        "missing": [],
+        "differences": []
+        if same
+        else [{"what": "pick", "recorded": "beta.large", "replayed": "alpha.small"}],
+        "decision": {
+            "request_id": "r-1",
+            "node": "n1",
+            "time": NOW,
+            "config_version": "c0ffee12",
+            "api": "chat completions",
+            "asked": "chat",
+            "is_stream": True,
+            "outcome": "ok",
+            "status": 200,
+            "mode": "exact",
+            "ms": 812.5,
+            "picked": "beta.large",
+            "served": "beta.large",
+            "plans": [_plan()],
+            "steps": [
+                {
+                    **step,
+                    "model": "alpha.small",
+                    "provider": "alpha",
+                    "verdict": "at_limit",
+                    "window": "rpm",
+                    "at": NOW + 45,
+                },
+                {
+                    **step,
+                    "model": "beta.large",
+                    "provider": "beta",
+                    "verdict": "admitted",
+                    "outcome": "failure",
+                    "error": "server_\x1b[31merror",
+                    "status": 500,
+                    "ms": 80,
+                },
+                {
+                    **step,
+                    "model": "beta.large",
+                    "provider": "beta",
+                    "verdict": "admitted",
+                    "outcome": "success",
+                    "ms": 700,
+                    "first_content_ms": 120,
+                    "tokens_in": 25,
+                    "tokens_out": 90,
+                    "cost_usd": 0.0019,
+                },
+            ],
+        },
+    }

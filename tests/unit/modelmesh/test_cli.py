@@ -16,7 +16,7 @@ from modelmesh import __version__
 from modelmesh.cli.app import app
 from tests.support.processes import free_port
 from tests.unit.modelmesh.ops_stub import OpsStub
-from tests.unit.modelmesh.samples import books, stats, status, usage
+from tests.unit.modelmesh.samples import books, explained, replayed, stats, status, usage
 
 Invoke = Callable[..., Result]
 
@@ -137,6 +137,27 @@ def test_without_a_reason_there_is_one_all_the_same(invoke, stub):
     assert stub.asked[-1][1] == {"reason": "by an operator", "for_s": None}
 
 
+@pytest.mark.parametrize(
+    ("answer", "line", "code"),
+    [
+        ({"verdict": "well", "latency_ms": 12.4}, "alpha/x.small well, 12 ms\n", 0),
+        (
+            {"verdict": "not_asked", "message": "no model is active"},
+            "alpha/x.small not asked: no model is active\n",
+            1,
+        ),
+    ],
+)
+def test_probe_tells_the_verdict_and_how_long_it_took(invoke, stub, answer, line, code):
+    """Exit code 1 for anything but well; programs get the answer itself."""
+    answer = {"id": "alpha/x.small", **answer}
+    stub.answers["POST /ops/models/alpha%2Fx.small/probe"] = (200, answer)
+    shown = invoke("probe", "alpha/x.small")
+
+    assert (shown.stdout, shown.exit_code) == (line, code)
+    assert json.loads(invoke("probe", "alpha/x.small", "--json").stdout).items() >= answer.items()
+
+
 def test_activate_falls_back_to_a_provider(invoke, stub):
     """A name that no model has may be a provider's."""
     answer = {"id": "alpha", "status": "active", "reason": "", "until": None}
@@ -211,6 +232,66 @@ def test_an_address_that_is_none_is_one_line(invoke, monkeypatch, url):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_explain_sends_what_would_be_asked(invoke, stub, tmp_path):
+    """Model, body, headers, API; the view says who would serve."""
+    stub.answers["POST /ops/explain"] = (200, explained())
+    body = tmp_path / "body.json"
+    body.write_text('{"messages": [{"role": "user", "content": "hi"}]}')
+
+    result = invoke("explain", "-m", "chat", "--body", str(body), "-H", "X-ModelMesh-Session: s1")
+
+    assert result.exit_code == 0
+    assert "➜ beta.large" in result.stdout
+    assert stub.asked == [
+        (
+            "POST /ops/explain",
+            {
+                "model": "chat",
+                "api": "chat/completions",
+                "body": json.loads(body.read_text()),
+                "headers": {"x-modelmesh-session": "s1"},
+            },
+        )
+    ]
+    assert json.loads(invoke("explain", "-m", "chat", "--json").stdout) == explained()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", None])
+def test_a_body_that_is_none_is_a_usage_error(invoke, stub, tmp_path, text):
+    """Nothing is asked."""
+    body = tmp_path / "body.json"
+    if text is not None:
+        body.write_text(text)
+
+    assert invoke("explain", "-m", "chat", "--body", str(body)).exit_code == 2
+    assert stub.asked == []
+
+
+def test_replay_says_whether_the_same_comes_out(invoke, stub):
+    """Exit code 1 if it does not, and which way it went."""
+    stub.answers["GET /ops/requests/r-1/replay"] = (200, replayed(same=True))
+    stub.answers["GET /ops/requests/r-2/replay"] = (200, replayed(same=False))
+    same, other = invoke("replay", "r-1"), invoke("replay", "r-2")
+    unknown = invoke("replay", "r-3")
+
+    assert (same.exit_code, other.exit_code, unknown.exit_code) == (0, 1, 1)
+    assert "replayed to the same pick: beta.large" in same.stdout
+    assert "pick differs" in other.stdout
+    assert "unknown" in unknown.stderr
+
+
+def test_rotate_moves_a_pool_on(invoke, stub):
+    """The reason goes along; the answer says who went and who came."""
+    answer = {"pool": "chat", "strategy": "s", "by": "standby", "was": "alpha.small", "now": "beta.large"}
+    stub.answers["POST /ops/pools/chat/rotate"] = (200, answer)
+    result = invoke("rotate", "chat", "--for", "10m", "--reason", "new month")
+
+    assert (
+        result.stdout.strip() == "chat has moved on from alpha.small to beta.large; alpha.small is on standby"
+    )
+    assert stub.asked == [("POST /ops/pools/chat/rotate", {"reason": "new month", "for_s": 600})]
+
+
 def test_the_help_names_every_command(invoke):
     """The commands of this release."""
     text = invoke("--help").stdout
@@ -228,6 +309,9 @@ def test_the_help_names_every_command(invoke):
         "audit",
         "deactivate",
         "activate",
+        "explain",
+        "replay",
+        "rotate",
         "state",
     ):
         assert command in text

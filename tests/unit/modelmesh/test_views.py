@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from modelmesh.audit_view import audit_view, is_balanced, rows_off
-from modelmesh.drawing import amount, bar, span, until
+from modelmesh.decision_view import explain_view, replay_view
+from modelmesh.drawing import amount, back, bar, span, until
 from modelmesh.stats_view import stats_view
 from modelmesh.usage_view import usage_view
 from modelmesh.views import (
@@ -18,11 +20,13 @@ from modelmesh.views import (
     pools_view,
     providers_view,
     status_view,
+    timetable_view,
 )
+from shared_state.shapes.decision import ExplainView, ReplayView
 from shared_state.shapes.statistics import StatsView
-from shared_state.shapes.status import BooksView, StatusView
+from shared_state.shapes.status import BooksView, JobView, StatusView
 from shared_state.shapes.usage import UsageView
-from tests.unit.modelmesh.samples import NOW, books, stats, status, usage
+from tests.unit.modelmesh.samples import NOW, books, explained, replayed, stats, status, usage
 
 
 def render(view: object) -> str:
@@ -71,7 +75,7 @@ def test_times_to_come(moment, text):
 
 
 def test_the_status_shows_every_part():
-    """Mode, store, leader, failing jobs, and all tables."""
+    """Mode, store, leader, the timetable, and all tables."""
     text = render(status_view(seen(), now=NOW))
 
     for word in (
@@ -79,12 +83,76 @@ def test_the_status_shows_every_part():
         "c0ffee12",
         "connected, 0.4 ms",
         "clock-1 for 1h 2m",
-        "flush: disk full",
+        "disk full",
+        "reap",
         "n2",
         "beta.large",
     ):
         assert word in text
-    assert "reap" not in text
+
+
+def test_the_timetable_shows_what_is_late_failed_missed_and_overran():
+    """An overdue job stands out even if nobody is left to report it."""
+    jobs = [
+        JobView(
+            name="flush",
+            interval_s=60,
+            last_run=NOW - 200,
+            duration_ms=61_000,
+            next_run=NOW - 120,
+            last_error="disk full",
+            runs=9,
+            failures=4,
+            missed=3,
+            overruns=2,
+        ),
+        JobView(name="reap", interval_s=1, last_run=NOW - 1, duration_ms=2, next_run=NOW + 0.5, runs=70),
+        JobView(name="sweep", interval_s=60),
+    ]
+    console = Console(width=200, color_system="standard", force_terminal=True)
+    with console.capture() as capture:
+        console.print(timetable_view(jobs, now=NOW))
+    lines = [re.sub(r" +", " ", line) for line in capture.get().splitlines() if line.strip()]
+    late, fine, fresh = (line.replace("m ", "m") for line in lines[-3:])
+
+    for word in ("33m61,000 ms", "1;31moverdue by 2m", "1;31m4", "33m3", "33m2", "1;31mdisk full"):
+        assert f"\x1b[{word}" in late, word
+    assert "\x1b[32min 0.5s" in fine
+    assert "never" in fresh
+
+
+def test_an_explanation_shows_stages_reasons_and_room():
+    """Who is left at each stage, why the others are not, and when a full one opens."""
+    text = render(explain_view(ExplainView.model_validate(explained()), now=NOW))
+
+    for word in (
+        "➜ beta.large  for chat by chat completions",
+        "NeedsFilter        2 left",
+        "✘ gamma.tiny  tool calling",
+        "SelectionStrategy  2 left  alpha.small > beta.large",
+        "chat  modelmesh.round-robin.v1  turn 12",
+        "alpha.small: 2 in flight, latency 640 ms, 25% left",
+        "rpm: takes 1, 0 of 60 left",
+        "in 45s",
+        "not asked",
+    ):
+        assert word in text, word
+
+
+def test_a_decision_shows_every_attempt():
+    """What admission said, how attempts ended; no control character of a provider's reaches the terminal."""
+    text = render(replay_view(ReplayView.model_validate(replayed(same=False))))
+
+    for word in (
+        "at limit rpm, open 45s later",
+        "failure: server_?[31merror (500)",
+        "success",
+        "120 ms",
+        "$0.0019",
+    ):
+        assert word in text, word
+    assert "recorded on configuration 0ld, replayed on c0ffee12" in text
+    assert "\x1b" not in text
 
 
 def test_what_is_wrong_with_the_store_stands_out():
@@ -258,3 +326,20 @@ def test_bars(share, held, drawn):
 def test_amounts_are_short(value, is_money, text):
     """A number in a table is read at a glance."""
     assert amount(value, is_money=is_money) == text
+
+
+@pytest.mark.parametrize(
+    ("moment", "trigger", "text"),
+    [
+        (None, "", ""),
+        (NOW + 30, "", "in 30s"),
+        (NOW + 30, "cooldown_expired", "in 30s"),
+        (NOW + 30, "probe_success", "in 30s, trial"),
+        (NOW - 30, "probe_success", "due, trial"),
+        (NOW + 7200, "quota_reset", "in 2h, reset"),
+        (None, "manual", "by order"),
+    ],
+)
+def test_what_brings_something_back_is_told(moment: float | None, trigger: str, text: str) -> None:
+    """The time alone where that is all."""
+    assert back(moment, trigger, now=NOW) == text

@@ -93,6 +93,20 @@ class Watch:
         self.losses = 0
         self.returns: list[Callable[[], None]] = []
         self.held: set[str] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    def hold(self, domain: str) -> None:
+        self.held.add(domain)
+        self.open.clear()
+
+    def release(self, domain: str) -> None:
+        self.held.discard(domain)
+        if not self.held:
+            self.open.set()
+
+    async def until_open(self) -> None:
+        await self.open.wait()
 
     @property
     def mode(self) -> str:
@@ -136,6 +150,9 @@ class Pointers:
     async def turn(self, pool: str) -> int:
         return next(self.turns.setdefault(pool, itertools.count()))
 
+    async def peek(self, pool: str) -> int:
+        raise NotImplementedError
+
     def point_at(self, pool: str, model: str) -> None:
         self.moves.append((pool, model))
         self.current[pool] = model
@@ -150,6 +167,9 @@ class Map:
 
     async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
         return self.held.setdefault((pool.id, session), wish)
+
+    async def peek(self, pool: PoolSpec, session: str, wish: str) -> str:
+        return self.held.get((pool.id, session), wish)
 
     def move(self, pool: PoolSpec, session: str, *, seen: str, model: str) -> None:
         self.moves.append((session, seen, model))

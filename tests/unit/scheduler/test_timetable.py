@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -236,6 +237,60 @@ async def test_runs_that_fall_out_are_counted() -> None:
         h.table._take_event(SimpleNamespace(code=EVENT_JOB_MISSED, job_id="job"))
         h.table._take_event(SimpleNamespace(code=EVENT_JOB_MAX_INSTANCES, job_id="job"))
         assert h.report.missed >= 4
+
+
+@BOTH_CLOCKS
+async def test_failures_and_overruns_are_counted(is_loop: bool) -> None:
+    """Also those that a later good run has forgotten."""
+    errors: list[Exception] = [ValueError("no such thing")]
+
+    async def work(_token: int) -> None:
+        await asyncio.sleep(0.05)
+        if errors:
+            raise errors.pop()
+
+    async with hall(work, is_loop=is_loop, interval_s=0.02) as h:
+        h.lead.gain()
+        await wait_until(lambda: h.report.runs >= 2)
+
+        assert h.report.last_error is None
+        assert h.report.failures == 1
+        assert h.report.overruns == h.report.runs
+
+
+@BOTH_CLOCKS
+async def test_the_next_run_is_known(is_loop: bool) -> None:
+    """A loop pauses after its end; the clock keeps its beat from the start."""
+
+    async def work(_token: int) -> None:
+        await asyncio.sleep(0.05)
+
+    async with hall(work, is_loop=is_loop, interval_s=30.0) as h:
+        h.lead.gain()
+        await wait_until(lambda: h.report.runs)
+        report = h.report
+
+    assert report.next_run is not None
+    assert report.last_run is not None
+    assert report.duration_ms is not None
+    expected = report.last_run + 30.0 + (report.duration_ms / 1000 if is_loop else 0.0)
+    assert report.next_run == pytest.approx(expected, abs=0.005)
+
+
+async def test_a_loop_that_was_frozen_has_missed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would notice: it simply goes on."""
+    monkeypatch.setattr("scheduler.timetable._LATE_S", 0.1)
+
+    async def work(_token: int) -> None:
+        pass
+
+    async with hall(work, is_loop=True, interval_s=0.02) as h:
+        h.lead.gain()
+        await wait_until(lambda: h.report.runs >= 2)
+        time.sleep(0.3)  # noqa: ASYNC251 - the whole process stands still
+        await wait_until(lambda: h.report.missed)
+
+        assert 5 <= h.report.missed <= 20
 
 
 async def test_reports_reach_the_store() -> None:

@@ -14,7 +14,7 @@ from shared_state.entries import MAX_BATCH, Ask, Outcome, Settlement, pack_asks,
 from shared_state.journal import Journal, Record, Replay
 
 NOW_MS = 1_000_000
-POOLS = (PoolConfig(), PoolConfig.model_validate({"deactivation": {"retry_limit": 9}}))
+_POOLS = (PoolConfig(), PoolConfig.model_validate({"deactivation": {"retry_limit": 9}}))
 
 
 def admit(
@@ -29,7 +29,7 @@ def admit(
 def settle(journal: Journal, sequence: int, names: Sequence[str], *, at_ms: int = NOW_MS) -> None:
     """A batch of settlements under both pools' rules."""
     ended = [
-        Settlement(name, "a.m0", POOLS[place % 2], Outcome.SUCCESS, learned=[("rpm", 1, 2)])
+        Settlement(name, "a.m0", _POOLS[place % 2], Outcome.SUCCESS, learned=[("rpm", 1, 2)])
         for place, name in enumerate(names)
     ]
     record = Record(sequence, at_ms, len(ended), (), *pack_settlements(ended))

@@ -147,6 +147,9 @@ class Keys:
             raise self.error
         return self.found.get(digest)
 
+    async def put_back(self, key: ClientKey, digest: str) -> None:
+        self.found[digest] = key
+
 
 class Front:
     """The application of a node over a scripted house."""

@@ -12,9 +12,11 @@ from starlette.routing import Route
 from node.api.application import build_application
 from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
+from node.routing.ranking import Facts, Ranker
+from node.routing.strategies import build_strategies
 from shared_state.keys import Keys
 from tests.unit.node.api.asgi import Findings, Front, ask
-from tests.unit.node.house import View, Watch, mesh
+from tests.unit.node.house import Gauge, Map, Pointers, View, Watch, mesh
 
 CHAT = "/v1/chat/completions"
 
@@ -152,16 +154,25 @@ OPS = [
     ("GET", "/ops/keys"),
     ("POST", "/ops/keys"),
     ("DELETE", "/ops/keys/abc"),
+    ("GET", "/ops/requests/r-1"),
+    ("GET", "/ops/requests/r-1/replay"),
+    ("POST", "/ops/explain"),
+    ("POST", "/ops/pools/chat/rotate"),
 ]
 
 
 def order_of(path: str) -> bytes:
     """A body that the route understands."""
-    return b'{"name": "billing"}' if path == "/ops/keys" else b"{}"
+    return {"/ops/keys": b'{"name": "billing"}', "/ops/explain": b'{"model": "chat"}'}.get(path, b"{}")
 
 
 #: Answered without Redis.
 STANDING = [("GET", "/ops/openapi.json")]
+
+
+def ranker_of(view: View) -> Ranker:
+    facts = Facts(Pointers(view.current), Map(), Gauge())
+    return Ranker(build_strategies(view.topology.pools.values()), view, facts, draw=lambda: 0.5)
 
 
 class Office:
@@ -170,16 +181,21 @@ class Office:
     def __init__(self, *tokens: str, is_open: bool = False) -> None:
         self.store, self.watch, topology = AwayStore(), Watch(), mesh("alpha.m")
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=is_open)
-        parts = OpsParts("node-1", self.store, topology, View(topology), self.watch, Findings())  # type: ignore[arg-type]
+        view = View(topology)
+        parts = OpsParts("node-1", self.store, topology, view, self.watch, Findings(), ranker_of(view))  # type: ignore[arg-type]
         self.app = build_application({}, routes=ops_routes(parts, doorkeeper))
 
 
 async def test_every_operators_route_is_tested() -> None:
     """A new one cannot be forgotten here."""
     topology = mesh("alpha.m")
-    parts = OpsParts("n", AwayStore(), topology, View(topology), Watch(), Findings())  # type: ignore[arg-type]
+    view = View(topology)
+    parts = OpsParts("n", AwayStore(), topology, view, Watch(), Findings(), ranker_of(view))  # type: ignore[arg-type]
     routes = ops_routes(parts, Doorkeeper([], is_open=False))
-    names = (("/alpha.m/", "/{name:path}/"), ("/alpha/", "/{name:path}/"), ("/abc", "/{key}"))
+    names = [
+        *((f"/{name}/", "/{name:path}/") for name in ("alpha.m", "alpha", "chat")),
+        *(("/abc", "/{key}"), ("/r-1", "/{request_id}")),
+    ]
     known = {
         functools.reduce(lambda path, name: path.replace(*name), names, path) for _, path in OPS + STANDING
     }

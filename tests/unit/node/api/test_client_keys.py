@@ -197,6 +197,20 @@ async def test_a_store_that_fails_is_away_for_everybody() -> None:
     assert len(node.place.watch.failures) == 1
 
 
+async def test_a_key_that_the_store_has_lost_is_put_back() -> None:
+    """Keys are never deleted: a server that came back empty shuts nobody out, nor lets a revoked key in."""
+    node = front(good=key(), old=key(id="k2", revoked=NOW_S))
+    before = [(await knock(node, text)).status for text in ("mm-good", "mm-old")]
+    kept = dict(node.keys.found)
+    node.keys.found.clear()
+    node.keyring.doubt()
+    after = [(await knock(node, text)).status for text in ("mm-good", "mm-old", "mm-new")]
+
+    assert before == [200, 401]
+    assert after == [200, 401, 401]
+    assert node.keys.found == kept
+
+
 # -- the keyring
 
 

@@ -111,3 +111,9 @@ def test_a_fallback_shows() -> None:
 
     assert named[b"x-modelmesh-fallback"] == b"content_policy"
     assert b"x-modelmesh-fallback" not in dict(trail_headers(Trail(), "req-1"))
+
+
+def test_a_panic_shows() -> None:
+    """A model was asked that is on standby for its health."""
+    assert dict(trail_headers(Trail(is_panic=True), "req-1"))[b"x-modelmesh-panic"] == b"true"
+    assert b"x-modelmesh-panic" not in dict(trail_headers(Trail(), "req-1"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.call import Trail
+from node.call import Target, Trail
 from shared_state.findings import Finding, Severity, StoreReport
 from tests.unit.node.api.asgi import Front, ask, post
 
@@ -32,6 +32,16 @@ async def test_a_request_is_counted_where_it_went() -> None:
     assert seen[("modelmesh_request_duration_seconds_count",)] == 1
     assert seen[("modelmesh_first_content_seconds_count",)] == 1
     assert seen[("modelmesh_in_flight",)] == 0
+
+
+async def test_requests_in_panic_are_counted_by_pool() -> None:
+    """They should be rare; somebody ought to hear of them."""
+    front = Front()
+    model, pool = front.place.topology.models["alpha.m"], front.place.topology.pools["chat"]
+    front.metrics.observe(Trail(target=Target(model, pool), is_panic=True), outcome="ok", started=0, ended=1)
+    seen = await scrape(front)
+
+    assert seen["modelmesh_panic_requests_total", "chat"] == 1
 
 
 async def test_callers_cannot_invent_labels() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.routing.outcomes import outcome_of, spent_day_s
+from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.config import DeactivationConfig, LimitsConfig
 from shared_state.errors import (
@@ -99,3 +99,21 @@ def test_a_spent_day_ends_with_its_calendar(
     limits = (LimitsConfig(**model), LimitsConfig(**account))
 
     assert spent_day_s(limits, dialect_of(dialect), now_ms=_NOW_MS) == hours * _HOUR_S
+
+
+@pytest.mark.parametrize(
+    ("schedule", "limits", "hours"),
+    [
+        ("daily_utc", {"timezone": "Asia/Tokyo"}, 15),
+        ("monthly", {}, 7 * 24 + 15),
+        ("monthly", {"timezone": "America/Los_Angeles"}, 7 * 24 + 23),
+        ("monthly", {"reset_day": 25, "reset_hour": 6}, 45),
+    ],
+)
+def test_a_spent_quota_comes_back_by_the_pools_schedule(
+    schedule: str, limits: dict[str, object], hours: int
+) -> None:
+    """From Monday, 23 November 2026, 09:00 UTC: the provider's own calendar, or midnight in UTC."""
+    now_ms = 1_795_424_400_000
+
+    assert scheduled_reset_s(schedule, (LimitsConfig(**limits),), now_ms=now_ms) == hours * 3600

@@ -8,7 +8,8 @@ import pytest
 
 from node.api.surfaces import EMBEDDINGS
 from node.routing.pipeline import Plan
-from shared_state.errors import ModelNotFoundError, RequestError
+from shared_state.errors import BudgetExceededError, ModelNotFoundError, RequestError
+from shared_state.ledger import Code, Verdict
 from shared_state.state import EntityState
 from shared_state.topology import Topology
 from tests.unit.node.house import NOW_MS, House, chat, mesh
@@ -118,6 +119,48 @@ async def test_resting_because_of_rate_limits_alone_is_told() -> None:
 
     assert names(plan) == []
     assert plan.only_rate_limits
+
+
+@pytest.mark.parametrize(
+    ("reason", "mode", "is_limit"),
+    [
+        ("request_limit", "time", True),
+        ("budget_exceeded", "time", True),
+        ("request_limit", "manual", False),
+        ("maintenance_window", "time", False),
+    ],
+)
+async def test_a_cap_is_a_limit_as_long_as_it_ends_by_itself(reason: str, mode: str, is_limit: bool) -> None:
+    """Whoever comes back then is served; one that waits for an operator is a 503."""
+    place = house(mesh("a.m"))
+    place.view.models = {"a.m": standby(reason, mode=mode)}
+
+    assert (await plan_of(place)).only_rate_limits is is_limit
+
+
+async def test_a_maintenance_window_is_obeyed_without_anybody_saying_so() -> None:
+    """The clock alone; also when the only other member is the one that rests."""
+    always = {"deactivation": {"maintenance_window": {"cron": "* * * * *", "duration": "1h"}}}
+    topology = mesh(
+        "a.m", "b.m", pools={"chat": {"models": ["a.m", "b.m"]}, "night": {"models": ["a.m"], **always}}
+    )
+    plan = await plan_of(house(topology))
+
+    assert names(plan) == ["b.m"]
+    assert plan.skipped == {"a.m": "maintenance_window"}
+    assert NOW_MS + 3_500_000 < plan.opens_ms <= NOW_MS + 3_600_000
+
+
+async def test_spent_money_that_ends_the_call_is_heard_from_the_model() -> None:
+    """With ``on_budget_exceeded: error`` nobody else is tried: the refusal is the answer."""
+    place = house(mesh("a.m", "b.m", pool={"on_budget_exceeded": "error"}))
+    place.view.models = {"a.m": standby("budget_exceeded", mode="time")}
+    place.ledger.verdicts = {"a.m": [Verdict(Code.STANDBY, NOW_MS + 9000, "budget_exceeded")]}
+    with pytest.raises(BudgetExceededError) as told:
+        await place.serve()
+
+    assert told.value.retry_after_s == 9.0
+    assert [ask.model for ask in place.ledger.asks] == ["a.m"]
 
 
 async def test_a_provider_on_standby_takes_its_models_out() -> None:

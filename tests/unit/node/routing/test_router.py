@@ -11,6 +11,7 @@ import pytest
 
 from shared_state.errors import (
     AllProvidersExhaustedError,
+    DeadlineExceededError,
     LimitReachedError,
     NoActiveModelError,
     ProviderProtocolError,
@@ -212,7 +213,7 @@ async def test_without_redis_what_was_paid_in_advance_is_spent(code: Code) -> No
     place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(alpha=whole()))
     place.watch.connected = code is Code.HELD
     place.watch.held = {"alpha"}
-    place.ledger.verdicts["alpha.m"] = [Verdict(code)] * 2
+    place.ledger.verdicts["alpha.m"] = [Verdict(code)] * 3  # a held one is asked for again after the hold
     allowance = place.allowances["alpha.m"]
     held = Amounts(1, 10_000, 10_000, 10_000, 0)
     now = asyncio.get_running_loop().time()
@@ -226,6 +227,37 @@ async def test_without_redis_what_was_paid_in_advance_is_spent(code: Code) -> No
         await place.serve()
 
     assert len(place.transport.requests) == 1
+
+
+@in_virtual_time
+async def test_a_request_waits_for_the_end_of_a_hold() -> None:
+    """After a restart of Redis the first requests are late, not refused."""
+    place = House(mesh("alpha.m", model={"limits": {"rpm": 60}}), ScriptedTransport(alpha=whole()))
+    place.watch.hold("alpha")
+    place.ledger.verdicts["alpha.m"] = [Verdict(Code.HELD)]
+    task = place.start()
+    await asyncio.sleep(1.5)
+    was_waiting = not task.done()
+    place.watch.release("alpha")
+    await task
+
+    assert was_waiting
+    assert place.trail.mode == "exact"
+    assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
+
+
+@in_virtual_time
+async def test_nobody_waits_for_a_hold_beyond_the_deadline() -> None:
+    place = House(
+        mesh("alpha.m", model={"limits": {"rpm": 60}}, pool={"retry": {"deadline": "1s"}}),
+        ScriptedTransport(alpha=whole()),
+    )
+    place.watch.hold("alpha")
+    place.ledger.verdicts["alpha.m"] = [Verdict(Code.HELD)]
+    with pytest.raises(DeadlineExceededError):
+        await place.serve()
+
+    assert place.transport.requests == []
 
 
 def _pay(place: House, requests: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.routing.fitness import TextFacts
 from node.routing.pipeline import Plan
 from node.routing.verdicts import Refusals
 from shared_state.errors import (
@@ -30,7 +31,10 @@ async def judge(
     *verdicts: Verdict, errors: list[Any] | None = None, skipped: dict[str, str] | None = None, **facts: Any
 ) -> ModelMeshError:
     """The error after these refusals and failures."""
-    plan = Plan(chat(), mesh("alpha.small").resolve("chat"), skipped=skipped or {}, **facts)
+    call = chat()
+    plan = Plan(
+        call, mesh("alpha.small").resolve("chat"), TextFacts(call), NOW_MS, skipped=skipped or {}, **facts
+    )
     return Refusals(list(verdicts), errors or []).error(plan, NOW_MS)
 
 

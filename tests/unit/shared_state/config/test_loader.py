@@ -79,12 +79,8 @@ def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
     assert sorted(faults_of(CONTRACT)) == sorted(
         f"{path}: {NOT_OBEYED}"
         for path in (
-            "pools.chat.recovery.probe_on_start",
-            "pools.chat.recovery.probe_interval",
-            "pools.chat.recovery.on_quota_reset",
             "proxy.cors",
-            "scheduler.probe_interval",
-            "observability",
+            "observability.events",
             "discovery",
         )
     )

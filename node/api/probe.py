@@ -1,0 +1,138 @@
+"""Probes: one tiny request of the right kind to one model, by the same way as everybody's, to learn how it is.
+
+It is admitted, charged and settled like any other; a model on standby takes it as its one trial.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any, Final
+
+import orjson
+
+from node.api.surfaces import CHAT, EMBEDDINGS
+from node.call import Call, Surface, Trail
+from node.observe.request_log import RequestLog
+from node.routing.interrupts import Interrupts
+from node.routing.router import Router
+from node.routing.weight import weigh
+from shared_state.entries import How
+from shared_state.errors import ModelMeshError, RejectedRequestError
+from shared_state.shapes.status import ProbeView
+from shared_state.topology import ModelSpec
+
+#: Models that think before they speak refuse fewer tokens, and the older name of the bound.
+_THINKERS_TOKENS: Final = 16
+
+
+def _chat(model: ModelSpec) -> dict[str, Any]:
+    bound = {"max_tokens": 1}
+    if model.config.features.reasoning:
+        bound = {"max_completion_tokens": _THINKERS_TOKENS}
+    fields = {"messages": [{"role": "user", "content": "ping"}], **bound}
+    return fields if model.config.delivery.synchronous else {**fields, "stream": True}
+
+
+def _embeddings(model: ModelSpec) -> dict[str, Any]:
+    return {"input": "ping"}
+
+
+#: A kind of API and the smallest request in it. What is not here costs too much to be asked for nothing.
+_PROBES: Final = ((CHAT, _chat), (EMBEDDINGS, _embeddings))
+
+
+def probe_call(model: ModelSpec, how: How) -> Call | None:
+    """The probe of a model; None if for what it does there is none."""
+    for surface, write in _PROBES:
+        if surface.serves(model.capabilities):
+            return _call(surface, {"model": model.id, **write(model)}, how)
+    return None
+
+
+def _call(surface: Surface, fields: dict[str, Any], how: How) -> Call:
+    body = orjson.dumps(fields)
+    return Call(
+        surface=surface,
+        request_id=f"probe-{uuid.uuid4().hex}",
+        fields=fields,
+        body_bytes=len(body),
+        started=asyncio.get_running_loop().time(),
+        prompt_tokens=weigh(body, fields),
+        how=how,
+    )
+
+
+class Prober:
+    """Sends probes through a node's router."""
+
+    def __init__(self, router: Router, request_log: RequestLog) -> None:
+        self._router = router
+        self._log = request_log
+
+    async def probe(self, model: ModelSpec, *, is_startup: bool = False) -> ProbeView:
+        """Asks a model once; whatever becomes of it is the answer."""
+        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE)
+        if call is None:
+            return ProbeView(id=model.id, verdict="no_probe", message="there is no probe for what it does")
+        reply, trail = _Silence(), Trail()
+        error = await self._send(call, reply, trail)
+        latency_ms = round((asyncio.get_running_loop().time() - call.started) * 1000, 3)
+        verdict = _verdict(error, trail)
+        trail.outcome = "ok" if error is None else error.code or "provider_error"
+        self._log.write(
+            call.request_id,
+            path=f"/ops/models/{model.id}/probe",
+            name=model.id,
+            status=200 if error is None else error.http_status,
+            outcome=trail.outcome,
+            started=call.started,
+            trail=trail,
+        )
+        return ProbeView(
+            id=model.id,
+            verdict=verdict,
+            latency_ms=latency_ms if trail.attempts else None,
+            code=None if error is None else error.code,
+            message="" if error is None else error.message,
+        )
+
+    async def _send(self, call: Call, reply: _Silence, trail: Trail) -> ModelMeshError | None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._router.serve(call, reply, Interrupts(task), trail)
+        except ModelMeshError as error:
+            return error
+        return reply.error
+
+
+def _verdict(error: ModelMeshError | None, trail: Trail) -> str:
+    if error is None:
+        return "well"
+    if not trail.attempts:
+        return "not_asked"
+    return "rejected" if isinstance(error, RejectedRequestError) else "failed"
+
+
+class _Silence:
+    """Nobody listens: what was learned is in the trail and in the books."""
+
+    def __init__(self) -> None:
+        self.is_started = False
+        self.error: ModelMeshError | None = None
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
+        self.is_started = True
+
+    async def begin(self, trail: Trail) -> None:
+        self.is_started = True
+
+    async def part(self, data: bytes) -> None:
+        """Not kept."""
+
+    async def end(self) -> None:
+        """Nothing to close."""
+
+    async def break_off(self, error: ModelMeshError) -> None:
+        self.error = error

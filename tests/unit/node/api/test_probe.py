@@ -1,0 +1,155 @@
+"""A probe is a small request of the right kind, sent once, whose end is its verdict."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import orjson
+import pytest
+
+from node.api.probe import Prober, probe_call
+from node.observe.request_log import RequestLog
+from shared_state.ledger import Code, How, Outcome, Verdict
+from shared_state.shapes.status import ProbeView
+from shared_state.state import EntityState
+from tests.unit.node.house import NOW_MS, House, mesh
+from tests.unit.node.scripted import ScriptedTransport, refused, whole
+
+STANDBY = EntityState("standby", "error_threshold", "trial", until_ms=NOW_MS + 60_000)
+
+
+def house(*scripts: Any, **model: Any) -> House:
+    """A pool of two, the first of which is probed; the other must never be asked."""
+    topology = mesh("a.m", "b.m", differing={"a.m": model})
+    return House(topology, ScriptedTransport(a=list(scripts) or whole(), b=whole("wrong")))
+
+
+async def probe(place: House, **options: Any) -> ProbeView:
+    prober = Prober(place.router, RequestLog("n", io.BytesIO()))
+    return await prober.probe(place.topology.models["a.m"], **options)
+
+
+def sent(place: House) -> Any:
+    (request,) = place.transport.requests
+    return orjson.loads(request.read())
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({}, {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}),
+        (
+            {"features": {"reasoning": True}},
+            {"messages": [{"role": "user", "content": "ping"}], "max_completion_tokens": 16},
+        ),
+        ({"capabilities": ["text-embeddings"]}, {"input": "ping"}),
+    ],
+)
+async def test_its_shape_is_that_of_what_the_model_does(
+    model: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """As small as the kind allows."""
+    place = house(**model)
+    call = probe_call(place.topology.models["a.m"], How.PROBE)
+
+    assert call is not None
+    assert call.fields == {"model": "a.m", **expected}
+    assert call.surface.serves(place.topology.models["a.m"].capabilities)
+
+
+async def test_a_model_that_only_streams_is_asked_to() -> None:
+    """And one whose kind has no probe is not asked at all."""
+    streams = house(delivery={"synchronous": False}).topology.models["a.m"]
+    draws = house(capabilities=["text-to-image"])
+    call = probe_call(streams, How.PROBE)
+
+    assert call is not None
+    assert call.is_stream
+    assert (await probe(draws)).verdict == "no_probe"
+    assert draws.transport.requests == []
+
+
+async def test_an_answer_is_a_good_verdict() -> None:
+    """Settled and charged under the model's pool, like everybody's."""
+    place = house()
+    shown = await probe(place)
+
+    assert (shown.id, shown.verdict, shown.code) == ("a.m", "well", None)
+    assert shown.latency_ms is not None
+    assert sent(place)["max_tokens"] == 1
+    assert [(ask.pool, ask.how) for ask in place.ledger.asks] == [("chat", How.PROBE)]
+    assert place.ledger.outcomes == [("a.m", Outcome.SUCCESS)]
+
+
+async def test_a_failure_is_a_verdict_after_one_attempt() -> None:
+    """No second try, no other model."""
+    place = house(refused(503), refused(503))
+    shown = await probe(place)
+
+    assert (shown.verdict, shown.code) == ("failed", "all_providers_exhausted")
+    assert len(place.transport.requests) == 1
+    assert place.ledger.outcomes == [("a.m", Outcome.FAILURE)]
+
+
+async def test_a_provider_that_refuses_the_request_itself_is_there() -> None:
+    """Nobody's record is harmed by a probe that is wrong for a model."""
+    place = house(refused(400))
+    shown = await probe(place)
+
+    assert shown.verdict == "rejected"
+    assert place.ledger.outcomes == [("a.m", Outcome.NEUTRAL)]
+
+
+async def test_a_standby_that_waits_for_its_trial_may_be_probed_before() -> None:
+    """Whatever the time; the scripts grant the trial."""
+    place = house()
+    place.view.models = {"a.m": STANDBY}
+    await probe(place, is_startup=True)
+
+    assert [(ask.model, ask.how) for ask in place.ledger.asks] == [("a.m", How.STARTUP_PROBE)]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (EntityState("standby", "manual", "manual"), "no_active_model"),
+        (EntityState("standby", "rate_limited", "time", until_ms=NOW_MS + 5000), "rate_limit_exceeded"),
+        (EntityState("standby", "outage", "trial", "trial", trial_until_ms=NOW_MS + 9), "no_active_model"),
+    ],
+)
+async def test_other_standbys_are_not_asked(state: EntityState, code: str) -> None:
+    """An order, a pause, a trial that somebody else is already."""
+    place = house()
+    place.view.models = {"a.m": state}
+    shown = await probe(place)
+
+    assert (shown.verdict, shown.code, shown.latency_ms) == ("not_asked", code, None)
+    assert place.transport.requests == []
+
+
+async def test_a_model_on_the_ramp_is_asked_whatever_the_draw() -> None:
+    """A probe is no part of the traffic that is let back in steps."""
+    topology = mesh("a.m", "b.m")
+    place = House(topology, ScriptedTransport(a=whole(), b=whole()), draw=(0.99,))
+    place.view.models = {"a.m": EntityState(phase="ramp")}
+    shown = [await probe(place) for _ in range(8)]
+
+    assert {each.verdict for each in shown} == {"well"}
+
+
+async def test_limits_hold_for_probes() -> None:
+    """Refused admission is no attempt."""
+    place = house()
+    place.ledger.verdicts = {"a.m": [Verdict(Code.AT_LIMIT, NOW_MS + 1000, "rpm")]}
+
+    assert (await probe(place)).verdict == "not_asked"
+
+
+async def test_a_pool_of_the_same_name_is_not_meant() -> None:
+    """A probe is for the model, whatever else may be called so."""
+    topology = mesh("a.m", "b.m", pools={"a.m": {"models": ["b.m", "a.m"]}})
+    place = House(topology, ScriptedTransport(a=whole(), b=whole()))
+    await probe(place)
+
+    assert [ask.model for ask in place.ledger.asks] == ["a.m"]
