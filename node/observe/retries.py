@@ -17,7 +17,7 @@ class RetryCounters(Collector):
         self._budgets = budgets
 
     def collect(self) -> Iterator[Metric]:
-        """Both families."""
+        """All families."""
         made = CounterMetricFamily(
             "modelmesh_retries", "Attempts beyond a request's first, out of the budget.", labels=["pool"]
         )
@@ -26,7 +26,11 @@ class RetryCounters(Collector):
             "Attempts that were not made because the budget was used up.",
             labels=["pool"],
         )
+        hedges = CounterMetricFamily(
+            "modelmesh_hedges", "Attempts beside a slow one, out of the budget.", labels=["pool"]
+        )
         for pool, budget in self._budgets.pools.items():
             made.add_metric([pool], budget.made)
             refused.add_metric([pool], budget.refused)
-        yield from (made, refused)
+            hedges.add_metric([pool], budget.hedges)
+        yield from (made, refused, hedges)

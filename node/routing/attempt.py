@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import httpx
 
-from node.call import Call, Reply, Target, Trail
+from node.call import Call, Reply, Step, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
@@ -91,6 +92,16 @@ class Attempt:
         self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
 
+    @property
+    def ends(self) -> tuple[Reply, Trail, Interrupts]:
+        """Whom it answers, where it leaves its trail, what may interrupt it."""
+        return self._reply, self._trail, self._interrupts
+
+    @property
+    def waited_s(self) -> float:
+        """From admission to the first content, or until now."""
+        return (self._first_content or self._loop.time()) - self._admitted
+
     async def run(self) -> None:
         """Sends the call and passes the answer on.
 
@@ -120,6 +131,8 @@ class Attempt:
         except BaseException:
             # The caller left or the deadline passed: nobody is blamed; if the answer was not complete, what was reserved is charged.
             self._trail.may_be_billed |= self._is_sent
+            if not self._is_sent:
+                settlement.flags |= NOT_SENT
             self._settle(settlement, self._usage)
             raise
         else:
@@ -324,6 +337,45 @@ class Attempt:
             settlement.flags |= LEASED
         self.settlement = settlement
         self._lane.batcher.settle(settlement)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An admitted attempt before it begins.
+
+    Attributes:
+        charged: the reservation by which the allowance knows it.
+        step: where its end is noted.
+    """
+
+    call: Call
+    target: Target
+    lane: Lane
+    reservation: str
+    deadline: float
+    asked: float
+    passport: bytes
+    is_reserved: bool
+    charged: str
+    step: Step
+    most_out: int | None
+
+    def attempt(self, reply: Reply, interrupts: Interrupts, trail: Trail) -> Attempt:
+        """The attempt, answering there."""
+        return Attempt(
+            self.call,
+            self.target,
+            self.lane,
+            self.reservation,
+            reply,
+            interrupts,
+            trail,
+            deadline=self.deadline,
+            asked=self.asked,
+            passport=self.passport,
+            is_reserved=self.is_reserved,
+            most_out=self.most_out,
+        )
 
 
 async def _until_content(parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:

@@ -26,6 +26,7 @@ class RetryBudget:
     Attributes:
         made: retries since the start.
         refused: retries that were not made because the budget was used up.
+        hedges: those of them that were made beside an attempt, not after it.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class RetryBudget:
         self.rules = rules
         self.made = 0
         self.refused = 0
+        self.hedges = 0
         self._nodes = nodes
         self._now = now
         self._seconds: deque[tuple[int, int]] = deque([(0, 0)] * (WINDOW_S - 1), maxlen=WINDOW_S - 1)

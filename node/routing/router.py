@@ -15,15 +15,17 @@ from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
-from node.routing.attempt import Attempt
+from node.routing.attempt import Attempt, Start
 from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
+from node.routing.hedger import Hedger
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.pace import Pace
 from node.routing.pipeline import Pipeline, Plan
+from node.routing.race import Race
 from node.routing.retry import Next, decide
 from node.routing.tries import Tries
 from node.routing.verdicts import Refusals
@@ -81,6 +83,7 @@ class Router:
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
+        self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
         self._paces: dict[str, Pace] = {}
         self.in_flight = 0
 
@@ -148,7 +151,7 @@ class Router:
                     _pass_over(target, later, refusals, trail)
                     continue
                 follow_up = await self._try_target(
-                    plan, target, reply, interrupts, tries, walk, trail, refusals, has_other=bool(waiting)
+                    plan, target, reply, interrupts, tries, walk, trail, refusals, waiting
                 )
                 if follow_up is None:
                     return None, tries
@@ -176,10 +179,9 @@ class Router:
         walk: Walk | None,
         trail: Trail,
         refusals: Refusals,
-        *,
-        has_other: bool,
+        others: list[Target],
     ) -> Next | None:
-        """Tries one target until it answers (None) or the policy moves on."""
+        """Tries one target until it answers (None) or the policy moves on; who is asked beside it is not among the others any more."""
         call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
@@ -206,28 +208,25 @@ class Router:
             trail.target, trail.is_panic = target, target.how is How.DESPITE
             is_reserved = verdict is not WITHOUT_STORE
             trail.mode = "exact" if is_reserved else self._on_loss
-            attempt = Attempt(
+            start = Start(
                 call,
                 target,
                 lane,
                 reservation if is_reserved else next(self._reservations),
-                reply,
-                interrupts,
-                trail,
                 deadline=deadline,
                 asked=asked,
                 passport=stamp(
-                    call.passport, attempts=tries.for_next(has_other=has_other), left_s=deadline - asked
+                    call.passport, attempts=tries.for_next(has_other=bool(others)), left_s=deadline - asked
                 ),
                 is_reserved=is_reserved,
+                charged=reservation,
+                step=step,
                 most_out=need.tokens_out if lane.spends_money or _spends_money(walk) else None,
             )
+            attempt = start.attempt(reply, interrupts, trail)
             try:
-                with self._signals.under_way(target.model.id):
-                    await _run(attempt, lane, reservation)
-                self._hear(target.model.id, lane, attempt)
+                await self._carry(plan, start, attempt, verdict, tries, walk, others, refusals)
             except ProviderError as error:
-                step.error = error
                 refusals.errors.append(error)
                 tries.failed(error)
                 now = asyncio.get_running_loop().time()
@@ -237,7 +236,7 @@ class Router:
                     tries=max(tried, rules.max_attempts) if call.passport.is_repeat else tried,
                     left_s=deadline - now,
                     draw=self._draw(),
-                    has_other=has_other,
+                    has_other=bool(others),
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
@@ -250,8 +249,43 @@ class Router:
             else:
                 return None
             finally:
-                step.settlement = attempt.settlement
-                _leave(walk, target, attempt.settlement)
+                _leave(walk, target, step.settlement)
+
+    async def _carry(
+        self,
+        plan: Plan,
+        start: Start,
+        attempt: Attempt,
+        verdict: Verdict,
+        tries: Tries,
+        walk: Walk | None,
+        others: list[Target],
+        refusals: Refusals,
+    ) -> None:
+        """Carries an admitted attempt to its end, if it is slow with another beside it."""
+        delay_s = self._hedger.delay_s(plan, start.target, verdict, tries, walk, others)
+        if delay_s is None:
+            await self._run(start, attempt)
+        else:
+            await self._hedger.race(plan, start, others, delay_s, Race(*attempt.ends), tries, refusals)
+
+    async def _run(self, start: Start, attempt: Attempt) -> None:
+        """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
+        model = start.target.model.id
+        try:
+            with self._signals.under_way(model):
+                await attempt.run()
+        except ProviderError as error:
+            start.step.error = error
+            raise
+        except Interrupted:
+            self._hedger.note(start.target, attempt.waited_s)  # who lost a race took that long at least
+            raise
+        finally:
+            start.step.settlement = attempt.settlement
+            start.lane.allowance.end(start.charged)
+        self._hedger.note(start.target, attempt.waited_s)
+        self._hear(model, start.lane, attempt)
 
     def _is_crowd(self, plan: Plan, target: Target) -> bool:
         """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
@@ -321,11 +355,3 @@ def _spends_money(walk: Walk | None) -> bool:
 def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
     if walk is not None:
         walk.leave(target, settlement)
-
-
-async def _run(attempt: Attempt, lane: Lane, reservation: str) -> None:
-    """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
-    try:
-        await attempt.run()
-    finally:
-        lane.allowance.end(reservation)

@@ -36,6 +36,11 @@ class Tries:
         self._is_paid = False
 
     @property
+    def is_first(self) -> bool:
+        """Whether the attempt that has begun is the request's first."""
+        return self._trail.attempts == 1
+
+    @property
     def left(self) -> int:
         """Attempts that the request may still make by its own number."""
         return self._most - self._trail.attempts
@@ -62,6 +67,19 @@ class Tries:
     def for_next(self, *, has_other: bool) -> int:
         """Attempts that the provider may make of the one that begins, if it is a router: one while there are other ways from here."""
         return 1 if has_other else self.left + 1
+
+    def take_hedge(self) -> bool:
+        """Pays for an attempt beside the one that runs."""
+        return self.left > 0 and not self._is_repeat and self._budget.take()
+
+    def begin_hedge(self) -> None:
+        """It begins."""
+        self._trail.attempts += 1
+        self._budget.hedges += 1
+
+    def drop_hedge(self) -> None:
+        """It was not made."""
+        self._budget.give_back()
 
     def failed(self, error: ProviderError) -> None:
         """The attempt has failed."""

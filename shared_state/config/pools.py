@@ -159,6 +159,25 @@ class RetryConfig(Section):
     budget: RetryBudgetConfig = RetryBudgetConfig()
 
 
+class HedgeConfig(Section):
+    """A second attempt beside a slow one, on the next candidate; whoever has content first answers, the other is ended and settled.
+
+    Only for a request that passes no gate (client key with limits, limits of the mesh or the pool), and within the retry budget.
+    """
+
+    after: Literal["p95"] | DurationS = Field(
+        "p95",
+        description="time without content; `p95`: what 19 of 20 answers of that model stayed below on this node",
+    )
+    max_share: float = Field(0.05, gt=0, le=1, description="most hedges for each request")
+
+    @model_validator(mode="after")
+    def _sane(self) -> HedgeConfig:
+        if self.after != "p95" and self.after <= 0:
+            raise ValueError("after must be longer than nothing")
+        return self
+
+
 class FallbacksConfig(Section):
     """Where a call goes on, within its deadline and attempts, after a refusal that others need not share.
 
@@ -225,6 +244,7 @@ class PoolConfig(CustomOptions, SessionOptions, BalanceOptions, PriorityOptions,
     recovery: RecoveryConfig = RecoveryConfig()
     retry: RetryConfig = RetryConfig()
     fallbacks: FallbacksConfig = FallbacksConfig()
+    hedge: HedgeConfig | None = Field(None, description="off unless it is there; `{}` for its defaults")
 
     @model_validator(mode="after")
     def _one_period(self) -> PoolConfig:

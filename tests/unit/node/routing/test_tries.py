@@ -246,7 +246,11 @@ async def test_retries_are_counted() -> None:
         for sample in family.samples
     }
 
-    assert found == {"modelmesh_retries_total": 1, "modelmesh_retries_refused_total": 2}
+    assert found == {
+        "modelmesh_retries_total": 1,
+        "modelmesh_retries_refused_total": 2,
+        "modelmesh_hedges_total": 0,
+    }
 
 
 # -- what may have been billed
