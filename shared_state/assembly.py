@@ -17,6 +17,7 @@ from shared_state.catalogue import (
 from shared_state.config.checks import (
     check_api_key,
     check_base_url,
+    check_discovery,
     check_names,
     domain_of,
     merge_limits,
@@ -53,6 +54,7 @@ class Parts:
 def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     """Build all specs; what is wrong goes to ``log``."""
     check_names(config, log)
+    check_discovery(config, log)
     parts = Parts(tree=_grow_tree(config, log))
     limits = merge_limits(config, log)
     profiles = _find_profiles(config, log)
