@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared_state.config.faults import FaultLog, Path, suggest
-from shared_state.config.limits import BudgetConfig, LimitsConfig
+from shared_state.config.limits import BudgetConfig, LimitsConfig, caps_of
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 
@@ -89,7 +89,8 @@ def with_budget(limits: LimitsConfig, budget: BudgetConfig) -> LimitsConfig:
 
 def spends_money(limits: LimitsConfig) -> bool:
     """Whether money is limited."""
-    return any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
+    has_cap = any(cap.reason == "budget_exceeded" for cap in caps_of(limits))
+    return has_cap or any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
 
 
 def merge_limits(config: MeshConfig, log: FaultLog) -> dict[str, LimitsConfig]:
