@@ -137,12 +137,13 @@ class Connector:
         learned = learn(headers, dialect=self.provider.connector.dialect)
         return [word for word in learned if word.window in COUNTING]
 
-    async def read(self, response: httpx.Response, *, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
-        """The whole body of a successful answer.
+    async def read(self, response: httpx.Response, *, most_bytes: int | None = None) -> bytes:
+        """The whole body of a successful answer, of at most ``MAX_ANSWER_BYTES`` or fewer.
 
         Raises:
             ProviderError: it broke off or is too large.
         """
+        most_bytes = most_bytes or MAX_ANSWER_BYTES
         parts: list[bytes] = []
         size = 0
         try:

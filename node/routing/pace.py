@@ -22,3 +22,7 @@ class Pace:
             return False
         self._left -= 1
         return True
+
+    def earn(self, amount: float) -> None:
+        """Puts some in."""
+        self._left = min(self._most, self._left + amount)

@@ -46,6 +46,10 @@ _RAMP_STEP_S: Final = 1.0
 #: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
 _SPARES_PER_S: Final = 10.0
 _SPARES_AT_ONCE: Final = 3
+#: In panic a model is asked so often on faith alone; what it answers well pays for more. At one success in five nobody is held back.
+_FAITH_PER_S: Final = 2.0
+_FAITH_AT_MOST: Final = 10
+_EARNED_BY_SUCCESS: Final = 5.0
 
 
 class Router:
@@ -85,6 +89,7 @@ class Router:
         self._draw = draw
         self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
         self._paces: dict[str, Pace] = {}
+        self._faiths: dict[str, Pace] = {}
         self.in_flight = 0
 
     @property
@@ -145,7 +150,7 @@ class Router:
         try:
             while waiting and tries.may_begin():
                 target = waiting.pop(0)
-                if self._is_crowd(plan, target):
+                if self._is_crowd(plan, target) or self._has_lost_faith(target):
                     later = self._come_again()
                     trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
                     _pass_over(target, later, refusals, trail)
@@ -285,6 +290,8 @@ class Router:
             start.step.settlement = attempt.settlement
             start.lane.allowance.end(start.charged)
         self._hedger.note(start.target, attempt.waited_s)
+        if start.target.how is How.DESPITE:
+            self._faith_in(start.target).earn(_EARNED_BY_SUCCESS)
         self._hear(model, start.lane, attempt)
 
     def _is_crowd(self, plan: Plan, target: Target) -> bool:
@@ -293,6 +300,15 @@ class Router:
             return False
         pace = self._paces.setdefault(target.model.id, Pace(_SPARES_PER_S, _SPARES_AT_ONCE))
         return not pace.take(asyncio.get_running_loop().time())
+
+    def _has_lost_faith(self, target: Target) -> bool:
+        """Whether a model that is asked despite its illness has answered too little of late: no storm on what is down."""
+        if target.how is not How.DESPITE:
+            return False
+        return not self._faith_in(target).take(asyncio.get_running_loop().time())
+
+    def _faith_in(self, target: Target) -> Pace:
+        return self._faiths.setdefault(target.model.id, Pace(_FAITH_PER_S, _FAITH_AT_MOST))
 
     def _come_again(self) -> Verdict:
         """Once the ramp has risen, and not all at once."""

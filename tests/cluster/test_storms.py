@@ -110,15 +110,17 @@ async def _know_each_other(cluster: Cluster) -> bool:
     return seen == [len(cluster.nodes)] * len(cluster.nodes)
 
 
-async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, callers: aiohttp.ClientSession):
-    """By the usual rules three failures take a model out; from then on callers are told when to come back."""
+async def test_with_everything_on_standby_hardly_anybody_is_asked(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """Three failures take a model out; then each node asks on faith, a little, and callers are told when to come back."""
     fail_all(cluster, "calm")
     heard = await ask_many(callers, "calm", 600)
     last_status, last_headers = heard[-1]
 
-    assert upstream(cluster, "calm") < 120
+    assert upstream(cluster, "calm") < 250
     assert last_status == 503
-    assert int(last_headers["retry-after"]) > 30
+    assert int(last_headers["retry-after"]) >= 1
 
 
 async def test_a_crowd_that_waits_does_not_run_over_what_recovers(
