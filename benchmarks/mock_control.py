@@ -17,13 +17,15 @@ _DONE = b'{"ok":true}'
 
 
 class ControlDesk:
-    """Answers ``behaviour`` (POST, DELETE), ``ledger``, ``counts``, ``last`` (GET) and ``reset`` (POST).
+    """Answers ``behaviour`` (POST, DELETE), ``models`` (POST), ``ledger``, ``counts``, ``last`` (GET) and ``reset`` (POST).
 
+    ``models`` takes the entries that ``GET /v1/models`` is to list, in place of the usual ones; an empty list takes that back.
     ``last`` shows the newest counted request as it came in, its bearer token left out.
     """
 
     def __init__(self, book: OrderBook, ledger: Ledger, *, limit: SlidingLimit | None) -> None:
         self.last: Request | None = None
+        self.listed: list[dict[str, Any]] = []
         self._book = book
         self._ledger = ledger
         self._limit = limit
@@ -33,6 +35,8 @@ class ControlDesk:
         match request.method, request.path.removeprefix(PREFIX):
             case b"POST", "behaviour":
                 return self._give(request.body)
+            case b"POST", "models":
+                self.listed = orjson.loads(request.body)
             case b"DELETE", "behaviour":
                 self._book.clear()
             case b"GET", "ledger":
@@ -62,6 +66,7 @@ class ControlDesk:
         self._book.clear()
         self._ledger.reset()
         self.last = None
+        self.listed = []
         if self._limit:
             self._limit.clear()
 

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import orjson
+
 from benchmarks.mock_answers import (
     Headers,
     Script,
@@ -80,6 +82,10 @@ class MockUpstream:
         """The script for a request and, unless it is a control request, its ledger entry."""
         if request.path.startswith(PREFIX):
             return self.desk.answer(request), None
+        if request.method == b"GET" and request.path.startswith(_MODELS):
+            return self._look_up(request)[
+                1
+            ], None  # whoever watches a provider asks for it; the books are for calls
         self._n += 1
         self.desk.last = request
         now = time.time()
@@ -135,7 +141,11 @@ class MockUpstream:
             message = f"{request.method.decode()} {request.path} is unknown to this mock"
             return "not-found", error_script(Fault(status=404), message=message)
         behaviour = self.book.choose(request.path, "", is_counted=False)
-        return behaviour.text, compose_unary(model_list(known, self.options.name, only=model), behaviour)
+        if self.desk.listed and not model:
+            body = orjson.dumps({"object": "list", "data": self.desk.listed})
+        else:
+            body = model_list(known, self.options.name, only=model)
+        return behaviour.text, compose_unary(body, behaviour)
 
 
 def _rate_headers(limit: SlidingLimit, wait_s: float) -> Headers:

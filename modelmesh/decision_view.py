@@ -268,20 +268,23 @@ def _steps(steps: Sequence[StepView], decision: DecisionView) -> Fitting:
         "reservation",
     )
     for number, step in enumerate(steps, 1):
-        view.add_row(
-            str(number),
-            Text(clean(step.model), style="bold" if step.model == decision.served else ""),
-            _admission(step, decision.time),
-            _outcome(step),
-            f"{step.asked_ms:.0f} ms",
-            "" if step.ms is None else f"{step.ms} ms",
-            "" if step.first_content_ms is None else f"{step.first_content_ms} ms",
-            _count(step.tokens_in),
-            _count(step.tokens_out),
-            "" if step.cost_usd is None else amount(step.cost_usd, is_money=True),
-            text(step.reservation),
-        )
+        view.add_row(str(number), *_step(step, decision))
     return Fitting(view, "reservation", "first", "asked at", "in", "out")
+
+
+def _step(step: StepView, decision: DecisionView) -> list[Text | str]:
+    return [
+        Text(clean(step.model), style="bold" if step.model == decision.served else ""),
+        _admission(step, decision.time),
+        _outcome(step),
+        f"{step.asked_ms:.0f} ms",
+        "" if step.ms is None else f"{step.ms} ms",
+        "" if step.first_content_ms is None else f"{step.first_content_ms} ms",
+        _count(step.tokens_in),
+        _count(step.tokens_out),
+        "" if step.cost_usd is None else amount(step.cost_usd, is_money=True),
+        text(step.reservation),
+    ]
 
 
 def _admission(step: StepView, ended: float) -> Text:

@@ -147,18 +147,27 @@ def models_view(models: Iterable[ModelView], *, now: float) -> Table:
 
 
 def providers_view(providers: Iterable[ProviderView], *, now: float) -> Table:
-    view = table("Providers", "provider", "status", "why", "until", "connector", "domain", "#models")
+    view = table(
+        "Providers", "provider", "status", "why", "until", "health", "connector", "domain", "#models"
+    )
     for provider in providers:
         view.add_row(
             text(provider.id),
             state(provider.status),
             text(provider.reason),
             back(provider.until, provider.trigger, now=now),
+            _health_text(provider),
             text(provider.connector),
             text(provider.domain),
             str(provider.models),
         )
     return view
+
+
+def _health_text(provider: ProviderView) -> Text:
+    if provider.health is None or provider.availability is None:
+        return Text("")
+    return state(provider.health).append(f" {provider.availability:.0%}")
 
 
 def probe_view(probe: ProbeView) -> Text:

@@ -34,6 +34,7 @@ from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
+from node.providers.listing import list_models
 from node.routing.budget import RetryBudgets
 from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
@@ -55,6 +56,7 @@ from shared_state.clock import ServerClock
 from shared_state.events import Event
 from shared_state.ledger import DomainLedger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
+from shared_state.shapes.listing import ListedModel
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 
@@ -97,6 +99,7 @@ class NodeService:
             domain.id: DomainLedger(store, domain, node=self.id, clock=self.clock)
             for domain in topology.domains.values()
         }
+        self._connectors = {p.id: Connector(p, self._transport) for p in topology.providers.values()}
         self._batchers = self._build_batchers()
         self._leases = {
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
@@ -192,7 +195,7 @@ class NodeService:
         }
 
     def _build_lanes(self) -> dict[str, Lane]:
-        connectors = {p.id: Connector(p, self._transport) for p in self.topology.providers.values()}
+        connectors = self._connectors
         return {
             model.id: build_lane(
                 model,
@@ -268,6 +271,7 @@ class NodeService:
             self._ranker,
             self.events,
             Prober(self.router, self.request_log),
+            self._list_models,
         )
         models = ModelList(self.topology)
         return build_application(
@@ -279,6 +283,10 @@ class NodeService:
                 *ops_routes(parts, ops),
             ],
         )
+
+    async def _list_models(self, provider: str) -> list[ListedModel]:
+        timeout_s = self.topology.config.discovery.health.timeout
+        return await list_models(self._connectors[provider], timeout_s=timeout_s)
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether requests can be served, and what ``/ready`` says about it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -13,7 +14,12 @@ from shared_state.errors import ModelMeshError
 from shared_state.registry import NodeInfo, Registry
 from shared_state.store import Store
 
-_TIMEOUT: Final = httpx.Timeout(60.0, connect=1.0)
+_CONNECT_S: Final = 1.0
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=_CONNECT_S)
+#: Beyond the time that the node itself allows a provider.
+_GRACE_S: Final = 2.0
+_CLOSED: Final = (401, 403)
+_OWN_FAULTS: Final = (500, 503)
 _MOST_NODES: Final = 3
 
 
@@ -23,10 +29,28 @@ class NoNodeError(ModelMeshError):
     default_code = "no_live_node"
 
 
+class NobodyAliveError(NoNodeError):
+    """No node is registered, as before the first has started: no fault of anybody's."""
+
+
 class NodeRefusedError(ModelMeshError):
     """A node does not do what it is asked for."""
 
     default_code = "node_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a node has said; ``body`` is None if it was no JSON."""
+
+    status: int
+    body: Any
+
+    @property
+    def code(self) -> str:
+        """The code of an error; empty if it is none."""
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        return str(error.get("code") or "") if isinstance(error, dict) else ""
 
 
 class Nodes:
@@ -55,15 +79,54 @@ class Nodes:
             NodeRefusedError: the node did not accept the token, or the order.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        last: httpx.TransportError | None = None
-        for node in await self._live():
+        answer, node = await self._ask("POST", path, _TIMEOUT, json=body)
+        return _understand(answer, node)
+
+    async def get(self, path: str, *, timeout_s: float) -> NodeAnswer:
+        """What a node answers under ``/ops/``, be it an error of a provider; another one is asked if it has an error of its own.
+
+        Args:
+            timeout_s: how long the node itself may take over it.
+
+        Raises:
+            NoNodeError: no live node could be reached, or none could say.
+            NodeRefusedError: the node did not accept the token.
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        timeout = httpx.Timeout(timeout_s + _GRACE_S, connect=_CONNECT_S)
+        answer, node = await self._ask("GET", path, timeout, own_faults=_OWN_FAULTS)
+        if answer.status_code in _CLOSED:
+            _understand(answer, node)
+        try:
+            return NodeAnswer(answer.status_code, answer.json())
+        except ValueError:
+            return NodeAnswer(answer.status_code, None)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        timeout: httpx.Timeout,
+        *,
+        json: dict[str, Any] | None = None,
+        own_faults: Container[int] = (),
+    ) -> tuple[httpx.Response, NodeInfo]:
+        """The first answer, and whose it is; one with a status of ``own_faults`` is none."""
+        nodes, why = await self._live(), ""
+        if not nodes:
+            raise NobodyAliveError("no live node answers: none is registered")
+        for node in nodes:
             try:
-                answer = await self._client.post(f"{_address(node)}/ops/{path}", json=body)
+                answer = await self._client.request(
+                    method, f"{_address(node)}/ops/{path}", json=json, timeout=timeout
+                )
             except httpx.TransportError as error:
-                last = error
+                why = type(error).__name__
                 continue
-            return _understand(answer, node)
-        raise NoNodeError(f"no live node answers: {type(last).__name__ if last else 'none is registered'}")
+            if answer.status_code not in own_faults:
+                return answer, node
+            why = f"node {node.id} answered {answer.status_code}"
+        raise NoNodeError(f"no live node answers: {why}")
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -89,7 +152,7 @@ def _address(node: NodeInfo) -> str:
 
 
 def _understand(answer: httpx.Response, node: NodeInfo) -> dict[str, Any]:
-    if answer.status_code in (401, 403):
+    if answer.status_code in _CLOSED:
         raise NodeRefusedError(
             f"node {node.id} does not accept our token: give the scheduler the nodes' MODELMESH_ADMIN_TOKEN"
         )

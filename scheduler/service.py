@@ -18,6 +18,7 @@ from scheduler.contact import Contact, describe
 from scheduler.jobs.audit import Audit
 from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
+from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.leases import LeaseEnder
 from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.probes import Probes
@@ -25,6 +26,7 @@ from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
+from scheduler.jobs.sync import Sync
 from scheduler.leadership import Leadership
 from scheduler.nodes import Nodes
 from scheduler.options import SchedulerOptions
@@ -48,10 +50,12 @@ REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
+SYNC_LOOK_EVERY_S: Final = 5.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _PROBES_TIMEOUT_S: Final = 90.0
 _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
+_DISCOVERY_TIMEOUT_S: Final = 300.0
 _DRAIN_S: Final = 4.0
 _EXIT_FAULT: Final = 2
 
@@ -110,6 +114,7 @@ class SchedulerService:
                 Job("copies", self._copies.run, config.copy_interval, _FLUSH_TIMEOUT_S, is_loop=True),
                 Job("restore", self._copies.watch, RESTORE_EVERY_S, _FLUSH_TIMEOUT_S, is_loop=True),
             ]
+        jobs += _discovery(store, topology, self._nodes)
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
         self.reports = Reports(store, [(job.name, job.interval_s) for job in jobs])
         self._timetable = Timetable(
@@ -148,6 +153,19 @@ class SchedulerService:
                 await self.reports.publish()
         except (*STORE_ERRORS, ModelMeshError) as error:
             log.warning("the last flush and copy are left to the next scheduler", error=describe(error))
+
+
+def _discovery(store: Store, topology: Topology, nodes: Nodes) -> list[Job]:
+    """The jobs that look at providers, through the nodes."""
+    config, jobs = topology.config.discovery, []
+    if config.sync.enabled:
+        every_s = min(SYNC_LOOK_EVERY_S, config.sync.interval)
+        work = Sync(store, topology, nodes).run
+        jobs.append(Job("sync", work, every_s, _DISCOVERY_TIMEOUT_S, is_loop=True))
+    if config.health.enabled:
+        monitor = HealthMonitor(store, topology, nodes).run
+        jobs.append(Job("health", monitor, config.health.interval, _DISCOVERY_TIMEOUT_S, is_loop=True))
+    return jobs
 
 
 def run(options: SchedulerOptions) -> int:

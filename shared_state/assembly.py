@@ -17,6 +17,7 @@ from shared_state.catalogue import (
 from shared_state.config.checks import (
     check_api_key,
     check_base_url,
+    check_discovery,
     check_names,
     domain_of,
     merge_limits,
@@ -53,20 +54,13 @@ class Parts:
 def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     """Build all specs; what is wrong goes to ``log``."""
     check_names(config, log)
+    check_discovery(config, log)
     parts = Parts(tree=_grow_tree(config, log))
     limits = merge_limits(config, log)
     profiles = _find_profiles(config, log)
     parts.providers = _build_providers(config, profiles, limits, log)
     models = _build_models(config, profiles, parts.tree, log)
-    chosen, unruled = models, FaultLog()
-    members = {
-        name: _choose_members(
-            name, pool, _target(name, pool, parts.tree, unruled), config, chosen, parts, unruled
-        )[0]
-        for name, pool in config.pools.items()
-    }
-    models = limit_by_pools(config.pools, models, lambda name, pool: members[name])
-    models = put_on_duty(config.pools, models, members, limits, log)
+    models = _under_rules_of_pools(config, models, parts, limits, log)
     parts.models = {name: spec for name, spec in models.items() if config.providers[spec.provider].enabled}
     parts.pools = _build_pools(config, models, parts, log)
     parts.domains = _build_domains(parts, limits)
@@ -379,6 +373,23 @@ def _build_gates(config: MeshConfig, parts: Parts) -> dict[str, DomainSpec]:
     limits = {pool_gate(pool.id): pool.config.limits for pool in parts.pools.values()}
     limits[MESH_GATE] = with_budget(LimitsConfig(), config.budget)
     return {domain: build_gate(domain, own) for domain, own in limits.items() if has_limits(own)}
+
+
+def _under_rules_of_pools(
+    config: MeshConfig,
+    models: dict[str, ModelSpec],
+    parts: Parts,
+    limits: dict[str, LimitsConfig],
+    log: FaultLog,
+) -> dict[str, ModelSpec]:
+    """The models with what pools ask of their members; who is one is looked up only where that matters, and complained of later."""
+
+    def members(name: str, pool: PoolConfig) -> list[ModelSpec]:
+        node = _target(name, pool, parts.tree, FaultLog())
+        return _choose_members(name, pool, node, config, models, parts, FaultLog())[0]
+
+    limited = limit_by_pools(config.pools, models, members)
+    return put_on_duty(config.pools, limited, members, limits, log)
 
 
 # -- quota domains

@@ -276,6 +276,7 @@ class ProviderError(ModelMeshError):
         sent: whether the request may have reached the provider (and may be billed).
         stale: a kept connection had died; a new one may do better at once.
         is_day_spent: a day's quota is used up: it comes back with the provider's calendar, if that is known.
+        is_reset_unknown: a quota is used up, and the provider does not say until when; ``retry_after_s`` is a guess.
         learned: (window, remaining, reset ms) by the provider's own count, as its answer told.
         body: the provider's own answer, for errors that are passed on.
     """
@@ -295,6 +296,7 @@ class ProviderError(ModelMeshError):
         sent: bool = True,
         stale: bool = False,
         is_day_spent: bool = False,
+        is_reset_unknown: bool = False,
         body: bytes = b"",
         content_type: str = "application/json",
     ) -> None:
@@ -303,6 +305,7 @@ class ProviderError(ModelMeshError):
         self.sent = sent
         self.stale = stale
         self.is_day_spent = is_day_spent
+        self.is_reset_unknown = is_reset_unknown
         self.learned: Sequence[tuple[str, int, int]] = ()
         self.body = body
         self.content_type = content_type

@@ -14,7 +14,8 @@ class Event:
 
     Attributes:
         type: ``model_deactivated``, ``model_activated``, ``model_trial``, ``model_ready``, ``model_ramp``,
-            ``model_trial_over``, and the same for ``provider_``; ``model_rotated`` (a pool has moved on to it by an order); ``state_restored``.
+            ``model_trial_over``, and the same for ``provider_``; ``model_discovered``, ``model_deprecated``,
+            ``model_changed``, ``provider_health_changed`` (discovery); ``model_rotated`` (a pool has moved on to it by an order); ``state_restored``.
         time_ms: server time.
         epoch: the domain's epoch after the change.
         kind: ``model``, ``provider``, ``account`` or ``domain``.

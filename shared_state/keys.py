@@ -84,6 +84,18 @@ class Keys:
         """List of the latest events, newest first, as they were published."""
         return f"{self.domain(domain)}:news"
 
+    def listing(self, domain: str, provider: str) -> str:
+        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last; by the leading
+        scheduler, expires without it.
+        """
+        return f"{self.domain(domain)}:list:{provider}"
+
+    def health(self, domain: str) -> str:
+        """Hash ``round``, ``p:<provider>`` and ``m:<model>`` (JSON: how available each is), ``o:<provider>`` (``since`` of the standby that
+        failed probes have brought about); by the leading scheduler, read by nodes, expires without it.
+        """
+        return f"{self.domain(domain)}:health"
+
     # -- the cluster
 
     @property

@@ -94,13 +94,27 @@ class Endpoint:
         finally:
             if claim is not None:
                 await claim.end()
+        self._note(scope["path"], request_id, name, call, reply, trail, started=started)
+
+    def _note(
+        self,
+        path: str,
+        request_id: str,
+        name: str,
+        call: Call | None,
+        reply: AsgiReply,
+        trail: Trail,
+        *,
+        started: float,
+    ) -> None:
+        """Counts and logs a finished request, and records its decision where somebody may ask for it."""
         outcome = trail.outcome or "ok"
         self._edge.metrics.observe(
             trail, outcome=outcome, started=started, ended=asyncio.get_running_loop().time()
         )
         self._edge.request_log.write(
             request_id,
-            path=scope["path"],
+            path=path,
             name=name,
             status=reply.status,
             outcome=outcome,

@@ -1,4 +1,4 @@
-"""Gauges of the whole cluster, which any node can tell: quotas, and whether the books balance.
+"""Gauges of the whole cluster, which any node can tell: quotas, availability, and whether the books balance.
 
 They are read from Redis when somebody scrapes, at most once in a few seconds, and never wait longer than one deadline.
 """
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.availability import read_health
 from shared_state.books import Cause, read_audit
 from shared_state.capacity import first_dry, lines_of
 from shared_state.store import STORE_ERRORS, Store
@@ -39,6 +40,7 @@ class ClusterGauges(Collector):
         self._reading = asyncio.Lock()
         self._usage: Usage | None = None
         self._audit: tuple[float, dict[str, int]] | None = None
+        self._available: dict[str, float] = {}
         self._read_at = self._tried_at = -math.inf
 
     async def refresh(self) -> None:
@@ -62,6 +64,11 @@ class ClusterGauges(Collector):
         domains, clock = self._snapshot.topology.domains, self._snapshot.clock
         self._usage = await read_usage(self._store, domains, now_ms=clock.now_ms())
         self._audit = await read_audit(self._store)
+        available: dict[str, float] = {}
+        for domain in domains:
+            kept = await read_health(self._store, domain)
+            available |= {provider: health.score for provider, health in kept.providers.items()}
+        self._available = available
 
     def collect(self) -> Iterator[Metric]:
         """All families, from what was read last."""
@@ -69,6 +76,7 @@ class ClusterGauges(Collector):
         yield self._windows(self._usage if is_known else None)
         yield from self._pools(self._usage if is_known else None)
         yield from self._books(self._audit if is_known else None)
+        yield self._availability(self._available if is_known else {})
 
     def _windows(self, usage: Usage | None) -> Metric:
         family = GaugeMetricFamily(
@@ -104,6 +112,17 @@ class ClusterGauges(Collector):
                     remaining.add_metric([pool.id, unit], in_units(line.dimension, line.remaining))
         yield remaining
         yield dry
+
+    def _availability(self, scores: dict[str, float]) -> Metric:
+        family = GaugeMetricFamily(
+            "modelmesh_availability",
+            "How available a provider is, from 0 to 1, by the scheduler's health monitor.",
+            labels=["provider"],
+        )
+        for provider in self._snapshot.topology.providers:
+            if provider in scores:
+                family.add_metric([provider], scores[provider])
+        return family
 
     def _books(self, audit: tuple[float, dict[str, int]] | None) -> Iterator[Metric]:
         off = GaugeMetricFamily(

@@ -26,6 +26,7 @@ class Operation:
         path: below ``/ops/``, in Starlette's spelling.
         answer: shape of the answer; with another ``media`` than JSON, of one event in it.
         query: a field for each parameter.
+        asks_provider: it is answered by a provider, who may fail.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     media: str = "application/json"
+    asks_provider: bool = False
 
 
 class ViewResponse(Response):

@@ -74,13 +74,13 @@ class _RecordedHints:
         self._signals = {m: Signal(**s) for ranking in rankings for m, s in ranking.signals.items()}
         self.current = {ranking.pool: ranking.current for ranking in rankings}
 
-    def _of(self, pool: str, what: str) -> RankingView:
+    def of_pool(self, pool: str, what: str) -> RankingView:
         if pool not in self._rankings:
             raise MissingInputError(f"{what} of pool {pool}")
         return self._rankings[pool]
 
     async def turn(self, pool: str) -> int:
-        return self._of(pool, "turn").turn
+        return self.of_pool(pool, "turn").turn
 
     peek = turn
 
@@ -96,7 +96,7 @@ class _RecordedSessions:
         self._hints = hints
 
     async def model_of(self, pool: PoolSpec, session: str, wish: str) -> str:
-        return self._hints._of(pool.id, "session").held
+        return self._hints.of_pool(pool.id, "session").held
 
     peek = model_of
 

@@ -14,6 +14,7 @@ from node.ops.statistics import view_statistics
 from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.availability import Health, read_health
 from shared_state.books import read_books
 from shared_state.directory import DomainDirectory
 from shared_state.domains import read_domain
@@ -80,7 +81,7 @@ class Reports:
             nodes=await self.nodes(),
             pools=await self.pools(),
             models=await self.models(),
-            providers=self.providers(),
+            providers=await self.providers(),
             events=await self.events(),
         )
 
@@ -151,12 +152,16 @@ class Reports:
             )
         return rows
 
-    def providers(self) -> list[ProviderView]:
+    async def providers(self) -> list[ProviderView]:
         """All provider accounts."""
+        watched: dict[str, Health] = {}
+        for domain in self._topology.domains:
+            watched |= (await read_health(self._store, domain)).providers
         members = Counter(model.provider for model in self._topology.models.values())
         rows = []
         for provider in self._topology.providers.values():
             state = self._snapshot.provider_state(provider.domain, provider.id)
+            health = watched.get(provider.id)
             rows.append(
                 ProviderView(
                     id=provider.id,
@@ -167,6 +172,9 @@ class Reports:
                     trigger=_trigger(state),
                     until=_seconds(state.until_ms),
                     models=members[provider.id],
+                    health=health.status if health else None,
+                    availability=round(health.score, 3) if health else None,
+                    probed=health.probed if health else None,
                 )
             )
         return rows
@@ -181,6 +189,7 @@ class Reports:
             books = await read_books(self._store, domain.id)
             failed = await self._failed(domain.id)
             windows = await self._windows(domain)
+            watched = (await read_health(self._store, domain.id)).models
             for model in domain.models:
                 state = live.models[model.id]
                 own = [row for row in books.rows if row.model == model.id]
@@ -200,6 +209,7 @@ class Reports:
                         requests=sum(row.admitted for row in own),
                         failed=failed[model.id],
                         windows=windows[model.id],
+                        availability=round(watched[model.id].score, 3) if model.id in watched else None,
                     )
                 )
         return rows

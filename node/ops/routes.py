@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from node.watch import StoreWatch
 from shared_state.client_keys import ClientKeys
 from shared_state.domains import Kind, order
 from shared_state.errors import ModelNotFoundError, StateUnavailableError
+from shared_state.shapes.listing import ListedModel, ListingView
 from shared_state.shapes.statistics import StatsQuery, StatsView
 from shared_state.shapes.status import (
     BooksView,
@@ -59,9 +60,16 @@ _PARTS: Final[dict[str, type[BaseModel]]] = {
 }
 
 
+Lister = Callable[[str], Awaitable[list[ListedModel]]]
+
+
+async def _no_lister(provider: str) -> list[ListedModel]:
+    raise ModelNotFoundError(f"this node does not talk to {provider!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class OpsParts:
-    """What the operators' API looks at and acts on; ``node`` signs its orders."""
+    """What the operators' API looks at and acts on; ``node`` signs its orders, ``list_models`` asks a provider."""
 
     node: str
     store: Store
@@ -72,6 +80,7 @@ class OpsParts:
     ranker: Ranker
     events: EventFan = field(default_factory=EventFan)
     prober: Prober | None = None
+    list_models: Lister = _no_lister
 
 
 class Ops:
@@ -128,7 +137,20 @@ class Ops:
             Operation("status", status, "Everything at a glance.", StatusView),
             Operation("books", books, "The books: every balance.", BooksView),
             *(self._part(name, shape) for name, shape in _PARTS.items()),
+            Operation(
+                "providers/{name:path}/models",
+                self._listing,
+                "What a provider lists at this moment.",
+                ListingView,
+                asks_provider=True,
+            ),
         ]
+
+    async def _listing(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._parts.topology.providers:
+            raise ModelNotFoundError(f"no provider is called {name!r}")
+        return ViewResponse(ListingView(provider=name, models=await self._parts.list_models(name)))
 
     async def _events(self, request: Request) -> Response:
         asked = read_query(request, EventsQuery)

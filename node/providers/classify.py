@@ -156,6 +156,7 @@ def _quota(message: str, status: int, asked_s: float | None, complaint: Complain
         status=status,
         retry_after_s=_QUOTA_PAUSE_S if named_s is None else named_s,
         is_day_spent=complaint.is_day_spent and named_s is None,
+        is_reset_unknown=named_s is None,
     )
 
 

@@ -91,6 +91,18 @@ class Connector:
             extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
         )
 
+    def listing_request(self) -> httpx.Request:
+        """Asks for the provider's list of models."""
+        return httpx.Request(
+            "GET",
+            httpx.URL(f"{self.provider.base_url}/models"),
+            headers=[
+                *(header for header in self._headers if header[0] != b"content-type"),
+                (b"accept", b"application/json"),
+            ],
+            extensions=self._extensions,
+        )
+
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Sends; the successful answer with its body still to come.
 
@@ -125,7 +137,7 @@ class Connector:
         learned = learn(headers, dialect=self.provider.connector.dialect)
         return [word for word in learned if word.window in COUNTING]
 
-    async def read(self, response: httpx.Response) -> bytes:
+    async def read(self, response: httpx.Response, *, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
         """The whole body of a successful answer.
 
         Raises:
@@ -137,8 +149,8 @@ class Connector:
             async for part in response.stream:  # type: ignore[union-attr]
                 parts.append(part)
                 size += len(part)
-                if size > MAX_ANSWER_BYTES:
-                    raise ProviderProtocolError(f"{self.provider.id} sent more than {MAX_ANSWER_BYTES} bytes")
+                if size > most_bytes:
+                    raise ProviderProtocolError(f"{self.provider.id} sent more than {most_bytes} bytes")
         except (httpx.HTTPError, OSError) as error:
             raise translate(error, provider=self.provider.id) from error
         finally:

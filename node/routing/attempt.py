@@ -30,7 +30,6 @@ from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
-    QuotaExhaustedError,
     RateLimitError,
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
@@ -300,7 +299,7 @@ class Attempt:
         provider, now_ms = self._lane.connector.provider, round(time.time() * 1000)
         limits = (self._target.model.config.limits, provider.config.limits)
         schedule = self._target.pool.config.recovery.quota_reset_schedule
-        if schedule and isinstance(error, QuotaExhaustedError) and error.retry_after_s is None:
+        if schedule and error.is_reset_unknown:
             error.retry_after_s = scheduled_reset_s(schedule, limits, now_ms=now_ms)
         elif error.is_day_spent:
             error.retry_after_s = spent_day_s(limits, dialect_of(provider.connector.dialect), now_ms=now_ms)

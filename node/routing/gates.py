@@ -19,6 +19,7 @@ from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey
 from shared_state.config import PoolConfig
 from shared_state.config.checks import spends_money
+from shared_state.config.limits import caps_of
 from shared_state.errors import (
     BudgetExceededError,
 )
@@ -134,9 +135,17 @@ def check_money(verdict: Verdict, target: Target, now_ms: int) -> None:
     if target.pool.config.on_budget_exceeded == "error" and is_about_money(verdict):
         raise BudgetExceededError(
             f"the money of {target.model.id} does not reach ({verdict.name})",
-            window=verdict.name,
+            window=_money_window(verdict, target.model),
             retry_after_s=wait_s(verdict, now_ms),
         )
+
+
+def _money_window(verdict: Verdict, model: ModelSpec) -> str:
+    """The window of money that refused; a cap is one of its period."""
+    periods = {cap.reason: cap.period for cap in caps_of(model.config.limits)}
+    if verdict.name not in periods:
+        return verdict.name
+    return "usd_per_day" if periods["budget_exceeded"] == "d" else "usd_per_month"
 
 
 class Gates:

@@ -28,7 +28,7 @@ from node.routing.sources import View
 from shared_state.entries import How
 from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoundError, RequestError
 from shared_state.rotation.maintenance import Calendars
-from shared_state.state import LIMITS, EntityState, Mode, Reason
+from shared_state.state import LIMITS, EntityState, Mode, Reason, Status
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
 
 #: The stages between the name and the ranking.
@@ -249,8 +249,7 @@ class Pipeline:
         """Whether the model takes part in the ranking; trials, spent shares and patients are kept aside."""
         state, provider = self._snapshot.model(model), self._snapshot.provider(model)
         plan.states[model], now_ms = (state, provider), plan.now_ms
-        closed = [entity for entity in (provider, state) if not _is_open(plan.call, entity, now_ms)]
-        if closed:
+        if closed := _closed(plan.call, provider, state, now_ms):
             if _must_be_told(pool, closed[0]):
                 return True
             _note_standby(plan, model, closed[0])
@@ -323,8 +322,12 @@ class Pipeline:
         plan.targets = [*plan.trials, *ranked, *plan.reserve, *plan.last]
 
 
-def _is_open(call: Call, entity: EntityState, now_ms: int) -> bool:
-    return entity.is_probable(now_ms) if call.is_probe else entity.is_open(now_ms)
+def _closed(call: Call, provider: EntityState, state: EntityState, now_ms: int) -> list[EntityState]:
+    """Which of the two keeps the call away."""
+    if provider.status == state.status == Status.ACTIVE:
+        return []
+    is_open = EntityState.is_probable if call.is_probe else EntityState.is_open
+    return [entity for entity in (provider, state) if not is_open(entity, now_ms)]
 
 
 def _must_be_told(pool: PoolSpec, entity: EntityState) -> bool:

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from shared_state.config.faults import FaultLog, Path
-from shared_state.config.limits import BudgetConfig, LimitsConfig
+from shared_state.config.faults import FaultLog, Path, suggest
+from shared_state.config.limits import BudgetConfig, LimitsConfig, caps_of
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 
@@ -25,6 +25,18 @@ def check_names(config: MeshConfig, log: FaultLog) -> None:
         _check_name(model_id, ("models", model_id), log)
     for pool_id in config.pools:
         _check_name(pool_id, ("pools", pool_id), log, spaces=True)
+
+
+def check_discovery(config: MeshConfig, log: FaultLog) -> None:
+    """Discovery names providers."""
+    for section, names in (
+        ("sync", config.discovery.sync.providers),
+        ("health", config.discovery.health.providers),
+    ):
+        for index, name in enumerate(names):
+            if name not in config.providers and not log.is_excused("providers", name):
+                path = ("discovery", section, "providers", index)
+                log.add(path, f"unknown provider {name!r}{suggest(name, list(config.providers))}")
 
 
 def _check_domain(name: str, path: Path, log: FaultLog) -> None:
@@ -77,7 +89,8 @@ def with_budget(limits: LimitsConfig, budget: BudgetConfig) -> LimitsConfig:
 
 def spends_money(limits: LimitsConfig) -> bool:
     """Whether money is limited."""
-    return any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
+    has_cap = any(cap.reason == "budget_exceeded" for cap in caps_of(limits))
+    return has_cap or any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
 
 
 def merge_limits(config: MeshConfig, log: FaultLog) -> dict[str, LimitsConfig]:

@@ -15,7 +15,7 @@ NOT_OBEYED: Final = "is known but not obeyed by this release yet; remove it"
 _NAMED_SECTIONS: Final = frozenset({"providers", "models", "pools"})
 
 _KNOWN_KEYS: Final[dict[str, str]] = {
-    "": "discovery connectors",
+    "": "connectors",
     "redis": "host port db password key_prefix ttl",
     "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
     "vault_id token version_stage override instance config",
@@ -31,6 +31,8 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "pools.*": "strategy_instance rotation",
     "proxy": "cors endpoints rate_limit",
     "proxy.auth": "enabled method",
+    "discovery": "connectors",
+    "discovery.sync": "auto_register",
     "observability": "connector events logging statistics",
     "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
     "password key_prefix ttl folder_id credentials filename instance config",
@@ -87,6 +89,7 @@ _TODAY: Final[dict[str, str]] = {
 }
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
+    "discovery.health.method": frozenset({"standard", "comprehensive"}),
     "secrets.store": frozenset(
         {
             "modelmesh.json-secrets.v1",
@@ -132,6 +135,8 @@ def explain_key(path: Path, value: Any, *, known: list[str]) -> list[tuple[Path,
 
 def explain_value(path: Path, value: Any) -> str | None:
     """What to say about a refused value that the documented schema knows."""
+    if _pattern(path) == "discovery.sync.on_new_model" and value == "register":
+        return "register cannot be obeyed while the configuration is a file; write notify, and add the model to models"
     values = _KNOWN_VALUES.get(_pattern(path))
     if values is None or not isinstance(value, (str, bool)) or value not in values:
         return None

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared_state.config.discovery import DiscoveryConfig
 from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
@@ -156,3 +157,4 @@ class MeshConfig(Section):
     scheduler: SchedulerConfig = SchedulerConfig()
     storage: StorageConfig = StorageConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()

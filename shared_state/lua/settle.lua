@@ -279,7 +279,8 @@ local function book_leased(model, s)
   count(books, 'admitted', 1)
   count(books, 'settled', 1)
   local tokens_in, tokens_out = math.max(0, s[5]), math.max(0, s[6])
-  count_statistics(r, s, { 1, tokens_in + tokens_out, tokens_in, tokens_out, math.max(0, s[7]) })
+  model.last_used = { 1, tokens_in + tokens_out, tokens_in, tokens_out, math.max(0, s[7]) }
+  count_statistics(r, s, model.last_used)
   return true
 end
 

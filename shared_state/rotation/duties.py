@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -23,7 +23,7 @@ _CALENDAR_KEYS: Final = frozenset({"timezone", "reset_hour", "reset_day"})
 def put_on_duty(
     pools: Mapping[str, PoolConfig],
     models: Mapping[str, ModelSpec],
-    members: Mapping[str, Iterable[ModelSpec]],
+    members: Callable[[str, PoolConfig], Iterable[ModelSpec]],
     accounts: Mapping[str, LimitsConfig],
     log: FaultLog,
 ) -> dict[str, ModelSpec]:
@@ -38,7 +38,7 @@ def put_on_duty(
         window = pool.deactivation.maintenance_window
         if window is None and not pool.deactivation.has_caps:
             continue
-        for name in (spec.id for spec in members[pool_id]):
+        for name in [spec.id for spec in members(pool_id, pool)]:
             spec = ruled[name]
             calendar = _calendar(spec.config.limits, accounts.get(spec.domain, LimitsConfig()))
             if window is not None:

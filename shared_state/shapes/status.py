@@ -105,6 +105,7 @@ class ModelView(Row):
     requests: int
     failed: int
     windows: list[WindowView]
+    availability: float | None = Field(None, description="from 0 to 1; null while nothing watches it")
 
 
 class ProviderView(Row):
@@ -118,6 +119,11 @@ class ProviderView(Row):
     trigger: str = Field("", description="what is to bring it back")
     until: float | None
     models: int
+    health: str | None = Field(
+        None, description="healthy, degraded or unavailable; null while nothing watches it"
+    )
+    availability: float | None = Field(None, description="from 0 to 1, a moving average")
+    probed: float | None = Field(None, description="when it was last probed for want of traffic")
 
 
 class EventView(Row):

@@ -41,7 +41,7 @@ POOLS = [
         for way in _WAYS
     ),
     pool(
-        "capped",
+        "frugal",
         Member("alpha", provider={"region": "us-east-1"}, model=_priced(1000.0)),
         Member("beta", provider={"region": "eu-west-1"}, model=_priced(1.0)),
         **_ROUND,
@@ -127,15 +127,15 @@ async def test_a_refusal_of_another_kind_is_the_answer(cluster: Cluster, client:
     "caps",
     [
         {"x-modelmesh-max-price": "0.1"},
-        {"x-modelmesh-allow-providers": "capped-beta, nobody"},
+        {"x-modelmesh-allow-providers": "frugal-beta, nobody"},
         {"x-modelmesh-regions": "eu-west-1, EU-Central-1"},
     ],
 )
 async def test_caps_bound_who_may_serve(cluster: Cluster, client: AsyncOpenAI, caps):
     """Of a pool that goes round, only those within the cap serve."""
-    served = {(await ask(client, "capped", max_tokens=1000, extra_headers=caps)).model for _ in range(4)}
+    served = {(await ask(client, "frugal", max_tokens=1000, extra_headers=caps)).model for _ in range(4)}
 
-    assert served == {"capped.beta"}
+    assert served == {"frugal.beta"}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_caps_that_leave_nobody_or_make_no_sense_are_refused(
 ):
     """400, with the header as the parameter."""
     with pytest.raises(BadRequestError) as caught:
-        await client.chat.completions.create(model="capped", messages=HELLO, extra_headers={header: value})
+        await client.chat.completions.create(model="frugal", messages=HELLO, extra_headers={header: value})
 
     assert (caught.value.code, caught.value.param) == (code, header)
 

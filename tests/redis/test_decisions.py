@@ -242,6 +242,19 @@ async def test_an_explanation_tells_the_room_of_each_candidate(open_store):
     assert stages["StateFilter"]["skipped"] == [{"model": "delta.m", "reason": "a whim"}]
 
 
+async def test_the_limits_of_the_pool_and_the_mesh_count_too(open_store):
+    """Whoever passes them all is admitted, and nobody else."""
+    topology = with_pool(limits={"tpm": 60}, models=["gamma.m"])
+    async with open_office(open_store(), topology) as office:
+        small = await explain(office, body={"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
+        large = await explain(
+            office, body={"messages": [{"role": "user", "content": "hi"}], "max_tokens": 99}
+        )
+
+    assert (small["picked"], large["picked"]) == ("gamma.m", None)
+    assert [(w["name"], w["fits"]) for w in large["headroom"][0]["windows"]] == [("pool.tpm", False)]
+
+
 async def test_an_explanation_of_what_cannot_be_served_says_why(open_store):
     """The error that the caller would get, with the stage that it comes from; an unknown name is refused as ever."""
     async with open_office(open_store(), mesh(MODELS)) as office:

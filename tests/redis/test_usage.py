@@ -11,6 +11,7 @@ from node.api.application import build_application, metrics_route
 from node.api.auth import Doorkeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.metrics import Metrics
+from shared_state.availability import DomainHealth, Health, keep_health
 from shared_state.books import Cause, Difference, by_cause, report_audit
 from shared_state.ledger import Amounts, LeaseWish, Outcome
 from tests.redis.office import Office, mesh, open_office
@@ -120,6 +121,25 @@ async def test_prometheus_learns_quotas_with_bounded_labels(open_store):
     assert seen["modelmesh_pool_remaining", "chat", "requests_per_day"] == 119
     assert seen["modelmesh_pool_dry_seconds", "chat"] > 0
     assert scraped.reads == 2
+
+
+async def test_prometheus_learns_how_available_providers_are(open_store):
+    """A gauge for each provider that is watched, and for no other."""
+    async with open_office(open_store(), mesh({"alpha.m": {}, "beta.m": {}})) as office:
+        before = await Scraped(office).samples()
+        judged = DomainHealth(providers={"alpha": Health(score=0.75)})
+        await keep_health(
+            *(office.store, "alpha", judged), token=1, kept_s=60, changed=[], moves=[], cooldown_s=60
+        )
+        seen = await Scraped(office).samples()
+
+    assert not [name for name, *_ in before if name == "modelmesh_availability"]
+    assert {
+        labels: v
+        for (name, *labels_), v in seen.items()
+        if name == "modelmesh_availability"
+        for labels in labels_
+    } == {"alpha": 0.75}
 
 
 async def test_prometheus_learns_whether_the_books_balance(open_store):

@@ -48,6 +48,10 @@ class MockProvider:
         order = {"behaviour": behaviour, "model": model, "path": path, "times": times, "after": after}
         self._control("POST", "behaviour", order)
 
+    def list_models(self, *entries: dict[str, Any]) -> None:
+        """What ``GET /v1/models`` lists from here on."""
+        self._control("POST", "models", list(entries))
+
     def clear(self) -> None:
         """Withdraw all orders."""
         self._control("DELETE", "behaviour")

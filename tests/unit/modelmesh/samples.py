@@ -246,6 +246,8 @@ def _provider(name: str) -> dict[str, Any]:
         "reason": "",
         "until": None,
         "models": 1,
+        "health": "degraded",
+        "availability": 0.874,
     }
 
 

@@ -202,7 +202,9 @@ def test_the_other_tables_name_their_things():
 
     assert "alive" in line_with(render(nodes_view(answer.nodes, now=NOW)), "n1")
     assert "alpha.small beta.large" in line_with(render(pools_view(answer.pools)), "chat")
-    assert "openai-compatible.v1" in line_with(render(providers_view(answer.providers, now=NOW)), "alpha")
+    provider = line_with(render(providers_view(answer.providers, now=NOW)), "alpha")
+    assert "openai-compatible.v1" in provider
+    assert "degraded 87%" in provider
     assert "model deactivated" in line_with(render(events_view(answer.events, now=NOW)), "3s ago")
 
 

@@ -168,6 +168,8 @@ def order_of(path: str) -> bytes:
 
 #: Answered without Redis.
 STANDING = [("GET", "/ops/openapi.json")]
+#: Those that ask a provider, not the store.
+ASKING = [("GET", "/ops/providers/alpha/models")]
 
 
 def ranker_of(view: View) -> Ranker:
@@ -197,13 +199,14 @@ async def test_every_operators_route_is_tested() -> None:
         *(("/abc", "/{key}"), ("/r-1", "/{request_id}")),
     ]
     known = {
-        functools.reduce(lambda path, name: path.replace(*name), names, path) for _, path in OPS + STANDING
+        functools.reduce(lambda path, name: path.replace(*name), names, path)
+        for _, path in OPS + STANDING + ASKING
     }
 
     assert {route.path for route in routes} == known  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("method", "path"), OPS + STANDING)
+@pytest.mark.parametrize(("method", "path"), OPS + STANDING + ASKING)
 @pytest.mark.parametrize("authorization", [None, b"Bearer wrong", b"Bearer "])
 async def test_operators_need_their_token(method: str, path: str, authorization: bytes | None) -> None:
     """Without it nothing is read and nothing is done."""

@@ -14,7 +14,8 @@ from shared_state.ledger import Code, How, Outcome, Verdict
 from shared_state.shapes.status import ProbeView
 from shared_state.state import EntityState
 from tests.unit.node.house import NOW_MS, House, mesh
-from tests.unit.node.scripted import ScriptedTransport, refused, whole
+from tests.unit.node.scripted import Answer, ScriptedTransport, for_ever, refused, whole
+from tests.unit.node.virtual_time import in_virtual_time
 
 STANDBY = EntityState("standby", "error_threshold", "trial", until_ms=NOW_MS + 60_000)
 
@@ -153,3 +154,13 @@ async def test_a_pool_of_the_same_name_is_not_meant() -> None:
     await probe(place)
 
     assert [ask.model for ask in place.ledger.asks] == ["a.m"]
+
+
+@in_virtual_time
+async def test_a_provider_that_does_not_answer_has_failed() -> None:
+    """It has the time of a first token, for there is only one, and the silence is held against it."""
+    place = house(Answer(for_ever))
+    shown = await probe(place)
+
+    assert (shown.verdict, shown.latency_ms) == ("failed", pytest.approx(30_000))
+    assert place.ledger.outcomes == [("a.m", Outcome.FAILURE)]

@@ -149,3 +149,34 @@ async def test_a_day_of_nobody_knows_which_calendar_is_an_hour() -> None:
 
     assert place.ledger.settled[0].outcome is Outcome.QUOTA
     assert place.ledger.settled[0].retry_after_ms == 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [("daily_utc", 1), ("monthly", 16 * 24 + 1), (None, None)],
+)
+@in_virtual_time
+async def test_spent_money_comes_back_by_the_pools_schedule(
+    monkeypatch: pytest.MonkeyPatch, schedule: str | None, hours: int | None
+) -> None:
+    """Where the provider names no time; without a schedule it is tried after an hour. NOW_MS is 14 November 2023, 22:13:20 UTC."""
+    monkeypatch.setattr("node.routing.attempt.time.time", lambda: NOW_MS / 1000)
+    recovery = {"quota_reset_schedule": schedule} if schedule else {}
+    topology = mesh("alpha.m", "beta.m", pool={"recovery": recovery})
+    spent = refused(429, code="insufficient_quota")
+    place = House(topology, ScriptedTransport(alpha=spent, beta=whole()))
+    await place.serve()
+    wait_s = 3600 if hours is None else hours * 3600 + 46 * 60 + 40
+
+    assert place.ledger.settled[0].retry_after_ms == wait_s * 1000
+
+
+@in_virtual_time
+async def test_a_time_that_the_provider_names_wins_over_the_schedule() -> None:
+    """It knows better."""
+    topology = mesh("alpha.m", "beta.m", pool={"recovery": {"quota_reset_schedule": "monthly"}})
+    spent = refused(429, code="insufficient_quota", headers={"retry-after": "7200"})
+    place = House(topology, ScriptedTransport(alpha=spent, beta=whole()))
+    await place.serve()
+
+    assert place.ledger.settled[0].retry_after_ms == 7_200_000

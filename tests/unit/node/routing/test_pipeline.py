@@ -153,13 +153,14 @@ async def test_a_maintenance_window_is_obeyed_without_anybody_saying_so() -> Non
 
 async def test_spent_money_that_ends_the_call_is_heard_from_the_model() -> None:
     """With ``on_budget_exceeded: error`` nobody else is tried: the refusal is the answer."""
-    place = house(mesh("a.m", "b.m", pool={"on_budget_exceeded": "error"}))
+    rules = {"on_budget_exceeded": "error", "deactivation": {"budget_limit": 1, "quota_window": "daily"}}
+    place = house(mesh("a.m", "b.m", pool=rules, model={"pricing": {"input": 1}}))
     place.view.models = {"a.m": standby("budget_exceeded", mode="time")}
     place.ledger.verdicts = {"a.m": [Verdict(Code.STANDBY, NOW_MS + 9000, "budget_exceeded")]}
     with pytest.raises(BudgetExceededError) as told:
         await place.serve()
 
-    assert told.value.retry_after_s == 9.0
+    assert (told.value.retry_after_s, told.value.limit_type) == (9.0, "daily")
     assert [ask.model for ask in place.ledger.asks] == ["a.m"]
 
 

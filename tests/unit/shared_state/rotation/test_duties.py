@@ -18,7 +18,8 @@ def caps(model: str, **sections: Any) -> dict[str, Cap]:
 
 def test_the_stricter_of_two_pools_holds():
     """Cap by cap; models of neither pool have none."""
-    pools = {
+    pools: dict[str, Any] = {
+        "models": {"a.m": {"pricing": {"input": 0}}},
         "chat": {"models": ["a.m"], "deactivation": {"request_limit": 100, "budget_limit": 3}},
         "more": {"models": ["a.m", "b.m"], "deactivation": {"request_limit": 40}},
     }
@@ -71,3 +72,12 @@ def test_limits_of_the_model_stay_as_they_were():
     ).models["a.m"]
 
     assert (spec.config.limits.rpm, spec.config.limits.model_fields_set) == (7, {"rpm"})
+
+
+def test_money_can_be_capped_only_where_prices_are_known():
+    """A cap on what nobody counts would never be reached."""
+    assert "pricing" in faults(deactivation={"budget_limit": 1})[0]
+    topology(
+        models={name: {"pricing": {"input": 0}} for name in ("a.m", "b.m", "c.m")},
+        chat={"deactivation": {"budget_limit": 1}},
+    )
