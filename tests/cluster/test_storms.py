@@ -24,7 +24,9 @@ _CROWD = 500
 _STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
 POOLS = [
     pool("storm", "alpha", "beta", "quiet", deactivation=_STUBBORN),
-    pool("calm", "alpha", "beta", "quiet"),
+    pool("calm", "alpha", "beta", "quiet", deactivation={"panic_threshold": None}),
+    pool("panicky", "alpha", "beta", "quiet"),
+    pool("limping", "alpha", "beta", deactivation={"retry_limit": 1}),
     pool(
         "crowd",
         "alpha",
@@ -110,17 +112,33 @@ async def _know_each_other(cluster: Cluster) -> bool:
     return seen == [len(cluster.nodes)] * len(cluster.nodes)
 
 
-async def test_with_everything_on_standby_hardly_anybody_is_asked(
-    cluster: Cluster, callers: aiohttp.ClientSession
-):
-    """Three failures take a model out; then each node asks on faith, a little, and callers are told when to come back."""
+async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, callers: aiohttp.ClientSession):
+    """Three failures take a model out; where no illness gives way, callers are told from then on when to come back."""
     fail_all(cluster, "calm")
     heard = await ask_many(callers, "calm", 600)
     last_status, last_headers = heard[-1]
 
-    assert upstream(cluster, "calm") < 250
+    assert upstream(cluster, "calm") < 120
     assert last_status == 503
-    assert int(last_headers["retry-after"]) >= 1
+    assert int(last_headers["retry-after"]) > 30
+
+
+async def test_panic_makes_no_storm(cluster: Cluster, callers: aiohttp.ClientSession):
+    """With nobody well left, each node asks what is ill on faith, a little."""
+    fail_all(cluster, "panicky")
+    heard = await ask_many(callers, "panicky", 600)
+
+    assert upstream(cluster, "panicky") < 250
+    assert heard[-1][0] == 503
+
+
+async def test_panic_serves_what_can_be_served(cluster: Cluster, callers: aiohttp.ClientSession):
+    """Both providers fail now and then, and are out for it; what they answer well pays for more."""
+    for mock in ("alpha", "beta"):
+        cluster.order(f"limping.{mock}", "flaky=0.4")
+    heard = await ask_many(callers, "limping", 600)
+
+    assert sum(status == 200 for status, _ in heard) > 300
 
 
 async def test_a_crowd_that_waits_does_not_run_over_what_recovers(
