@@ -21,6 +21,7 @@ from shared_state.errors import StateUnavailableError
 from shared_state.events import Event
 from shared_state.store import Store
 from tests.unit.node.api.asgi import Findings, ask
+from tests.unit.node.api.test_application import ranker_of
 from tests.unit.node.house import View, Watch, mesh
 
 
@@ -181,7 +182,8 @@ def test_rights_are_names_and_patterns() -> None:
 def office(store: Store) -> Starlette:
     """The operators' API of a node with one priced and one unpriced model."""
     topology = mesh("alpha.m", "beta.m", differing={"alpha.m": {"pricing": {"input": 1, "output": 2}}})
-    parts = OpsParts("n1", store, topology, View(topology), Watch(), Findings())  # type: ignore[arg-type]
+    view = View(topology)
+    parts = OpsParts("n1", store, topology, view, Watch(), Findings(), ranker_of(view))  # type: ignore[arg-type]
     return build_application({}, routes=ops_routes(parts, Doorkeeper([], is_open=True)))  # type: ignore[return-value]
 
 
@@ -231,7 +233,8 @@ async def test_an_order_that_cannot_be_obeyed_is_refused(office: Starlette, body
 async def test_money_needs_a_model_with_a_price(store: Store) -> None:
     """A budget that nothing can be charged to is a mistake."""
     topology = mesh("alpha.m")
-    parts = OpsParts("n1", store, topology, View(topology), Watch(), Findings())  # type: ignore[arg-type]
+    view = View(topology)
+    parts = OpsParts("n1", store, topology, view, Watch(), Findings(), ranker_of(view))  # type: ignore[arg-type]
     office = build_application({}, routes=ops_routes(parts, Doorkeeper([], is_open=True)))
     body = {"name": "x", "budget": {"daily_limit": 5}}
 
