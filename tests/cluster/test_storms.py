@@ -135,7 +135,7 @@ async def test_panic_makes_no_storm(cluster: Cluster, callers: aiohttp.ClientSes
 async def test_panic_serves_what_can_be_served(cluster: Cluster, callers: aiohttp.ClientSession):
     """Both providers fail now and then, and are out for it; what they answer well pays for more."""
     for mock in ("alpha", "beta"):
-        cluster.order(f"limping.{mock}", "flaky=0.4")
+        cluster.order(f"limping.{mock}", "500,fail=0.4")
     heard = await ask_many(callers, "limping", 600)
 
     assert sum(status == 200 for status, _ in heard) > 300

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.routing.pace import Pace
 from node.routing.panic import Patient, Ward, let_in
 from node.routing.pipeline import Plan
 from shared_state.config import DeactivationConfig
@@ -157,3 +158,19 @@ async def test_a_request_in_panic_is_admitted_so_and_says_so() -> None:
     assert place.trail.is_panic
     assert place.ledger.outcomes == [("b.m", Outcome.SUCCESS)]
     place.assert_clean()
+
+
+def test_faith_is_used_up_and_earned_back() -> None:
+    """What answers well in one of five cases is asked as often as anybody wants; what never does, hardly."""
+    dead, limping = Pace(2.0, 10), Pace(2.0, 10)
+    asked = [0, 0]
+    for number in range(1000):
+        now = number / 100
+        asked[0] += dead.take(now)
+        if limping.take(now):
+            asked[1] += 1
+            if number % 4 == 0:
+                limping.earn(5.0)
+
+    assert asked[0] <= 10 + 2 * 10
+    assert asked[1] > 900
