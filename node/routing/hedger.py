@@ -10,14 +10,11 @@ from node.passport import stamp
 from node.routing.admission import WITHOUT_STORE
 from node.routing.attempt import Attempt, Start
 from node.routing.estimate import Estimate, estimate
-from node.routing.gates import Walk
 from node.routing.hedging import Hedging, is_ordinary
 from node.routing.interrupts import Interrupts
+from node.routing.journey import Journey
 from node.routing.lanes import Lane
-from node.routing.pipeline import Plan
 from node.routing.race import Race
-from node.routing.tries import Tries
-from node.routing.verdicts import Refusals
 from node.watch import StoreWatch
 from shared_state.ledger import NOT_SENT, Code, Outcome, Settlement, Verdict
 
@@ -51,34 +48,19 @@ class Hedger:
         self._shares = Hedging()
         self.note = self._shares.note
 
-    def delay_s(
-        self,
-        plan: Plan,
-        target: Target,
-        verdict: Verdict,
-        tries: Tries,
-        walk: Walk | None,
-        others: list[Target],
-    ) -> float | None:
+    def delay_s(self, journey: Journey, start: Start) -> float | None:
         """After how long without content another attempt may be made beside a request's first one; None for never."""
+        target = start.target
         rules = target.pool.config.hedge
-        if rules is None or not tries.is_first:
+        if rules is None or not journey.tries.is_first:
             return None
         delay_s = self._shares.delay_s(target, rules)
-        if walk is not None or verdict.trial or not others or not is_ordinary(plan, target):
+        is_alone = journey.walk is not None or not journey.others
+        if is_alone or start.step.verdict.trial or not is_ordinary(journey.plan, target):
             return None
         return delay_s if self._shares.may_begin(target) else None
 
-    async def race(
-        self,
-        plan: Plan,
-        start: Start,
-        others: list[Target],
-        delay_s: float,
-        race: Race,
-        tries: Tries,
-        refusals: Refusals,
-    ) -> None:
+    async def race(self, journey: Journey, start: Start, delay_s: float, race: Race) -> None:
         """An attempt, and if it is slow another beside it.
 
         Raises:
@@ -90,7 +72,7 @@ class Hedger:
             race.enter(start.target, mode, lambda *ends: self._run(start, start.attempt(*ends)))
 
         async def second(race: Race) -> None:
-            hedge = await self._hedge(plan, start, others, race, tries)
+            hedge = await self._hedge(journey, start, race)
             if hedge is not None:
                 enter(hedge)
 
@@ -99,14 +81,13 @@ class Hedger:
             await race.run(delay_s, second)
         finally:
             for target, error in race.other_failures():
-                refusals.errors.append(error)
+                journey.refusals.errors.append(error)
                 if error.may_be_billed:
-                    _keep_off(others, target, start.target.pool.config.retry.maybe_billed)
+                    _keep_off(journey.others, target, start.target.pool.config.retry.maybe_billed)
 
-    async def _hedge(
-        self, plan: Plan, start: Start, others: list[Target], race: Race, tries: Tries
-    ) -> Start | None:
+    async def _hedge(self, journey: Journey, start: Start, race: Race) -> Start | None:
         """Another attempt beside one, if somebody can serve it, the share allows it and it can reserve; else None."""
+        plan, tries, others = journey.plan, journey.tries, journey.others
         target = next((other for other in others if is_ordinary(plan, other)), None)
         if target is None or not self._watch.connected or not self._shares.may_begin(start.target):
             return None

@@ -9,7 +9,6 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
 
 from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
@@ -22,13 +21,13 @@ from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
 from node.routing.hedger import Hedger
 from node.routing.interrupts import Cause, Interrupted, Interrupts
+from node.routing.journey import Journey
 from node.routing.lanes import Lane
-from node.routing.pace import Pace
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.race import Race
+from node.routing.restraint import Restraint
 from node.routing.retry import Next, decide
 from node.routing.tries import Tries
-from node.routing.verdicts import Refusals
 from node.routing.waiting import Waiting
 from node.signals import Signals
 from node.watch import StoreWatch
@@ -39,17 +38,7 @@ from shared_state.errors import (
     ProviderError,
     StateUnavailableError,
 )
-from shared_state.ledger import Ask, Code, How, Settlement, Verdict
-
-#: A step of the ramp takes at least so long; see ``settle.lua``.
-_RAMP_STEP_S: Final = 1.0
-#: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
-_SPARES_PER_S: Final = 10.0
-_SPARES_AT_ONCE: Final = 3
-#: In panic a model is asked so often on faith alone; what it answers well pays for more. At one success in five nobody is held back.
-_FAITH_PER_S: Final = 2.0
-_FAITH_AT_MOST: Final = 10
-_EARNED_BY_SUCCESS: Final = 5.0
+from shared_state.ledger import Ask, Code, How, Verdict
 
 
 class Router:
@@ -88,8 +77,7 @@ class Router:
         self._gates = gates
         self._draw = draw
         self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
-        self._paces: dict[str, Pace] = {}
-        self._faiths: dict[str, Pace] = {}
+        self._restraint = Restraint(clock, draw)
         self.in_flight = 0
 
     @property
@@ -129,150 +117,146 @@ class Router:
     async def _try_targets(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
     ) -> None:
-        refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
-        if refusals is not None and refusals.may_wait:
+        journey = self._set_out(plan, reply, interrupts, trail, walk)
+        if await self._has_served(journey):
+            return
+        if journey.refusals.may_wait:
             with interrupts:  # the deadline of the last candidate still runs
                 await self._watch.until_open()
-            refusals, tries = await self._go_through(plan, reply, interrupts, trail, walk)
-        if refusals is not None:
-            raise tries.explained(refusals.error(plan, self._clock.now_ms()))
+            journey = self._set_out(plan, reply, interrupts, trail, walk)
+            if await self._has_served(journey):
+                return
+        raise journey.tries.explained(journey.refusals.error(plan, self._clock.now_ms()))
 
-    async def _go_through(
+    def _set_out(
         self, plan: Plan, reply: Reply, interrupts: Interrupts, trail: Trail, walk: Walk | None
-    ) -> tuple[Refusals | None, Tries]:
-        """Tries the targets in turn; why none of them has answered, if none has."""
-        refusals, billed = Refusals(), set[str]()
+    ) -> Journey:
         if walk is not None:
             walk.reopen()
-        waiting = list(plan.targets)
-        detours = Detours(self._pipeline, plan)
         tries = Tries(trail, self._budgets.of(plan.members[0][0]), plan.call.passport)
-        try:
-            while waiting and tries.may_begin():
-                target = waiting.pop(0)
-                if self._is_crowd(plan, target) or self._has_lost_faith(target):
-                    later = self._come_again()
-                    trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
-                    _pass_over(target, later, refusals, trail)
-                    continue
-                follow_up = await self._try_target(
-                    plan, target, reply, interrupts, tries, walk, trail, refusals, waiting
-                )
-                if follow_up is None:
-                    return None, tries
-                if follow_up is Next.STOP:
-                    waiting = await detours.after(target, refusals.errors[-1], waiting)
-                    tries.take_detour()
-                    trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
-                elif follow_up is Next.OTHER_ACCOUNT:
-                    billed.add(target.model.domain)
-                elif follow_up is Next.SAME_PROVIDER:
-                    waiting.sort(key=lambda other, p=target.model.provider: other.model.provider != p)  # type: ignore[misc]
-                if billed:
-                    waiting = _elsewhere(waiting, billed, trail)
-        finally:
-            tries.close(waiting)
-        return refusals, tries
+        return Journey(plan, reply, interrupts, trail, walk, tries, list(plan.targets))
 
-    async def _try_target(
-        self,
-        plan: Plan,
-        target: Target,
-        reply: Reply,
-        interrupts: Interrupts,
-        tries: Tries,
-        walk: Walk | None,
-        trail: Trail,
-        refusals: Refusals,
-        others: list[Target],
-    ) -> Next | None:
+    async def _has_served(self, journey: Journey) -> bool:
+        """Tries the targets in turn; whether one of them has answered."""
+        detours, tries = Detours(self._pipeline, journey.plan), journey.tries
+        try:
+            while journey.others and tries.may_begin():
+                target = journey.others.pop(0)
+                later = self._restraint.verdict(journey.plan, target)
+                if later is not None:
+                    journey.trail.steps.append(Step(target, "", later, asyncio.get_running_loop().time()))
+                    journey.pass_over(target, later)
+                    continue
+                follow_up = await self._try_target(journey, target)
+                if follow_up is None:
+                    return True
+                await self._follow(journey, target, follow_up, detours)
+        finally:
+            tries.close(journey.others)
+        return False
+
+    async def _follow(self, journey: Journey, target: Target, follow_up: Next, detours: Detours) -> None:
+        """What the policy makes of a failure: who is left, and in which order."""
+        plan, trail = journey.plan, journey.trail
+        if follow_up is Next.STOP:
+            journey.others = await detours.after(target, journey.refusals.errors[-1], journey.others)
+            journey.tries.take_detour()
+            trail.fallback, trail.skipped = plan.fallback, {**plan.skipped, **trail.skipped}
+        elif follow_up is Next.OTHER_ACCOUNT:
+            journey.billed.add(target.model.domain)
+        elif follow_up is Next.SAME_PROVIDER:
+            journey.prefer(target.model.provider)
+        journey.stay_off_billed()
+
+    async def _try_target(self, journey: Journey, target: Target) -> Next | None:
         """Tries one target until it answers (None) or the policy moves on; who is asked beside it is not among the others any more."""
-        call, lane, rules = plan.call, self._lanes[target.model.id], target.pool.config.retry
+        call, plan, rules = journey.call, journey.plan, target.pool.config.retry
         own_s = math.inf if call.deadline_s is None else call.deadline_s
         deadline = call.started + min(own_s, rules.deadline if plan.fallback is None else plan.within_s)
-        need = estimate(call, target.model, lane.token_room, lane.output_room)
         tried = 0
         while True:
-            closed = await walk.admit(target, interrupts, deadline) if walk is not None else None
-            if closed is not None:
-                now = asyncio.get_running_loop().time()
-                trail.steps.append(Step(target, "", closed, now, is_gate=True))
-                return _pass_over(target, closed, refusals, trail, prefix="pool:")
-            reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
-            verdict = await self._admit(target, lane, reservation, need, interrupts, deadline)
-            step = Step(target, reservation, verdict, asked)
-            trail.steps.append(step)
-            if verdict.code != Code.ADMITTED:
-                _leave(walk, target, None)
-                check_money(verdict, target, self._clock.now_ms())
-                return _pass_over(target, verdict, refusals, trail)
-            if plan.on_admitted is not None:
-                plan.on_admitted()
+            start = await self._admit_target(journey, target, deadline)
+            if start is None:
+                return Next.OTHER
             tried += 1
-            tries.begin()
-            trail.target, trail.is_panic = target, target.how is How.DESPITE
-            is_reserved = verdict is not WITHOUT_STORE
-            trail.mode = "exact" if is_reserved else self._on_loss
-            start = Start(
-                call,
-                target,
-                lane,
-                reservation if is_reserved else next(self._reservations),
-                deadline=deadline,
-                asked=asked,
-                passport=stamp(
-                    call.passport, attempts=tries.for_next(has_other=bool(others)), left_s=deadline - asked
-                ),
-                is_reserved=is_reserved,
-                charged=reservation,
-                step=step,
-                most_out=need.tokens_out if lane.spends_money or _spends_money(walk) else None,
-            )
-            attempt = start.attempt(reply, interrupts, trail)
             try:
-                await self._carry(plan, start, attempt, verdict, tries, walk, others, refusals)
+                await self._carry(journey, start)
             except ProviderError as error:
-                refusals.errors.append(error)
-                tries.failed(error)
-                now = asyncio.get_running_loop().time()
+                journey.refusals.errors.append(error)
+                journey.tries.failed(error)
                 decision = decide(
                     error,
                     rules,
                     tries=max(tried, rules.max_attempts) if call.passport.is_repeat else tried,
-                    left_s=deadline - now,
+                    left_s=deadline - asyncio.get_running_loop().time(),
                     draw=self._draw(),
-                    has_other=bool(others),
+                    has_other=bool(journey.others),
                 )
                 if decision.next is not Next.SAME:
                     return decision.next
                 if call.is_probe:
                     return Next.OTHER
-                if not tries.may_begin():
+                if not journey.tries.may_begin():
                     return Next.STOP
-                with interrupts:
+                with journey.interrupts:
                     await asyncio.sleep(decision.pause_s)
             else:
                 return None
             finally:
-                _leave(walk, target, step.settlement)
+                journey.leave_gates(target, start.step.settlement)
 
-    async def _carry(
-        self,
-        plan: Plan,
-        start: Start,
-        attempt: Attempt,
-        verdict: Verdict,
-        tries: Tries,
-        walk: Walk | None,
-        others: list[Target],
-        refusals: Refusals,
-    ) -> None:
+    async def _admit_target(self, journey: Journey, target: Target, deadline: float) -> Start | None:
+        """Passes the gates and reserves; None if the target does not admit the call."""
+        call, plan, trail, lane = journey.call, journey.plan, journey.trail, self._lanes[target.model.id]
+        closed = (
+            await journey.walk.admit(target, journey.interrupts, deadline)
+            if journey.walk is not None
+            else None
+        )
+        if closed is not None:
+            now = asyncio.get_running_loop().time()
+            trail.steps.append(Step(target, "", closed, now, is_gate=True))
+            journey.pass_over(target, closed, prefix="pool:")
+            return None
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
+        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
+        verdict = await self._admit(target, lane, reservation, need, journey.interrupts, deadline)
+        step = Step(target, reservation, verdict, asked)
+        trail.steps.append(step)
+        if verdict.code != Code.ADMITTED:
+            journey.leave_gates(target, None)
+            check_money(verdict, target, self._clock.now_ms())
+            journey.pass_over(target, verdict)
+            return None
+        if plan.on_admitted is not None:
+            plan.on_admitted()
+        journey.tries.begin()
+        trail.target, trail.is_panic = target, target.how is How.DESPITE
+        is_reserved = verdict is not WITHOUT_STORE
+        trail.mode = "exact" if is_reserved else self._on_loss
+        attempts = journey.tries.for_next(has_other=bool(journey.others))
+        return Start(
+            call,
+            target,
+            lane,
+            reservation if is_reserved else next(self._reservations),
+            deadline=deadline,
+            asked=asked,
+            passport=stamp(call.passport, attempts=attempts, left_s=deadline - asked),
+            is_reserved=is_reserved,
+            charged=reservation,
+            step=step,
+            most_out=need.tokens_out if lane.spends_money or journey.spends_money else None,
+        )
+
+    async def _carry(self, journey: Journey, start: Start) -> None:
         """Carries an admitted attempt to its end, if it is slow with another beside it."""
-        delay_s = self._hedger.delay_s(plan, start.target, verdict, tries, walk, others)
+        attempt = start.attempt(journey.reply, journey.interrupts, journey.trail)
+        delay_s = self._hedger.delay_s(journey, start)
         if delay_s is None:
             await self._run(start, attempt)
         else:
-            await self._hedger.race(plan, start, others, delay_s, Race(*attempt.ends), tries, refusals)
+            await self._hedger.race(journey, start, delay_s, Race(*attempt.ends))
 
     async def _run(self, start: Start, attempt: Attempt) -> None:
         """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
@@ -290,30 +274,8 @@ class Router:
             start.step.settlement = attempt.settlement
             start.lane.allowance.end(start.charged)
         self._hedger.note(start.target, attempt.waited_s)
-        if start.target.how is How.DESPITE:
-            self._faith_in(start.target).earn(_EARNED_BY_SUCCESS)
+        self._restraint.note_success(start.target)
         self._hear(model, start.lane, attempt)
-
-    def _is_crowd(self, plan: Plan, target: Target) -> bool:
-        """Whether a target recovers, with its share used up, and has got more than a few such calls just now: a crowd must not follow its trial."""
-        if not any(spare is target for spare in plan.reserve):
-            return False
-        pace = self._paces.setdefault(target.model.id, Pace(_SPARES_PER_S, _SPARES_AT_ONCE))
-        return not pace.take(asyncio.get_running_loop().time())
-
-    def _has_lost_faith(self, target: Target) -> bool:
-        """Whether a model that is asked despite its illness has answered too little of late: no storm on what is down."""
-        if target.how is not How.DESPITE:
-            return False
-        return not self._faith_in(target).take(asyncio.get_running_loop().time())
-
-    def _faith_in(self, target: Target) -> Pace:
-        return self._faiths.setdefault(target.model.id, Pace(_FAITH_PER_S, _FAITH_AT_MOST))
-
-    def _come_again(self) -> Verdict:
-        """Once the ramp has risen, and not all at once."""
-        pause_ms = round(_RAMP_STEP_S * 1000 * (1 + self._draw()))
-        return Verdict(Code.STANDBY, self._clock.now_ms() + pause_ms, "ramp")
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""
@@ -345,29 +307,3 @@ class Router:
             return await ask_for_admission(
                 lane, ask, target.pool.config, watch=self._watch, on_loss=self._on_loss
             )
-
-
-def _elsewhere(waiting: list[Target], billed: set[str], trail: Trail) -> list[Target]:
-    """The targets on accounts that cannot have been billed for this call already."""
-    for target in waiting:
-        if target.model.domain in billed:
-            trail.skipped[target.model.id] = "maybe_billed"
-    return [target for target in waiting if target.model.domain not in billed]
-
-
-def _pass_over(
-    target: Target, verdict: Verdict, refusals: Refusals, trail: Trail, *, prefix: str = ""
-) -> Next:
-    """Notes why a target was not tried; the next one is."""
-    refusals.verdicts.append(verdict)
-    trail.skipped[target.model.id] = prefix + (verdict.name or verdict.code.name.lower())
-    return Next.OTHER
-
-
-def _spends_money(walk: Walk | None) -> bool:
-    return walk is not None and walk.spends_money
-
-
-def _leave(walk: Walk | None, target: Target, settlement: Settlement | None) -> None:
-    if walk is not None:
-        walk.leave(target, settlement)
