@@ -25,7 +25,7 @@ _STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
 POOLS = [
     pool("storm", "alpha", "beta", "quiet", deactivation=_STUBBORN),
     pool("calm", "alpha", "beta", "quiet", deactivation={"panic_threshold": None}),
-    pool("panicky", "alpha", "beta", "quiet"),
+    pool("alarmed", "alpha", "beta", "quiet"),
     pool("limping", "alpha", "beta", deactivation={"retry_limit": 1}),
     pool(
         "crowd",
@@ -125,10 +125,10 @@ async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, call
 
 async def test_panic_makes_no_storm(cluster: Cluster, callers: aiohttp.ClientSession):
     """With nobody well left, each node asks what is ill on faith, a little."""
-    fail_all(cluster, "panicky")
-    heard = await ask_many(callers, "panicky", 600)
+    fail_all(cluster, "alarmed")
+    heard = await ask_many(callers, "alarmed", 600)
 
-    assert upstream(cluster, "panicky") < 250
+    assert upstream(cluster, "alarmed") < 250
     assert heard[-1][0] == 503
 
 

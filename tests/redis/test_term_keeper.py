@@ -157,7 +157,10 @@ async def test_under_load_no_loss_exceeds_a_limit(
 
     assert LIMIT * 0.7 < sent() <= LIMIT
     assert books.is_balanced
-    assert [(row.admitted, row.settled, row.in_flight) for row in books.rows] == [(sent(), sent(), 0)]
+    (row,) = books.rows
+    # whose admission was in doubt when the server went gave it back: it is booked, and never went out
+    assert sent() <= row.admitted <= sent() + len(load)
+    assert (row.settled, row.in_flight) == (row.admitted, 0)
     assert all(node.terms.corrected["terms"] == 1 for node in nodes)
     if lose is not _nothing:
         assert sum(node.terms.corrected["admissions"] for node in nodes) > 40
