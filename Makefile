@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
-SUITE  := not containers and not topologies$(if $(NGINX),, and not cluster)
+SUITE  := not containers and not topologies and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
 .PHONY: topologies help run test check ready cluster compose-test bench bench-peers exactness
@@ -29,7 +29,7 @@ test: $(STAMP) ## all tests that need no container engine
 
 ready: check test ## what must be green before a change is handed over
 
-cluster: $(STAMP) ## several nodes behind nginx
+cluster: $(STAMP) ## several nodes behind nginx, the long tests included
 	$(BIN)/pytest tests/cluster $(ARGS)
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers

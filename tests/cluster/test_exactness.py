@@ -31,6 +31,8 @@ _SECONDS: dict[str, float] = {
     "scale": 6.0,
     "all": 10.0,
 }
+#: Those that take long by their nature are left to `make cluster`; the last one has a bit of all of them.
+_LONG = {"node-freeze", "redis-freeze", "scale"}
 #: Where somebody is taken for dead others clean up.
 _CLEANED_UP = {"node-kill", "node-freeze", "all"}
 #: Calls that a node had admitted while the store was away, and died, are booked only when its allowance ends, in a minute.
@@ -51,7 +53,9 @@ def fleet(upstream: CountingUpstream) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("name", _SECONDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in _LONG else []) for name in _SECONDS]
+)
 async def test_no_window_is_exceeded_and_the_books_balance(
     fleet: Fleet, upstream: CountingUpstream, name: str
 ):

@@ -154,6 +154,7 @@ async def test_a_slot_moves_under_load(upstream: CountingUpstream):
     await _examine(ClusterFleet(), upstream, move_hot_slot, _NOTHING_IS_LOST, seconds=5)
 
 
+@pytest.mark.long
 async def test_a_failover_under_load_is_an_outage_of_seconds(upstream: CountingUpstream):
     """Sentinel: the replica takes over, the nodes find it, the books balance."""
     await _examine(SentinelFleet(), upstream, kill_primary, _TAIL_MAY_BE_LOST, seconds=8)

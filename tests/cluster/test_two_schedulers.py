@@ -93,6 +93,7 @@ async def _other_leader(cluster: Cluster, than: ChildProcess | None = None) -> C
     return await wait_until(found, 10.0, what="another scheduler to lead")
 
 
+@pytest.mark.long
 async def test_nothing_happens_twice_when_frozen_leaders_wake_up(
     start_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
