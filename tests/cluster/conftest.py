@@ -23,7 +23,7 @@ def _started(cluster: Cluster, stack: ExitStack) -> Cluster:
     return cluster.start()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """One cluster for all tests that kill no node: each test module declares its pools in ``POOLS``."""
     modules = {
