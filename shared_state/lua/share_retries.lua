@@ -2,7 +2,7 @@
 --
 -- Over any ten seconds retries are at most a share of the requests, or so many a second if that is more. A part that is given out is
 -- spoken for until it is reported or expires, and so is the share of the floor that a silent node may spend by itself; so nodes together
--- never spend more than is left.
+-- spend hardly more than is left.
 --
 -- KEYS[1]  hash: q:<second> requests, t:<second> retries, n:<node> "sequence until given"
 -- ARGV[1]  node
@@ -49,6 +49,9 @@ end
 spoken = spoken + math.max(0, silent) * tonumber(ARGV[6]) * SECONDS / tonumber(ARGV[7])
 local left = math.max(tonumber(ARGV[5]) * requests, tonumber(ARGV[6]) * SECONDS) - retries
 local given = math.max(0, math.floor(math.min(left - spoken, math.ceil(left / tonumber(ARGV[7])))))
+-- A node that did not know of the others yet may hold all of it. A quarter of a node's part of the floor is never spoken for, as long as
+-- anything is left: the first request after a failure must be served.
+given = math.max(given, math.floor(math.min(left, tonumber(ARGV[6]) * SECONDS / tonumber(ARGV[7]) / 4)))
 local entry = ARGV[2] .. ' ' .. int(now + tonumber(ARGV[8])) .. ' ' .. int(given)
 redis.call('HSET', KEYS[1], 'n:' .. ARGV[1], entry)
 redis.call('PEXPIRE', KEYS[1], KEPT_MS)

@@ -75,10 +75,10 @@ async def test_a_report_is_booked_once(nodes):
 
 
 async def test_the_part_of_a_node_that_is_gone_comes_back(store, nodes):
-    """Until it expires nobody else gets it."""
+    """Until it expires others get no more than the little that is never spoken for."""
     await nodes[0].tell(3000)
     assert [await node.tell() for node in nodes[:2]] == [100, 100]
-    assert await nodes[2].tell(0, 200) == 0
+    assert await nodes[2].tell(0, 200) == 8
     await store.pass_time(2_600)
 
     assert await nodes[2].tell() == 33
@@ -113,3 +113,11 @@ async def test_the_key_dies_with_the_traffic(store, nodes):
     await nodes[0].tell(10)
 
     assert 0 < await store.client.pttl(store.keys.retries("chat")) <= 60_000
+
+
+async def test_a_node_that_knew_of_nobody_does_not_starve_the_others(store, nodes):
+    """One that has just started may hold all of the floor; the first request after a failure must be served on the others too."""
+    lonely = Node(store, "lonely", nodes=1)
+
+    assert await lonely.tell(10) == 100
+    assert await nodes[0].tell(10) == 8
