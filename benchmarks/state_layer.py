@@ -37,7 +37,7 @@ HOT_BATCH = 128
 IN_PARALLEL = 4
 #: Requests per second at which the latency of an admission is measured: half of what one client core should carry.
 PACE = 20_000
-_TICK_S = 0.002
+_TICK_S = 0.001
 _PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99}
 _HUGE = 10**9
 _CONFIG = {
