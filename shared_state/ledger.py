@@ -9,7 +9,6 @@ as well: after a loss nothing is applied until the node has asserted what it kno
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
@@ -297,13 +296,6 @@ class DomainLedger:
             "end_leases", [self._key], [self._table(distinct(self._specs)), token, most]
         )
         return ended
-
-    async def next_lease_end(self) -> float:
-        """When the first lease of the domain ends, in unix milliseconds; infinity if there is none."""
-        first = await self._store.command(
-            "ZRANGE", self._store.keys.leases(self.domain.id) + ":ends", 0, 0, "WITHSCORES"
-        )
-        return float(first[1]) if first else math.inf
 
     async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
         """Tightens the books by what the provider says about its windows, model by model, before anything is settled.
