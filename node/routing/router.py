@@ -225,7 +225,7 @@ class Router:
         trail.steps.append(step)
         if verdict.code != Code.ADMITTED:
             journey.leave_gates(target, None)
-            check_money(verdict, target, self._clock.now_ms())
+            check_money(verdict, target, lane.connector.provider.config.limits, self._clock.now_ms())
             journey.pass_over(target, verdict)
             return None
         if plan.on_admitted is not None:

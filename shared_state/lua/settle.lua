@@ -33,6 +33,8 @@ local OUTCOMES = { 'ok', 'failed', 'neutral', 'failed', 'failed', 'failed', 'fai
 local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
 local LEASED_KEPT_MS = 3600000
 local RULES = { auth_takes_account = 1, outage_takes_account = 2, account_is_manual = 4, quota_is_manual = 8 }
+local GATE = '*' -- stands for every model behind a gate, which no spent money puts on standby
+local MANY_IN_FLIGHT = 2000
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local limits = cmsgpack.unpack(ARGV[1])
@@ -240,6 +242,13 @@ local function count_statistics(r, s, used)
   end
 end
 
+-- What the call that has just ended used, for the judges of caps and budgets; of an account the cheapest of the batch.
+local least_cost
+local function note_use(model, policy, used)
+  model.last_used, model.last_policy = used, policy
+  least_cost = math.min(least_cost or used[5], used[5])
+end
+
 local function settle(s, r)
   local model = models[s[2]]
   local reserved = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
@@ -253,7 +262,7 @@ local function settle(s, r)
   true_up(account, reserved, used, r.admitted, charged_at, now)
   true_up(model.scope, reserved, used, r.admitted, charged_at, now)
   judge(model, policies[s[3]], s)
-  if used[1] > 0 then model.last_used = used end
+  if used[1] > 0 then note_use(model, policies[s[3]], used) end
   learn(model.scope, account, model.entity, s[14], now)
   count(account_of(tally.books, r.model, r.pool), 'settled', 1)
   count_statistics(r, s, used)
@@ -279,7 +288,7 @@ local function book_leased(model, s)
   count(books, 'admitted', 1)
   count(books, 'settled', 1)
   local tokens_in, tokens_out = math.max(0, s[5]), math.max(0, s[6])
-  model.last_used = { 1, tokens_in + tokens_out, tokens_in, tokens_out, math.max(0, s[7]) }
+  note_use(model, policies[s[3]], { 1, tokens_in + tokens_out, tokens_in, tokens_out, math.max(0, s[7]) })
   count_statistics(r, s, model.last_used)
   return true
 end
@@ -297,28 +306,40 @@ for _, model in pairs(models) do
   end
 end
 
-local function still_reserved(model)
+local function still_reserved(ids)
+  if not ids then return nil end
   local sums = { 0, 0, 0, 0, 0 }
-  for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. model.entity.id)) do
-    local r = read_record(model.entity.id, packed)
-    local amounts = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
-    for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
+  for id in pairs(ids) do
+    for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. id)) do
+      local r = read_record(id, packed)
+      local amounts = { 1, r.tokens_in + r.tokens_out, r.tokens_in, r.tokens_out, r.cost }
+      for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
+    end
   end
   return sums
 end
 
--- A cap is reached when what is left of it would not carry another call like the one that has just ended. What is only reserved
--- may come back and does not count.
-local function judge_caps(model)
-  local entity, last = model.entity, model.last_used
-  if not last or (entity.status == 'standby' and entity.mode == 'manual') then return end
+-- nil if so much is in flight that looking at all of it would keep others waiting; it will be less when money is short.
+local function ids_in_flight()
+  local members, ids = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', '+inf', 'LIMIT', 0, MANY_IN_FLIGHT), {}
+  if #members == MANY_IN_FLIGHT then return nil end
+  for _, member in ipairs(members) do ids[member:match('^[^\t]*')] = true end
+  return ids
+end
+
+-- A cap or a budget is reached when what is left of it would not carry another call like the one that has just ended. What is only
+-- reserved (by the models that `ids` names) may come back and does not count.
+local function judge_money_and_caps(entity, scope, last, policy, ids)
+  if entity.status == 'standby' and entity.mode == 'manual' then return end
   local reserved
-  for _, w in ipairs(model.scope.windows) do
-    if w.alert < 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
-      reserved = reserved or still_reserved(model)
-      if w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
-        local is_manual = w.alert == -2
-        deactivate(entity, w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
+  for _, w in ipairs(scope.windows) do
+    local is_budget = w.alert > 0 and w.limit > 0
+    local room = w.limit - w.sum - math.max(1, last[w.dim])
+    if (is_budget or w.alert < 0) and room < 0 then
+      reserved = reserved or still_reserved(ids())
+      if reserved and room + reserved[w.dim] < 0 then
+        local is_manual = w.alert == -2 or (is_budget and flagged(policy.flags, RULES.quota_is_manual))
+        deactivate(entity, is_budget and 'budget_exceeded' or w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
       end
     end
   end
@@ -341,7 +362,13 @@ save_scope(account)
 alert_budgets(account, 'account', home.domain)
 for _, model in pairs(models) do
   save_scope(model.scope)
-  judge_caps(model)
+  if model.last_used then
+    local function own_id() return { [model.entity.id] = true } end
+    judge_money_and_caps(model.entity, model.scope, model.last_used, model.last_policy, own_id)
+    if model.entity.id ~= GATE then
+      judge_money_and_caps(model.provider, account, { 0, 0, 0, 0, least_cost }, model.last_policy, ids_in_flight)
+    end
+  end
   alert_budgets(model.scope, 'model', model.entity.id)
   for _, scope in pairs(model.errors) do save_scope(scope) end
   save_speed(model)

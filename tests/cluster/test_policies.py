@@ -11,7 +11,7 @@ from openai import APIStatusError, AsyncOpenAI, InternalServerError, RateLimitEr
 
 from tests.cluster.calls import ask
 from tests.cluster.cluster import Cluster
-from tests.cluster.mesh import pool
+from tests.cluster.mesh import Member, pool
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -19,6 +19,13 @@ pytestmark = pytest.mark.cluster
 _ONE_FAILURE = {"retry_limit": 1}
 POOLS = [
     pool("capped", "alpha", "beta", deactivation={"request_limit": 3, "quota_window": "daily"}),
+    pool(
+        "broke",
+        Member(
+            "alpha", provider={"budget": {"daily_limit": 0.035}}, model={"pricing": {"per_request": 0.01}}
+        ),
+        "beta",
+    ),
     pool(
         "nightly",
         "alpha",
@@ -52,6 +59,22 @@ async def test_a_cap_is_exact_over_all_nodes_and_takes_the_model_out(
         async with cluster.client(node) as direct:
             with pytest.raises(RateLimitError):
                 await ask(direct, "capped")
+
+
+async def test_spent_money_takes_the_account_out_on_every_node(cluster: Cluster, client: AsyncOpenAI) -> None:
+    """Ten requests at once, money for three of them: the others go to the next account, and so does whatever comes to any node."""
+    answers = await asyncio.gather(*(ask(client, "broke") for _ in range(10)))
+    row = await cluster.await_provider("broke-alpha", status="standby")
+    later = [await _ask_at(cluster, number, "broke") for number in range(3)]
+    events = (await cluster.ops("status"))["events"]
+    told = [
+        event for event in events if event["provider"] == "broke-alpha" and "deactivated" in event["type"]
+    ]
+
+    assert sum(answer.model == "broke.alpha" for answer in answers) == len(cluster.seen("broke.alpha")) == 3
+    assert (row["reason"], row["trigger"]) == ("budget_exceeded", "quota_reset")
+    assert {answer.model for answer in later} == {"broke.beta"}
+    assert len(told) == 1
 
 
 async def test_a_maintenance_window_rests_a_model_until_an_operator_says_otherwise(

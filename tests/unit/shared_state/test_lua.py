@@ -19,7 +19,7 @@ WHOLE_READS = {
     ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
     ("end_leases", "ZRANGE"): "as many as its caller says",
-    ("settle", "HVALS"): "what is in flight on one model, and only when one of its caps is nearly reached",
+    ("settle", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
         for command in ("admit", "settle", "renew_leases", "assert_term")

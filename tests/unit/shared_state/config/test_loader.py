@@ -184,7 +184,10 @@ def test_values_from_the_environment_become_numbers():
             "discovery: {sync: {on_deprecated_model: delete}}",
             "discovery.sync.on_deprecated_model: must be 'deactivate', 'notify' or 'ignore', not 'delete'",
         ),
-        ("budget: {enforce: false}", f"budget.enforce: {NOT_OBEYED}"),
+        (
+            "budget: {enforce: false, per_request_limit: 1}",
+            "budget: per_request_limit only refuses; with enforce: false it would do nothing",
+        ),
         ("connectors: {packages: []}", f"connectors: {NOT_OBEYED}"),
         (
             "proxy: {port: abc}",
