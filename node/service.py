@@ -33,6 +33,7 @@ from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
+from node.panics import PanicWatch
 from node.providers.connector import Connector
 from node.providers.listing import list_models
 from node.routing.budget import RetryBudgets
@@ -116,6 +117,7 @@ class NodeService:
         )
         self._gatehouse = self._build_gatehouse()
         self.router = self._build_router()
+        self._panics = PanicWatch(store, self.snapshot, self.watch, self.router.faith, node=self.id)
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
             self.snapshot,
@@ -314,6 +316,7 @@ class NodeService:
             self._keyring.run(),
             self.decisions.run(),
             self.findings.run(),
+            self._panics.run(),
             self._beat(),
         ]
         loops += [self.signals.run(), self.budgets.run(), *(keeper.run() for keeper in self._terms.values())]

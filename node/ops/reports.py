@@ -22,6 +22,7 @@ from shared_state.events import Event
 from shared_state.gates import pool_gate
 from shared_state.leadership import read_lead
 from shared_state.limits import has_limits
+from shared_state.panics import Panic, read_panics
 from shared_state.recent import read_recent
 from shared_state.registry import Registry
 from shared_state.shapes.statistics import StatsQuery, StatsView
@@ -32,6 +33,7 @@ from shared_state.shapes.status import (
     JobView,
     ModelView,
     NodeView,
+    PanicView,
     PoolView,
     ProviderView,
     SchedulerView,
@@ -135,7 +137,7 @@ class Reports:
 
     async def pools(self) -> list[PoolView]:
         """All pools, from this node's snapshot; what their own limits have let through, from Redis."""
-        rows = []
+        rows, panics = [], await read_panics(self._store, list(self._topology.pools))
         for pool in self._topology.pools.values():
             active = sum(map(self._snapshot.is_active, pool.models))
             rows.append(
@@ -148,6 +150,7 @@ class Reports:
                     models=[model.id for model in pool.models],
                     current=self._snapshot.current.get(pool.id) or None,
                     windows=await self.gate_windows(self._topology.gates.get(pool_gate(pool.id))),
+                    panic=_panic_view(panics.get(pool.id)),
                 )
             )
         return rows
@@ -247,7 +250,8 @@ class Reports:
 
     async def news(self) -> list[Event]:
         """All events that the domains remember, oldest first."""
-        return await read_news(self._store, await self._directory.limited())
+        pools = [pool_gate(pool) for pool in self._topology.pools]
+        return await read_news(self._store, dict.fromkeys([*await self._directory.limited(), *pools]))
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
@@ -269,6 +273,12 @@ def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
         limit=in_units(window.dimension, window.limit),
         resets=_seconds(window.resets_ms),
     )
+
+
+def _panic_view(panic: Panic | None) -> PanicView | None:
+    if panic is None:
+        return None
+    return PanicView(since=panic.since_ms / 1000, asked=panic.asked, answered=panic.answered)
 
 
 def _trigger(state: EntityState) -> str:

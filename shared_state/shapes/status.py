@@ -75,6 +75,14 @@ class WindowView(Row):
     resets: float | None
 
 
+class PanicView(Row):
+    """A pool in panic: too few members are well, so the others are asked on faith."""
+
+    since: float
+    asked: int = Field(description="requests on faith so far, as reported by nodes once a second")
+    answered: int = Field(description="how many of them were answered")
+
+
 class PoolView(Row):
     """A pool, the state of its members, and its own windows."""
 
@@ -86,6 +94,7 @@ class PoolView(Row):
     models: list[str]
     current: str | None
     windows: list[WindowView] = []
+    panic: PanicView | None = None
 
 
 class ModelView(Row):
@@ -134,6 +143,7 @@ class EventView(Row):
     domain: str
     model: str | None
     provider: str | None
+    pool: str | None = None
     reason: str
     until: float | None
     node: str | None

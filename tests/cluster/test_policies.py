@@ -98,7 +98,10 @@ async def test_a_maintenance_window_rests_a_model_until_an_operator_says_otherwi
 
 
 async def test_when_all_are_ill_the_least_ill_serve(cluster: Cluster, client: AsyncOpenAI) -> None:
-    """Both have failed once and are away for a minute; well again, they answer at once, and the answer says how it came."""
+    """Both have failed once and are away for a minute; well again, they answer at once, and the answer says how it came.
+
+    That it began and that it is over is told once, with the numbers of all nodes.
+    """
     models = ("panicky.alpha", "panicky.beta")
     for model in models:
         cluster.order(model, "500")
@@ -111,6 +114,15 @@ async def test_when_all_are_ill_the_least_ill_serve(cluster: Cluster, client: As
 
     assert {answer.headers.get("x-modelmesh-panic") for answer in answers} == {"true"}
     assert {(await cluster.model(model))["status"] for model in models} == {"standby"}
+    await _await_panic(cluster, asked=3)
+    for model in models:
+        await cluster.ops(f"models/{model}/activate", order={})
+    await _await_panic(cluster, asked=None)
+    events = [event for event in (await cluster.ops("status"))["events"] if event["pool"] == "panicky"]
+
+    assert [event["type"] for event in events] == ["pool_panic_over", "pool_panic"]
+    assert [(event["numbers"]["well"], event["numbers"]["members"]) for event in events] == [(2, 2), (0, 2)]
+    assert {name: events[0]["numbers"][name] for name in ("asked", "answered")} == {"asked": 3, "answered": 3}
 
 
 async def test_a_model_that_nobody_asks_for_is_probed_and_comes_back(
@@ -166,6 +178,17 @@ async def test_an_account_that_waits_for_an_operator_waits(cluster: Cluster, cli
     assert (row["status"], row["reason"], row["trigger"], row["until"]) == ("standby", "auth", "manual", None)
     assert shown["verdict"] == "not_asked"
     assert {(await _ask_at(cluster, number, "locked")).model for number in range(3)} == {"locked.alpha"}
+
+
+async def _await_panic(cluster: Cluster, *, asked: int | None) -> None:
+    """The panic of the pool, once the nodes have reported so many requests on faith; None for its end."""
+
+    async def seen() -> bool:
+        pools = (await cluster.ops("pools"))["pools"]
+        panic = next(row["panic"] for row in pools if row["id"] == "panicky")
+        return (panic and panic["asked"]) == asked
+
+    await wait_until(seen, 6, interval=0.05, what=f"a panic with {asked} requests on faith")
 
 
 async def _ask_at(cluster: Cluster, number: int, model: str) -> Any:

@@ -24,7 +24,7 @@ from modelmesh.views import (
 )
 from shared_state.shapes.decision import ExplainView, ReplayView
 from shared_state.shapes.statistics import StatsView
-from shared_state.shapes.status import BooksView, JobView, StatusView
+from shared_state.shapes.status import BooksView, JobView, PanicView, StatusView
 from shared_state.shapes.usage import UsageView
 from tests.unit.modelmesh.samples import NOW, books, explained, replayed, stats, status, usage
 
@@ -194,6 +194,15 @@ def test_a_reason_cannot_play_tricks_on_the_terminal():
 
     assert "rate_limit: ?[31mslow [bold]down" in text
     assert "\x1b" not in text
+
+
+def test_a_pool_in_panic_says_so():
+    """Beside its name, with what was asked on faith."""
+    (pool,) = seen().pools
+    panicking = pool.model_copy(update={"panic": PanicView(since=NOW - 9, asked=12, answered=3)})
+
+    assert "panic: 12 asked, 3 answered" in render(pools_view([panicking]))
+    assert "panic" not in render(pools_view([pool]))
 
 
 def test_the_other_tables_name_their_things():
