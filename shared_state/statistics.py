@@ -29,6 +29,8 @@ METRICS: Final = (
     "latency_ms",
     "first_token_ms",
 )
+#: Counted besides; a durable store keeps them as it keeps the latency buckets. ``limited``: failed attempts that met a limit or a spent quota.
+FURTHER_METRICS: Final = ("limited",)
 
 
 @dataclass(slots=True, frozen=True)

@@ -42,15 +42,15 @@ def _embeddings(model: ModelSpec) -> dict[str, Any]:
 _PROBES: Final = ((CHAT, _chat), (EMBEDDINGS, _embeddings))
 
 
-def probe_call(model: ModelSpec, how: How) -> Call | None:
+def probe_call(model: ModelSpec, how: How, within_s: float | None = None) -> Call | None:
     """The probe of a model; None if for what it does there is none."""
     for surface, write in _PROBES:
         if surface.serves(model.capabilities):
-            return _call(surface, {"model": model.id, **write(model)}, how)
+            return _call(surface, {"model": model.id, **write(model)}, how, within_s)
     return None
 
 
-def _call(surface: Surface, fields: dict[str, Any], how: How) -> Call:
+def _call(surface: Surface, fields: dict[str, Any], how: How, within_s: float | None) -> Call:
     body = orjson.dumps(fields)
     return Call(
         surface=surface,
@@ -58,6 +58,7 @@ def _call(surface: Surface, fields: dict[str, Any], how: How) -> Call:
         fields=fields,
         body_bytes=len(body),
         started=asyncio.get_running_loop().time(),
+        deadline_s=within_s,
         prompt_tokens=weigh(body, fields),
         how=how,
     )
@@ -70,9 +71,11 @@ class Prober:
         self._router = router
         self._log = request_log
 
-    async def probe(self, model: ModelSpec, *, is_startup: bool = False) -> ProbeView:
+    async def probe(
+        self, model: ModelSpec, *, is_startup: bool = False, within_s: float | None = None
+    ) -> ProbeView:
         """Asks a model once; whatever becomes of it is the answer."""
-        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE)
+        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE, within_s)
         if call is None:
             return ProbeView(id=model.id, verdict="no_probe", message="there is no probe for what it does")
         reply, trail = _Silence(), Trail()
@@ -94,6 +97,7 @@ class Prober:
             verdict=verdict,
             latency_ms=latency_ms if trail.attempts else None,
             code=None if error is None else error.code,
+            cause=_cause(error, trail),
             message="" if error is None else error.message,
         )
 
@@ -113,6 +117,13 @@ def _verdict(error: ModelMeshError | None, trail: Trail) -> str:
     if not trail.attempts:
         return "not_asked"
     return "rejected" if isinstance(error, RejectedRequestError) else "failed"
+
+
+def _cause(error: ModelMeshError | None, trail: Trail) -> str | None:
+    """The code of the attempt's own error; the caller's is one about all attempts."""
+    failures = [step.error for step in trail.steps if step.error is not None]
+    last = failures[-1] if failures else error
+    return None if error is None or last is None or not trail.attempts else last.code
 
 
 class _Silence:

@@ -85,7 +85,6 @@ _TODAY: Final[dict[str, str]] = {
 }
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
-    "discovery.health.method": frozenset({"standard", "comprehensive"}),
     "secrets.store": frozenset(
         {
             "modelmesh.json-secrets.v1",

@@ -231,6 +231,7 @@ local function count_statistics(r, s, used)
   local stats = account_of(tally.stats, r.model, r.pool)
   count(stats, 'attempts', 1)
   count(stats, OUTCOMES[s[4]], 1)
+  if s[4] == RATE_LIMITED or s[4] == QUOTA then count(stats, 'limited', 1) end -- among the failed
   count(stats, 'tokens_in', used[3])
   count(stats, 'tokens_out', used[4])
   count(stats, 'cost', used[5])

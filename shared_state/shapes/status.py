@@ -304,6 +304,7 @@ class ProbeBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     startup: bool = Field(False, description="one of those that a scheduler sends when it takes the lead")
+    within: DurationS | None = Field(None, gt=0, description="deadline of the request")
 
 
 class ProbeView(Row):
@@ -315,6 +316,7 @@ class ProbeView(Row):
     verdict: str
     latency_ms: float | None = None
     code: str | None = None
+    cause: str | None = Field(None, description="what the provider's own failure was, where it was asked")
     message: str = ""
 
 

@@ -175,7 +175,6 @@ def test_values_from_the_environment_become_numbers():
         ),
         ("discovery: {sync: {auto_register: true}}", f"discovery.sync.auto_register: {NOT_OBEYED}"),
         ("discovery: {connectors: []}", f"discovery.connectors: {NOT_OBEYED}"),
-        ("discovery: {health: {method: standard}}", f"discovery.health.method: standard {NOT_OBEYED}"),
         (
             "discovery: {health: {providers: [alpa]}}",
             "discovery.health.providers[0]: unknown provider 'alpa'; did you mean 'alpha'?",
