@@ -85,8 +85,8 @@ class Keys:
         return f"{self.domain(domain)}:news"
 
     def listing(self, domain: str, provider: str) -> str:
-        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last; by the leading
-        scheduler, expires without it.
+        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last, ``mismatches`` (JSON): configured
+        models whose sizes are listed otherwise; by the leading scheduler, expires without it.
         """
         return f"{self.domain(domain)}:list:{provider}"
 
