@@ -281,7 +281,7 @@ class Router:
         """What the provider has said of its limits, for the next ranking."""
         if attempt.headers is not None and self._signals.wants(model):
             dialect = lane.connector.provider.connector.dialect
-            self._signals.tell(model, headroom_told(attempt.headers.raw, dialect=dialect))
+            self._signals.tell(model, headroom_told(attempt.headers, dialect=dialect))
 
     async def _admit(
         self,
