@@ -146,8 +146,9 @@ class Cycle:
         """The client is gone, or will not be listened to any more."""
         self._disconnected = True
         self._wake()
-        if self._goodbye is not None and self._stage is not _Stage.DONE:
-            self._goodbye()
+        goodbye, self._goodbye = self._goodbye, None
+        if goodbye is not None and self._stage is not _Stage.DONE:
+            goodbye()
 
     def refuse(self, refusal: Refusal) -> None:
         """The rest of the request turned out malformed: answer so if nothing has been sent, else cut."""
@@ -158,9 +159,10 @@ class Cycle:
 
     def on_disconnect(self, goodbye: Callable[[], None] | None) -> None:
         """Have somebody called when the client leaves, at once if it has left; nobody with None."""
-        self._goodbye = goodbye
         if goodbye is not None and self._disconnected:
             goodbye()
+        else:
+            self._goodbye = goodbye
 
     async def receive(self) -> Message:
         if self._expects_continue:

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
 
@@ -341,8 +340,7 @@ class Attempt:
         self._lane.batcher.settle(settlement)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """An admitted attempt before it begins.
 
     Attributes:
