@@ -30,6 +30,7 @@ from scheduler.jobs.sync import Sync
 from scheduler.leadership import Leadership
 from scheduler.nodes import Nodes
 from scheduler.options import SchedulerOptions
+from scheduler.pulses import Pulses
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
@@ -73,15 +74,14 @@ class SchedulerService:
     ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
         domains = DomainDirectory(store, topology)
+        pulses = Pulses(store, accounts)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
         self._nodes = Nodes(store, token=admin_token)
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
-            Job(
-                "recovery", Recovery(store, accounts).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
-            ),
+            Job("recovery", Recovery(store, pulses).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
             Job(
                 "maintenance",
                 Maintenance(store, topology).run,
@@ -98,7 +98,7 @@ class SchedulerService:
             ),
             Job(
                 "probes",
-                Probes(store, topology, self._nodes).run,
+                Probes(store, topology, self._nodes, pulses).run,
                 PROBES_EVERY_S,
                 _PROBES_TIMEOUT_S,
                 is_loop=True,
