@@ -20,6 +20,7 @@ from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.leases import LeaseEnder
+from scheduler.jobs.leftovers import Leftovers
 from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
@@ -49,6 +50,7 @@ PROBES_EVERY_S: Final = 0.5
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
+FORGET_EVERY_S: Final = 600.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 SYNC_LOOK_EVERY_S: Final = 5.0
@@ -107,6 +109,7 @@ class SchedulerService:
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
             Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
+            Job("leftovers", Leftovers(store, topology, self._flush).run, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         if self._copies is not None:

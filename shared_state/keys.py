@@ -124,6 +124,13 @@ class Keys:
         return f"{self._prefix}{{cluster}}:audit"
 
     @property
+    def known(self) -> str:
+        """Hash ``domain|provider|model TAB domain TAB id`` -> server ms at which a leading scheduler had it in its configuration last; a field goes
+        with what it stands for.
+        """
+        return f"{self._prefix}{{cluster}}:known"
+
+    @property
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"

@@ -21,6 +21,7 @@ from shared_state.domains import read_domain
 from shared_state.events import Event
 from shared_state.gates import pool_gate
 from shared_state.leadership import read_lead
+from shared_state.leftovers import items_of, read_in_flight, read_known
 from shared_state.limits import has_limits
 from shared_state.panics import Panic, read_panics
 from shared_state.recent import read_recent
@@ -31,6 +32,7 @@ from shared_state.shapes.status import (
     EventView,
     FindingView,
     JobView,
+    LeftoverView,
     ModelView,
     NodeView,
     PanicView,
@@ -263,7 +265,25 @@ class Reports:
             await read_books(self._store, domain, limited=limited)
             for domain, limited in await self._directory.audited()
         ]
-        return view_books(domains, self._topology)
+        books = view_books(domains, self._topology)
+        return books.model_copy(update={"leftovers": await self._leftovers()})
+
+    async def _leftovers(self) -> list[LeftoverView]:
+        """What is known and not configured here."""
+        configured, grace_s = items_of(self._topology), self._topology.config.scheduler.forget_after
+        left = {item: at for item, at in (await read_known(self._store)).items() if item not in configured}
+        in_flight = await read_in_flight(self._store, sorted({item.domain for item in left}))
+        return [
+            LeftoverView(
+                kind=item.kind,
+                domain=item.domain,
+                id=item.id,
+                seen=at / 1000,
+                goes=at / 1000 + grace_s if grace_s else None,
+                in_flight=in_flight[item.domain],
+            )
+            for item, at in sorted(left.items())
+        ]
 
 
 def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:

@@ -247,6 +247,17 @@ class DifferenceView(Row):
     amount: int
 
 
+class LeftoverView(Row):
+    """What Redis still holds of a domain, provider or model that this node's configuration does not have."""
+
+    kind: str
+    domain: str
+    id: str
+    seen: float = Field(description="when a scheduler had it in its configuration last")
+    goes: float | None = Field(description="when it may be deleted; null: never")
+    in_flight: int = Field(description="calls in its domain; it stays as long as there are any")
+
+
 class BooksView(Row):
     """The books of the cluster."""
 
@@ -257,6 +268,7 @@ class BooksView(Row):
     balances: BalancesView = BalancesView()
     causes: dict[str, int] = Field({}, description="how much is off for each cause; every cause is there")
     differences: list[DifferenceView] = []
+    leftovers: list[LeftoverView] = []
 
 
 class OrderView(Row):

@@ -24,7 +24,7 @@ from modelmesh.views import (
 )
 from shared_state.shapes.decision import ExplainView, ReplayView
 from shared_state.shapes.statistics import StatsView
-from shared_state.shapes.status import BooksView, JobView, PanicView, StatusView
+from shared_state.shapes.status import BooksView, JobView, LeftoverView, PanicView, StatusView
 from shared_state.shapes.usage import UsageView
 from tests.unit.modelmesh.samples import NOW, books, explained, replayed, stats, status, usage
 
@@ -250,6 +250,22 @@ def test_books_that_are_off_name_the_row():
 
     assert line_with(text, "alpha.small").split()[-1] == "+2"
     assert "The books are off in 1 of 1 rows." in text
+
+
+def test_the_audit_lists_what_is_configured_no_more():
+    """When it goes, if ever; a table of its own, and only where there is something."""
+    view = seen_books()
+    left = [
+        LeftoverView(
+            kind="model", domain="alpha", id="alpha.old", seen=0, goes=view.time + 7200, in_flight=3
+        ),
+        LeftoverView(kind="domain", domain="beta", id="beta", seen=0, goes=None, in_flight=0),
+    ]
+    shown = render(audit_view(view.model_copy(update={"leftovers": left})))
+
+    assert "in 2h" in line_with(shown, "alpha.old")
+    assert "never" in line_with(shown, "beta ")
+    assert "No longer configured" not in render(audit_view(view))
 
 
 def test_the_audit_counts_for_itself():
