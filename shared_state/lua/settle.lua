@@ -247,6 +247,7 @@ end
 local least_cost
 local function note_use(model, policy, used)
   model.last_used, model.last_policy = used, policy
+  if model.entity.id ~= GATE then model.provider.last_policy = policy end
   least_cost = math.min(least_cost or used[5], used[5])
 end
 
@@ -334,11 +335,10 @@ local function judge_money_and_caps(entity, scope, last, policy, ids)
   if entity.status == 'standby' and entity.mode == 'manual' then return end
   local reserved
   for _, w in ipairs(scope.windows) do
-    local is_budget = w.alert > 0 and w.limit > 0
-    local room = w.limit - w.sum - math.max(1, last[w.dim])
-    if (is_budget or w.alert < 0) and room < 0 then
+    if w.alert ~= 0 and w.limit > 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
       reserved = reserved or still_reserved(ids())
-      if reserved and room + reserved[w.dim] < 0 then
+      if reserved and w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
+        local is_budget = w.alert > 0
         local is_manual = w.alert == -2 or (is_budget and flagged(policy.flags, RULES.quota_is_manual))
         deactivate(entity, is_budget and 'budget_exceeded' or w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
       end
@@ -366,16 +366,18 @@ for _, model in pairs(models) do
   if model.last_used then
     local function own_id() return { [model.entity.id] = true } end
     judge_money_and_caps(model.entity, model.scope, model.last_used, model.last_policy, own_id)
-    if model.entity.id ~= GATE then
-      judge_money_and_caps(model.provider, account, { 0, 0, 0, 0, least_cost }, model.last_policy, ids_in_flight)
-    end
   end
   alert_budgets(model.scope, 'model', model.entity.id)
   for _, scope in pairs(model.errors) do save_scope(scope) end
   save_speed(model)
   save_entity(model.entity)
 end
-for _, provider in pairs(providers) do save_entity(provider) end
+for _, provider in pairs(providers) do
+  if provider.last_policy then
+    judge_money_and_caps(provider, account, { 0, 0, 0, 0, least_cost }, provider.last_policy, ids_in_flight)
+  end
+  save_entity(provider)
+end
 save_tally(tally, now)
 reply[2] = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
 return reply
