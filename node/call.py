@@ -15,6 +15,21 @@ from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
 
 
+Fields = dict[str, Any]
+
+
+def _usage(answer: Fields) -> Any:
+    return answer.get("usage")
+
+
+def _answers(fields: Fields) -> int:
+    return int(fields.get("n") or 1)
+
+
+def _nothing_more(_: Fields) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
     """One API that callers speak and providers understand.
@@ -26,6 +41,11 @@ class Surface:
         serves: whether a model with these capabilities can answer here.
         check: raises RequestError for a body that no provider could serve.
         most_output: most tokens that the body allows in the answer; None if it does not say.
+        answers: how many answers the body asks for, each of which may take all the output that the model can give.
+        more_tokens: tokens of the input that count more than once.
+        usage_of: from a complete answer to its usage in OpenAI's words; None if it reports none.
+        asks_usage: whether a stream reports its usage only if ``stream_options`` asks for it.
+        default_model: what ``model`` means where the API lets callers leave it out.
     """
 
     name: str
@@ -33,8 +53,13 @@ class Surface:
     proof: str
     streams: bool
     serves: Callable[[frozenset[str]], bool]
-    check: Callable[[dict[str, Any]], None]
-    most_output: Callable[[dict[str, Any]], int | None]
+    check: Callable[[Fields], None]
+    most_output: Callable[[Fields], int | None]
+    answers: Callable[[Fields], int] = _answers
+    more_tokens: Callable[[Fields], int] = _nothing_more
+    usage_of: Callable[[Fields], Any] = _usage
+    asks_usage: bool = False
+    default_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

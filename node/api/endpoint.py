@@ -130,6 +130,7 @@ class Endpoint:
     ) -> tuple[Call, bytes]:
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
         fields = parse_object(body)
+        name_default(fields, self._surface)
         check_name(fields)
         self._surface.check(fields)
         call = build_call(
@@ -160,6 +161,12 @@ class Endpoint:
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
             watcher.cancel()
+
+
+def name_default(fields: dict[str, Any], surface: Surface) -> None:
+    """Says for the caller which capability is meant, where the API has a model of its own for that."""
+    if surface.default_model and fields.get("model") is None:
+        fields["model"] = surface.default_model
 
 
 def check_name(fields: dict[str, Any]) -> None:
@@ -195,7 +202,7 @@ def build_call(
         started=started,
         deadline_s=_sooner(_deadline(scope), passport.left_s),
         provider=preferred.decode("latin-1") if preferred else None,
-        prompt_tokens=weigh(body, fields),
+        prompt_tokens=weigh(body, fields) + surface.more_tokens(fields),
         caps=read_caps(scope),
         key=key,
         session=_session(scope),

@@ -66,7 +66,7 @@ class Connector:
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
         fields = {**call.fields, "model": model.upstream}
-        if call.is_stream:
+        if call.is_stream and call.surface.asks_usage:
             options = fields.get("stream_options")
             fields["stream_options"] = {
                 **(options if isinstance(options, dict) else {}),

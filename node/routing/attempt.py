@@ -199,7 +199,7 @@ class Attempt:
         fields = unary_fields(body, provider=connector.provider.id)
         if self._call.surface.proof not in fields:
             self._refuse_answer(fields)
-        self._usage = usage_from(fields.get("usage"))
+        self._usage = usage_from(self._call.surface.usage_of(fields))
         self._trail.first_content = self._first_content = self._loop.time()
         content_type = response.headers.get("content-type", "application/json").encode()
         self._wait_for_reader(self._loop.time() + self._lane.clocks.total)

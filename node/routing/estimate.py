@@ -46,8 +46,8 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
     tokens_in = prompt_tokens(call, model)
     stated = call.surface.most_output(call.fields)
     if stated is None:
-        answers = call.fields.get("n") or 1
-        tokens_out = (model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS) * int(answers)
+        most = model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        tokens_out = most * call.surface.answers(call.fields)
         if room is not None:
             tokens_out = max(1, min(tokens_out, room - tokens_in))
         if output_room is not None:
@@ -77,7 +77,7 @@ def expect(call: Call) -> Request:
     if call.prompt_tokens:  # images are many bytes and few tokens
         tokens_in = min(tokens_in, call.prompt_tokens)
     stated = call.surface.most_output(call.fields)
-    usual = _USUAL_OUTPUT_TOKENS * int(call.fields.get("n") or 1)
+    usual = _USUAL_OUTPUT_TOKENS * call.surface.answers(call.fields)
     return Request(
         tokens_in=tokens_in,
         tokens_out=usual if stated is None else stated,

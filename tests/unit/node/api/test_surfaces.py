@@ -60,4 +60,10 @@ def test_a_chat_says_how_much_may_come(fields: dict[str, Any], most: int | None)
 
 def test_paths_are_those_of_the_api() -> None:
     """Behind the provider's base URL, and behind ours."""
-    assert [surface.path for surface in SURFACES] == ["/chat/completions", "/embeddings"]
+    assert [surface.path for surface in SURFACES] == [
+        "/chat/completions",
+        "/embeddings",
+        "/completions",
+        "/moderations",
+        "/rerank",
+    ]

@@ -1,0 +1,66 @@
+"""What each API insists on in a body, before anybody is asked: only what no provider could serve is refused here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_state.errors import RequestError
+
+Fields = dict[str, Any]
+
+
+def check_chat(fields: Fields) -> None:
+    """A conversation."""
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("'messages' must be a non-empty array", param="messages")
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+        raise RequestError("each of 'messages' must be an object with a 'role'", param="messages")
+    _check_stream(fields)
+    _check_counts(fields, "max_tokens", "max_completion_tokens", "n")
+
+
+def check_completion(fields: Fields) -> None:
+    """A prompt, several, or their tokens; no output at all may be asked for, to have the prompt judged."""
+    _check_input(fields, "prompt")
+    _check_stream(fields)
+    _check_counts(fields, "n", "best_of")
+    _check_counts(fields, "max_tokens", least=0)
+
+
+def check_input(fields: Fields) -> None:
+    """Embeddings and moderations: a text or several."""
+    _check_input(fields, "input")
+
+
+def check_rerank(fields: Fields) -> None:
+    """A query, and documents to be put in order."""
+    if not isinstance(fields.get("query"), (str, dict)) or not fields["query"]:
+        raise RequestError("'query' must be a non-empty string", param="query")
+    documents = fields.get("documents")
+    if not isinstance(documents, list) or not documents:
+        raise RequestError("'documents' must be a non-empty array", param="documents")
+    _check_counts(fields, "top_n")
+
+
+def _check_input(fields: Fields, name: str) -> None:
+    given = fields.get(name)
+    if not isinstance(given, (str, list)) or not given:
+        raise RequestError(f"'{name}' must be a non-empty string or array", param=name)
+
+
+def _check_stream(fields: Fields) -> None:
+    if not isinstance(fields.get("stream"), bool | None):
+        raise RequestError("'stream' must be a boolean", param="stream")
+    if not isinstance(fields.get("stream_options"), dict | None):
+        raise RequestError("'stream_options' must be an object", param="stream_options")
+
+
+def _check_counts(fields: Fields, *names: str, least: int = 1) -> None:
+    kind = "positive integer" if least else "whole number, 0 or more"
+    for name in names:
+        value = fields.get(name)
+        if value is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 31
+        ):
+            raise RequestError(f"'{name}' must be a {kind}", param=name)
