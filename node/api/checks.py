@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from node.call import Fields, Form
 from shared_state.errors import RequestError
-
-Fields = dict[str, Any]
 
 
 def check_chat(fields: Fields) -> None:
@@ -41,6 +38,46 @@ def check_rerank(fields: Fields) -> None:
     if not isinstance(documents, list) or not documents:
         raise RequestError("'documents' must be a non-empty array", param="documents")
     _check_counts(fields, "top_n")
+
+
+def check_files(fields: Fields, form: Form, names: frozenset[str]) -> None:
+    """A form brings at least one of the files that the API is about, or says where it is."""
+    given = {upload.name.removesuffix("[]") for upload in form.uploads}
+    if not names & (given | {name.removesuffix("[]") for name in fields}):
+        name = min(names)
+        raise RequestError(f"'{name}' is missing: a file is expected", param=name)
+
+
+def check_speech(fields: Fields) -> None:
+    """A text to be spoken; whether there must be a voice is for the provider to say."""
+    _check_text(fields, "input")
+    if not isinstance(fields.get("stream_format"), str | None):
+        raise RequestError("'stream_format' must be a string", param="stream_format")
+
+
+def check_image(fields: Fields) -> None:
+    """What is to be drawn, or done to an image."""
+    _check_text(fields, "prompt")
+    check_variation(fields)
+
+
+def check_variation(fields: Fields) -> None:
+    """An image alone will do."""
+    _check_stream(fields)
+    _check_counts(fields, "n")
+
+
+def check_transcription(fields: Fields) -> None:
+    """Sound, and what is to become of it."""
+    _check_stream(fields)
+    if not isinstance(fields.get("response_format"), str | None):
+        raise RequestError("'response_format' must be a string", param="response_format")
+
+
+def _check_text(fields: Fields, name: str) -> None:
+    given = fields.get(name)
+    if not isinstance(given, str) or not given:
+        raise RequestError(f"'{name}' must be a non-empty string", param=name)
 
 
 def _check_input(fields: Fields, name: str) -> None:

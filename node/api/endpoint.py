@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +17,8 @@ from node.api.auth import ClientDoor
 from node.api.body import header, parse_object, read_body
 from node.api.border import read_passport
 from node.api.caps import read_caps
+from node.api.checks import check_files
+from node.api.form import is_form, read_form
 from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
@@ -41,6 +44,7 @@ log = structlog.get_logger(__name__)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256
 _LONGEST_SESSION = 256
+_IDEMPOTENCY = b"idempotency-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class Endpoint:
         started = asyncio.get_running_loop().time()
         request_id = request_id_of(scope)
         recorder = self._recorder(scope, send)
-        reply = AsgiReply(recorder or send, request_id)
+        is_typed = self._surface.events is not None
+        reply = AsgiReply(recorder or send, request_id, is_typed=is_typed)
         trail = Trail(mode=self._edge.watch.mode)
         name, call, claim = "", None, None
         try:
@@ -128,19 +133,29 @@ class Endpoint:
     async def _read(
         self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
     ) -> tuple[Call, bytes]:
+        surface = self._surface
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
-        fields = parse_object(body)
-        name_default(fields, self._surface)
+        kind = header(scope, b"content-type") if surface.files else None
+        if kind is not None and is_form(kind):
+            fields, form = read_form(kind, body, default_model=surface.default_model)
+            check_files(fields, form, surface.files)
+            body = orjson.dumps(fields)
+        else:
+            fields, form = parse_object(body), None
+            name_default(fields, surface)
         check_name(fields)
-        self._surface.check(fields)
-        call = build_call(
-            self._surface, scope, fields, body=body, request_id=request_id, started=started, key=key
-        )
+        surface.check(fields)
+        call = build_call(surface, scope, fields, body=body, request_id=request_id, started=started, key=key)
+        if form is not None:
+            call.form = form
+            call.prompt_tokens += form.tokens
+            if header(scope, _IDEMPOTENCY) is not None:
+                body = form.body(call.name, boundary=b"form")  # a repeat has another boundary
         return call, body
 
     def _recorder(self, scope: Scope, send: Send) -> Recorder | None:
         """Records the answer to a request that may be repeated."""
-        if header(scope, b"idempotency-key") is None:
+        if header(scope, _IDEMPOTENCY) is None:
             return None
         return Recorder(send, limit_bytes=self._edge.once.limit_bytes)
 

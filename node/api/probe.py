@@ -125,7 +125,7 @@ class _Silence:
     async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
         self.is_started = True
 
-    async def begin(self, trail: Trail) -> None:
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
         self.is_started = True
 
     async def part(self, data: bytes) -> None:

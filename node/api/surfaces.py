@@ -6,8 +6,17 @@ from typing import Any, Final
 
 import orjson
 
-from node.api.checks import check_chat, check_completion, check_input, check_rerank
-from node.call import Fields, Surface
+from node.api.checks import (
+    check_chat,
+    check_completion,
+    check_image,
+    check_input,
+    check_rerank,
+    check_speech,
+    check_transcription,
+    check_variation,
+)
+from node.call import EventShape, Fields, Kind, Surface
 from node.routing.weight import weigh_text
 
 #: Nodes of the capability tree whose models do not hold a conversation.
@@ -26,6 +35,12 @@ _NOT_CHAT: Final = (
 _EMBEDDINGS: Final = ("representation.embeddings.",)
 _MODERATION: Final = ("evaluation.content-moderation", "evaluation.toxicity-detection")
 _RERANKING: Final = ("retrieval.reranking",)
+_SPEAKS: Final = ("generation.audio-generation.",)
+_HEARS: Final = ("understanding.audio-understanding.",)
+_DRAWS: Final = ("generation.image-generation.",)
+_EDITS: Final = ("generation.image-generation.", "transformation.image-editing.")
+#: Formats of a transcription that are no JSON.
+_TEXTS: Final = frozenset({"text", "srt", "vtt"})
 
 
 def _chats(capabilities: frozenset[str]) -> bool:
@@ -91,6 +106,25 @@ def _rerank_usage(answer: Fields) -> Any:
     return None
 
 
+# -- sound and images
+
+
+def _unstated(_: Fields) -> int | None:
+    return None
+
+
+def _transcription_kind(fields: Fields) -> Kind:
+    return Kind.TEXT if fields.get("response_format") in _TEXTS else Kind.OBJECT
+
+
+def _transcription_usage(answer: Fields) -> Any:
+    """What is billed by its length has no tokens."""
+    usage = answer.get("usage")
+    if isinstance(usage, dict) and usage.get("type") == "duration":
+        return {"prompt_tokens": 0}
+    return usage
+
+
 CHAT: Final = Surface(
     "chat completions",
     "/chat/completions",
@@ -136,4 +170,93 @@ RERANK: Final = Surface(
     more_tokens=_query_again,
     usage_of=_rerank_usage,
 )
-SURFACES: Final = (CHAT, EMBEDDINGS, COMPLETIONS, MODERATIONS, RERANK)
+SPEECH: Final = Surface(
+    "speech",
+    "/audio/speech",
+    "",
+    True,
+    _Any(_SPEAKS),
+    check_speech,
+    _unstated,
+    kind=lambda _: Kind.BYTES,
+    stream_mark=("stream_format", "sse"),
+    events=EventShape(ends=frozenset({"speech.audio.done"})),
+    is_metered=False,
+)
+IMAGES: Final = Surface(
+    "image generations",
+    "/images/generations",
+    "data",
+    True,
+    _Any(_DRAWS),
+    check_image,
+    _unstated,
+    default_model="text-to-image",
+    events=EventShape(ends=frozenset({"image_generation.completed"})),
+    is_metered=False,
+)
+IMAGE_EDITS: Final = Surface(
+    "image edits",
+    "/images/edits",
+    "data",
+    True,
+    _Any(_EDITS),
+    check_image,
+    _unstated,
+    default_model="image-generation",
+    events=EventShape(ends=frozenset({"image_edit.completed"})),
+    files=frozenset({"image"}),
+    is_metered=False,
+)
+IMAGE_VARIATIONS: Final = Surface(
+    "image variations",
+    "/images/variations",
+    "data",
+    False,
+    _Any(_EDITS),
+    check_variation,
+    _unstated,
+    default_model="image-generation",
+    files=frozenset({"image"}),
+    is_metered=False,
+)
+TRANSCRIPTIONS: Final = Surface(
+    "transcriptions",
+    "/audio/transcriptions",
+    "text",
+    True,
+    _Any(_HEARS),
+    check_transcription,
+    _unstated,
+    usage_of=_transcription_usage,
+    kind=_transcription_kind,
+    events=EventShape(ends=frozenset({"transcript.text.done"}), usage_of=_transcription_usage),
+    files=frozenset({"file", "url"}),
+    is_metered=False,
+)
+TRANSLATIONS: Final = Surface(
+    "translations",
+    "/audio/translations",
+    "text",
+    False,
+    _Any(_HEARS),
+    check_transcription,
+    _unstated,
+    usage_of=_transcription_usage,
+    kind=_transcription_kind,
+    files=frozenset({"file", "url"}),
+    is_metered=False,
+)
+SURFACES: Final = (
+    CHAT,
+    EMBEDDINGS,
+    COMPLETIONS,
+    MODERATIONS,
+    RERANK,
+    SPEECH,
+    IMAGES,
+    IMAGE_EDITS,
+    IMAGE_VARIATIONS,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+)

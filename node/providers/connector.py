@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from node.call import Call
+from node.call import Call, Kind
 from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
@@ -27,6 +27,8 @@ from shared_state.topology import ModelSpec, ProviderSpec
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _MAX_ERROR_BYTES: Final = 64 * 2**10
 
+_ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
+
 #: httpx errors that mean: nothing of the request can have reached the provider.
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
@@ -39,6 +41,7 @@ class Connector:
         self._transport = transport
         self._urls: dict[str, httpx.URL] = {}
         self._headers = _fixed_headers(provider)
+        self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
@@ -65,24 +68,20 @@ class Connector:
             passport: for a provider that is a router like this one.
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
-        fields = {**call.fields, "model": model.upstream}
-        if call.is_stream and call.surface.asks_usage:
-            options = fields.get("stream_options")
-            fields["stream_options"] = {
-                **(options if isinstance(options, dict) else {}),
-                "include_usage": True,
-            }
+        if call.form is not None:
+            kind = b"multipart/form-data; boundary=" + call.form.boundary
+            body, fixed = call.form.body(model.upstream), [*self._bare_headers, (b"content-type", kind)]
+        else:
+            body, fixed = self._json(call, model), self._headers
         url = self._urls.get(call.surface.path)
         if url is None:
             url = self._urls[call.surface.path] = httpx.URL(self.provider.base_url + call.surface.path)
-        body = orjson.dumps(fields)
-        accept = b"text/event-stream" if call.is_stream else b"application/json"
         return httpx.Request(
             "POST",
             url,
             headers=[
-                *self._headers,
-                (b"accept", accept),
+                *fixed,
+                (b"accept", b"text/event-stream" if call.is_stream else _ACCEPTS[call.kind]),
                 (b"content-length", b"%d" % len(body)),
                 (b"x-request-id", call.request_id.encode()),
                 *([(HEADER, passport)] if passport else ()),
@@ -91,13 +90,23 @@ class Connector:
             extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
         )
 
+    def _json(self, call: Call, model: ModelSpec) -> bytes:
+        fields = {**call.fields, "model": model.upstream}
+        if call.is_stream and call.surface.asks_usage:
+            options = fields.get("stream_options")
+            fields["stream_options"] = {
+                **(options if isinstance(options, dict) else {}),
+                "include_usage": True,
+            }
+        return orjson.dumps(fields)
+
     def listing_request(self) -> httpx.Request:
         """Asks for the provider's list of models."""
         return httpx.Request(
             "GET",
             httpx.URL(f"{self.provider.base_url}/models"),
             headers=[
-                *(header for header in self._headers if header[0] != b"content-type"),
+                *self._bare_headers,
                 (b"accept", b"application/json"),
             ],
             extensions=self._extensions,

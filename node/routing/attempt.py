@@ -12,11 +12,12 @@ from typing import Any, Final, NoReturn
 
 import httpx
 
-from node.call import Call, Reply, Step, Target, Trail
+from node.call import Call, Kind, Reply, Step, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
-from node.providers.sse import MAX_EVENT_BYTES, StreamTap
+from node.providers.sse import MAX_EVENT_BYTES
+from node.providers.taps import Tap, open_tap
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
@@ -40,6 +41,7 @@ _SETTLE_WAIT_S: Final = 0.1
 _OVERRUN: Final = 1.1
 _OVERRUN_PIECES: Final = 32
 _NO_BOUND: Final = sys.maxsize
+_BYTES: Final = b"application/octet-stream"
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
@@ -87,7 +89,11 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
-        self._most_pieces = _NO_BOUND if most_out is None else round(most_out * _OVERRUN) + _OVERRUN_PIECES
+        self._most_pieces = (
+            _NO_BOUND
+            if most_out is None or not call.surface.is_metered
+            else round(most_out * _OVERRUN) + _OVERRUN_PIECES
+        )
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
         self.headers: httpx.Headers | None = None
@@ -151,7 +157,7 @@ class Attempt:
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             self.headers = response.headers
-            if comfort is not None:
+            if comfort is not None or self._call.kind is Kind.BYTES:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
             else:
@@ -196,35 +202,41 @@ class Attempt:
         connector = self._lane.connector
         with self._interrupts:
             body = await connector.read(response)
-        fields = unary_fields(body, provider=connector.provider.id)
-        if self._call.surface.proof not in fields:
-            self._refuse_answer(fields)
-        self._usage = usage_from(self._call.surface.usage_of(fields))
+        if self._call.kind is Kind.OBJECT or _is_json(response):
+            self._understand(unary_fields(body, provider=connector.provider.id))
         self._trail.first_content = self._first_content = self._loop.time()
         content_type = response.headers.get("content-type", "application/json").encode()
         self._wait_for_reader(self._loop.time() + self._lane.clocks.total)
         with self._interrupts:
             await self._reply.whole(200, content_type, body, self._trail)
 
+    def _understand(self, fields: dict[str, Any]) -> None:
+        """Usage of an answer in JSON; where a text is asked for some wrap it all the same."""
+        surface = self._call.surface
+        if surface.proof not in fields and (fields.get("error") or self._call.kind is Kind.OBJECT):
+            self._refuse_answer(fields)
+        self._usage = usage_from(surface.usage_of(fields))
+
     # -- streams
 
-    async def _relay_stream(self, response: httpx.Response, comfort: Comfort) -> None:
+    async def _relay_stream(self, response: httpx.Response, comfort: Comfort | None) -> None:
+        """Events, or bytes, of which no comfort may be a part."""
         provider = self._lane.connector.provider.id
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream") if comfort is not None else _is_json(response):
             with self._interrupts:
                 body = await self._lane.connector.read(response)
             self._refuse_answer(unary_fields(body, provider=provider))
-        options = self._call.fields.get("stream_options")
-        asked = isinstance(options, dict) and options.get("include_usage") is True
-        tap = StreamTap(provider, hide_usage=not asked)
+        tap = open_tap(self._call, provider)
         parts = aiter(response.stream)  # type: ignore[arg-type]
         try:
             with self._interrupts:
                 held = await _until_content(parts, tap)
-            await comfort.stop()
+            if comfort is not None:
+                await comfort.stop()
             self._first_content = self._trail.first_content = self._loop.time()
             with self._interrupts:
-                await self._pass_on(parts, tap, held)
+                await self._pass_on(parts, tap, held, b"" if comfort is not None else kind.encode() or _BYTES)
                 await self._reply.end()
             await _drain(parts)
         except (httpx.HTTPError, OSError) as error:
@@ -233,13 +245,13 @@ class Attempt:
             self._note_usage(tap)
             await response.aclose()
 
-    async def _pass_on(self, parts: AsyncIterator[bytes], tap: StreamTap, held: bytes) -> None:
+    async def _pass_on(self, parts: AsyncIterator[bytes], tap: Tap, held: bytes, content_type: bytes) -> None:
         """Bytes go through as they come; only events count as progress, comments do not."""
         interrupts, loop, send = self._interrupts, self._loop, self._reply.part
         idle, ends = self._lane.clocks.idle, self._admitted + self._lane.clocks.total
         self._wait_for_reader(ends)
         if not self._reply.is_started:
-            await self._reply.begin(self._trail)
+            await self._reply.begin(self._trail, content_type)
         await send(held)
         pieces, due = tap.pieces, min(loop.time() + idle, ends)
         while not tap.is_done:
@@ -256,7 +268,7 @@ class Attempt:
             due = min(due + now - began if tap.pieces == pieces else now + idle, ends)
             pieces = tap.pieces
 
-    def _stop_overrun(self, tap: StreamTap) -> NoReturn:
+    def _stop_overrun(self, tap: Tap) -> NoReturn:
         """Where money is limited a stream costs what was reserved for it, not what a provider likes; what came is charged."""
         prompt = prompt_tokens(self._call, self._target.model)
         self._usage = Usage(prompt, tap.tokens, is_estimated=True)
@@ -282,12 +294,12 @@ class Attempt:
         with self._interrupts:
             await self._reply.break_off(error)
 
-    def _note_usage(self, tap: StreamTap) -> None:
+    def _note_usage(self, tap: Tap) -> None:
         if not tap.is_done:
             return  # what was reported so far need not be all
         if tap.usage is not None:
             self._usage = tap.usage
-        else:
+        elif self._call.surface.is_metered:
             # Nothing of the prompt's reservation is given back: nobody knows better.
             prompt = prompt_tokens(self._call, self._target.model)
             self._usage = Usage(prompt, max(0, tap.tokens), is_estimated=True)
@@ -378,7 +390,7 @@ class Start:
         )
 
 
-async def _until_content(parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
+async def _until_content(parts: AsyncIterator[bytes], tap: Tap) -> bytes:
     """Everything up to and with the first content, held back so that another model could still answer."""
     held = b""
     async for part in parts:
@@ -400,6 +412,11 @@ async def _drain(parts: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_DRAIN_S):
             async for _ in parts:
                 pass
+
+
+def _is_json(response: httpx.Response) -> bool:
+    kind: str = response.headers.get("content-type", "")
+    return kind.startswith("application/json")
 
 
 def _ms_beyond(delay_s: float) -> int:

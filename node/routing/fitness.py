@@ -56,6 +56,12 @@ class TextFacts:
 
     def __init__(self, call: Call) -> None:
         self.needs = needs_of(call.fields, call.body_bytes)
+        if call.form is not None:
+            uploads = call.form.uploads
+            self.needs = self.needs._replace(
+                images=sum(upload.is_image for upload in uploads),
+                file_bytes=max((upload.size_bytes for upload in uploads), default=0),
+            )
         self.counted: int | None = None
         self.costs: dict[str, int] = {}
         self._call = call
