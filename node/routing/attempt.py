@@ -188,7 +188,8 @@ class Attempt:
         clocks, now = self._lane.clocks, self._loop.time()
         longest, cause = (
             (clocks.first_token, Cause.FIRST_TOKEN)
-            if self._call.is_stream or self._call.is_probe  # an answer of one token is a first token
+            # An answer of one token is a first token; a sound or an image is not.
+            if self._call.is_stream or (self._call.is_probe and self._call.surface.is_metered)
             else (clocks.total, Cause.TOTAL)
         )
         if self._deadline <= now + longest:
