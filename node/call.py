@@ -78,6 +78,7 @@ class Surface:
         stream_mark: the field, and its value, that asks for a stream of events.
         events: the shape of these events; None for chunks with ``choices`` and an end marker.
         files: forms are taken, with one of these fields at least; empty where bodies are JSON alone.
+        stand_in: the API by which a provider is asked that has none like this; how it is translated is known to ``node.routing.bridge``.
         is_metered: answers count in tokens whatever the model; else only if it has a price for them, or says how many there may be.
     """
 
@@ -97,6 +98,7 @@ class Surface:
     stream_mark: tuple[str, Any] = ("stream", True)
     events: EventShape | None = None
     files: frozenset[str] = frozenset()
+    stand_in: Surface | None = None
     is_metered: bool = True
 
 

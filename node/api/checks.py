@@ -17,6 +17,14 @@ def check_chat(fields: Fields) -> None:
     _check_counts(fields, "max_tokens", "max_completion_tokens", "n")
 
 
+def check_response(fields: Fields) -> None:
+    """An input, or a template that the provider keeps."""
+    if not fields.get("prompt"):
+        _check_input(fields, "input")
+    _check_stream(fields)
+    _check_counts(fields, "max_output_tokens")
+
+
 def check_completion(fields: Fields) -> None:
     """A prompt, several, or their tokens; no output at all may be asked for, to have the prompt judged."""
     _check_input(fields, "prompt")

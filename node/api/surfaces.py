@@ -12,6 +12,7 @@ from node.api.checks import (
     check_image,
     check_input,
     check_rerank,
+    check_response,
     check_speech,
     check_transcription,
     check_variation,
@@ -81,6 +82,19 @@ def _most_completion_output(fields: Fields) -> int | None:
     return None if stated is None else int(stated) * _completions_asked(fields)
 
 
+# -- responses
+
+_OPENING: Final = frozenset(
+    f"response.{name}"
+    for name in ("created", "queued", "in_progress", "output_item.added", "content_part.added")
+)
+
+
+def _response_usage(event: Fields) -> Any:
+    response = event.get("response")
+    return response.get("usage") if isinstance(response, dict) else None
+
+
 # -- rerank
 
 
@@ -137,6 +151,22 @@ CHAT: Final = Surface(
 )
 EMBEDDINGS: Final = Surface(
     "embeddings", "/embeddings", "data", False, _Any(_EMBEDDINGS), check_input, _no_output
+)
+RESPONSES: Final = Surface(
+    "responses",
+    "/responses",
+    "output",
+    True,
+    _chats,
+    check_response,
+    lambda fields: fields.get("max_output_tokens"),
+    events=EventShape(
+        ends=frozenset({"response.completed", "response.incomplete"}),
+        fails=frozenset({"error", "response.failed"}),
+        opening=_OPENING,
+        usage_of=_response_usage,
+    ),
+    stand_in=CHAT,
 )
 COMPLETIONS: Final = Surface(
     "completions",
@@ -251,6 +281,7 @@ SURFACES: Final = (
     CHAT,
     EMBEDDINGS,
     COMPLETIONS,
+    RESPONSES,
     MODERATIONS,
     RERANK,
     SPEECH,

@@ -19,6 +19,7 @@ from node.providers.learned import Learned, fresh
 from node.providers.sse import MAX_EVENT_BYTES
 from node.providers.taps import Tap, open_tap
 from node.providers.usage import Usage, cost_nano, usage_from
+from node.routing.bridge import bridged
 from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
@@ -70,11 +71,11 @@ class Attempt:
         is_reserved: bool = True,
         most_out: int | None = None,
     ) -> None:
-        self._call = call
+        self._caller = reply
+        self._call, self._reply = bridged(call, target.model, lane.connector.provider, reply)
         self._target = target
         self._lane = lane
         self._reservation = reservation
-        self._reply = reply
         self._interrupts = interrupts
         self._trail = trail
         self._deadline = deadline
@@ -101,7 +102,7 @@ class Attempt:
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
         """Whom it answers, where it leaves its trail, what may interrupt it."""
-        return self._reply, self._trail, self._interrupts
+        return self._caller, self._trail, self._interrupts
 
     @property
     def waited_s(self) -> float:

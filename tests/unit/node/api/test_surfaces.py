@@ -21,8 +21,8 @@ def leaf(name: str) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [
-        ("chat-completion", {"chat completions", "completions"}),
-        ("text-completion", {"chat completions", "completions"}),
+        ("chat-completion", {"chat completions", "completions", "responses"}),
+        ("text-completion", {"chat completions", "completions", "responses"}),
         ("text-embeddings", {"embeddings"}),
         ("content-moderation", {"moderations"}),
         ("reranking", {"rerank"}),
@@ -95,4 +95,5 @@ def test_paths_are_those_of_the_api() -> None:
         "/audio/translations",
         "/moderations",
         "/rerank",
+        "/responses",
     }
