@@ -14,6 +14,7 @@ from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
 from node.providers.notices import LimitNotices
+from node.upstream import Address, AddressedRequest, parts_of, raw_headers
 from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
@@ -27,6 +28,7 @@ from shared_state.topology import ModelSpec, ProviderSpec
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _MAX_ERROR_BYTES: Final = 64 * 2**10
 
+_EVENTS: Final = b"text/event-stream"
 _ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
 
 #: httpx errors that mean: nothing of the request can have reached the provider.
@@ -39,19 +41,17 @@ class Connector:
     def __init__(self, provider: ProviderSpec, transport: httpx.AsyncBaseTransport) -> None:
         self.provider = provider
         self._transport = transport
-        self._urls: dict[str, httpx.URL] = {}
+        self._addresses: dict[tuple[str, bytes, bool], Address] = {}
         self._headers = _fixed_headers(provider)
         self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
-        self._extensions = {
-            "timeout": {
-                "connect": clocks.connect,
-                "pool": clocks.connect,
-                "read": clocks.total,
-                "write": clocks.total,
-            }
+        self._timeouts_s: dict[str, float | None] = {
+            "connect": clocks.connect,
+            "pool": clocks.connect,
+            "read": clocks.total,
+            "write": clocks.total,
         }
 
     def request(
@@ -61,34 +61,34 @@ class Connector:
         *,
         passport: bytes = b"",
         on_send: Callable[[], None] | None = None,
-    ) -> httpx.Request:
+    ) -> AddressedRequest:
         """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
 
         Args:
             passport: for a provider that is a router like this one.
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
-        if call.form is not None:
-            kind = b"multipart/form-data; boundary=" + call.form.boundary
-            body, fixed = call.form.body(model.upstream), [*self._bare_headers, (b"content-type", kind)]
+        headers = [(b"x-request-id", call.request_id.encode())]
+        if passport:
+            headers.append((HEADER, passport))
+        if call.form is None:
+            body = self._json(call, model)
         else:
-            body, fixed = self._json(call, model), self._headers
-        url = self._urls.get(call.surface.path)
-        if url is None:
-            url = self._urls[call.surface.path] = httpx.URL(self.provider.base_url + call.surface.path)
-        return httpx.Request(
-            "POST",
-            url,
-            headers=[
-                *fixed,
-                (b"accept", b"text/event-stream" if call.is_stream else _ACCEPTS[call.kind]),
-                (b"content-length", b"%d" % len(body)),
-                (b"x-request-id", call.request_id.encode()),
-                *([(HEADER, passport)] if passport else ()),
-            ],
-            content=body,
-            extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
-        )
+            body = call.form.body(model.upstream)
+            headers.append((b"content-type", b"multipart/form-data; boundary=" + call.form.boundary))
+        accept = _EVENTS if call.is_stream else _ACCEPTS[call.kind]
+        address = self._address(call.surface.path, accept, is_form=call.form is not None)
+        return AddressedRequest(address, headers, body, on_send=on_send)
+
+    def _address(self, path: str, accept: bytes, *, is_form: bool) -> Address:
+        known = self._addresses.get((path, accept, is_form))
+        if known is None:
+            known = self._addresses[path, accept, is_form] = Address(
+                httpx.URL(self.provider.base_url + path),
+                [*(self._bare_headers if is_form else self._headers), (b"accept", accept)],
+                self._timeouts_s,
+            )
+        return known
 
     def _json(self, call: Call, model: ModelSpec) -> bytes:
         fields = {**call.fields, "model": model.upstream}
@@ -109,7 +109,7 @@ class Connector:
                 *self._bare_headers,
                 (b"accept", b"application/json"),
             ],
-            extensions=self._extensions,
+            extensions={"timeout": self._timeouts_s},
         )
 
     async def send(self, request: httpx.Request) -> httpx.Response:
@@ -139,7 +139,7 @@ class Connector:
 
         Windows that our books do not know, such as those of a second, matter only once they refuse.
         """
-        headers = limit_headers(response.headers.raw)
+        headers = limit_headers(raw_headers(response))
         if not headers:
             return []
         self._notices.note(headers, model)
@@ -156,7 +156,7 @@ class Connector:
         parts: list[bytes] = []
         size = 0
         try:
-            async for part in response.stream:  # type: ignore[union-attr]
+            async for part in parts_of(response):
                 parts.append(part)
                 size += len(part)
                 if size > most_bytes:
@@ -171,7 +171,7 @@ class Connector:
         body = b""
         try:
             async with asyncio.timeout(self.provider.config.timeouts.idle):
-                async for part in response.stream:  # type: ignore[union-attr]
+                async for part in parts_of(response):
                     body += part
                     if len(body) > _MAX_ERROR_BYTES:
                         break

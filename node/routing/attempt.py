@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
 
@@ -25,6 +24,8 @@ from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
+from node.upstream import content_type, parts_of, raw_headers
+from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
@@ -43,6 +44,7 @@ _OVERRUN: Final = 1.1
 _OVERRUN_PIECES: Final = 32
 _NO_BOUND: Final = sys.maxsize
 _BYTES: Final = b"application/octet-stream"
+_JSON: Final = b"application/json"
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
@@ -97,7 +99,7 @@ class Attempt:
         )
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
-        self.headers: httpx.Headers | None = None
+        self.headers: RawHeaders | None = None
 
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
@@ -157,7 +159,7 @@ class Attempt:
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
-            self.headers = response.headers
+            self.headers = raw_headers(response)
             if comfort is not None or self._call.kind is Kind.BYTES:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -204,13 +206,13 @@ class Attempt:
         connector = self._lane.connector
         with self._interrupts:
             body = await connector.read(response)
-        if self._call.kind is Kind.OBJECT or _is_json(response):
+        if self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
             self._understand(unary_fields(body, provider=connector.provider.id))
         self._trail.first_content = self._first_content = self._loop.time()
-        content_type = response.headers.get("content-type", "application/json").encode()
+        kind = content_type(response) or b"application/json"
         self._wait_for_reader(self._loop.time() + self._lane.clocks.total)
         with self._interrupts:
-            await self._reply.whole(200, content_type, body, self._trail)
+            await self._reply.whole(200, kind, body, self._trail)
 
     def _understand(self, fields: dict[str, Any]) -> None:
         """Usage of an answer in JSON; where a text is asked for some wrap it all the same."""
@@ -224,13 +226,13 @@ class Attempt:
     async def _relay_stream(self, response: httpx.Response, comfort: Comfort | None) -> None:
         """Events, or bytes, of which no comfort may be a part."""
         provider = self._lane.connector.provider.id
-        kind = response.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream") if comfort is not None else _is_json(response):
+        kind = content_type(response)
+        if not kind.startswith(b"text/event-stream") if comfort is not None else kind.startswith(_JSON):
             with self._interrupts:
                 body = await self._lane.connector.read(response)
             self._refuse_answer(unary_fields(body, provider=provider))
         tap = open_tap(self._call, provider)
-        parts = aiter(response.stream)  # type: ignore[arg-type]
+        parts = parts_of(response)
         try:
             with self._interrupts:
                 held = await _until_content(parts, tap)
@@ -238,7 +240,7 @@ class Attempt:
                 await comfort.stop()
             self._first_content = self._trail.first_content = self._loop.time()
             with self._interrupts:
-                await self._pass_on(parts, tap, held, b"" if comfort is not None else kind.encode() or _BYTES)
+                await self._pass_on(parts, tap, held, b"" if comfort is not None else kind or _BYTES)
                 await self._reply.end()
             await _drain(parts)
         except (httpx.HTTPError, OSError) as error:
@@ -247,13 +249,13 @@ class Attempt:
             self._note_usage(tap)
             await response.aclose()
 
-    async def _pass_on(self, parts: AsyncIterator[bytes], tap: Tap, held: bytes, content_type: bytes) -> None:
+    async def _pass_on(self, parts: AsyncIterator[bytes], tap: Tap, held: bytes, kind: bytes) -> None:
         """Bytes go through as they come; only events count as progress, comments do not."""
         interrupts, loop, send = self._interrupts, self._loop, self._reply.part
         idle, ends = self._lane.clocks.idle, self._admitted + self._lane.clocks.total
         self._wait_for_reader(ends)
         if not self._reply.is_started:
-            await self._reply.begin(self._trail, content_type)
+            await self._reply.begin(self._trail, kind)
         await send(held)
         pieces, due = tap.pieces, min(loop.time() + idle, ends)
         while not tap.is_done:
@@ -353,8 +355,7 @@ class Attempt:
         self._lane.batcher.settle(settlement)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """An admitted attempt before it begins.
 
     Attributes:
@@ -414,11 +415,6 @@ async def _drain(parts: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_DRAIN_S):
             async for _ in parts:
                 pass
-
-
-def _is_json(response: httpx.Response) -> bool:
-    kind: str = response.headers.get("content-type", "")
-    return kind.startswith("application/json")
 
 
 def _ms_beyond(delay_s: float) -> int:
