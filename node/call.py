@@ -29,6 +29,10 @@ def _usage(answer: Fields) -> Any:
     return answer.get("usage")
 
 
+def _always(_: frozenset[str]) -> bool:
+    return True
+
+
 def _object(_: Fields) -> Kind:
     return Kind.OBJECT
 
@@ -78,6 +82,7 @@ class Surface:
         stream_mark: the field, and its value, that asks for a stream of events.
         events: the shape of these events; None for chunks with ``choices`` and an end marker.
         files: forms are taken, with one of these fields at least; empty where bodies are JSON alone.
+        is_sure: whether a model of these capabilities, which may answer here, surely can: then its refusal is its own fault.
         stand_in: the API by which a provider is asked that has none like this; how it is translated is known to ``node.routing.bridge``.
         is_metered: answers count in tokens whatever the model; else only if it has a price for them, or says how many there may be.
     """
@@ -98,6 +103,7 @@ class Surface:
     stream_mark: tuple[str, Any] = ("stream", True)
     events: EventShape | None = None
     files: frozenset[str] = frozenset()
+    is_sure: Callable[[frozenset[str]], bool] = _always
     stand_in: Surface | None = None
     is_metered: bool = True
 

@@ -58,6 +58,10 @@ class _Any:
         return any(path.startswith(self._places) for path in capabilities)
 
 
+def _never(_: frozenset[str]) -> bool:
+    return False
+
+
 def _no_output(_: Fields) -> int | None:
     return 0
 
@@ -166,6 +170,7 @@ RESPONSES: Final = Surface(
         opening=_OPENING,
         usage_of=_response_usage,
     ),
+    is_sure=_never,
     stand_in=CHAT,
 )
 COMPLETIONS: Final = Surface(
@@ -177,6 +182,7 @@ COMPLETIONS: Final = Surface(
     check_completion,
     _most_completion_output,
     answers=_completions_asked,
+    is_sure=_Any(("generation.text-generation.text-completion",)),
     asks_usage=True,
 )
 MODERATIONS: Final = Surface(
@@ -235,6 +241,13 @@ IMAGE_EDITS: Final = Surface(
     _unstated,
     default_model="image-generation",
     events=EventShape(ends=frozenset({"image_edit.completed"})),
+    is_sure=_Any(
+        (
+            "generation.image-generation.image-to-image",
+            "generation.image-generation.inpainting",
+            "transformation.image-editing.",
+        )
+    ),
     files=frozenset({"image"}),
     is_metered=False,
 )
@@ -247,6 +260,7 @@ IMAGE_VARIATIONS: Final = Surface(
     check_variation,
     _unstated,
     default_model="image-generation",
+    is_sure=_never,
     files=frozenset({"image"}),
     is_metered=False,
 )
@@ -274,6 +288,7 @@ TRANSLATIONS: Final = Surface(
     _unstated,
     usage_of=_transcription_usage,
     kind=_transcription_kind,
+    is_sure=_never,
     files=frozenset({"file", "url"}),
     is_metered=False,
 )

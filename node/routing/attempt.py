@@ -29,6 +29,7 @@ from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
+    ApiMissingError,
     OutputOverrunError,
     ProviderError,
     ProviderProtocolError,
@@ -43,6 +44,7 @@ _SETTLE_WAIT_S: Final = 0.1
 _OVERRUN: Final = 1.1
 _OVERRUN_PIECES: Final = 32
 _NO_BOUND: Final = sys.maxsize
+_NO_ROUTE: Final = frozenset({404, 405, 501})
 _BYTES: Final = b"application/octet-stream"
 _JSON: Final = b"application/json"
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
@@ -156,7 +158,7 @@ class Attempt:
                 request = self._lane.connector.request(
                     self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
                 )
-                response = await self._lane.connector.send(request)
+                response = await self._send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             self.headers = raw_headers(response)
@@ -174,6 +176,17 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """The answer; where it is not sure that the provider has this API, a route that it does not know is nobody's failure."""
+        try:
+            return await self._lane.connector.send(request)
+        except ProviderError as error:
+            surface, model = self._call.surface, self._target.model
+            if error.status not in _NO_ROUTE or surface.is_sure(model.capabilities):
+                raise
+            message = f"{model.provider} has no {surface.name} API for {model.id!r} ({error.status})"
+            raise ApiMissingError(message, status=404) from error
 
     def _learn_early(self) -> None:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""

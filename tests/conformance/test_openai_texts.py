@@ -10,7 +10,7 @@ import pytest
 from node.engine.contract import EngineName
 from shared_state.ledger import ESTIMATED, Outcome
 from tests.conformance.openai_node import POOL, answer, served
-from tests.unit.node.scripted import COMMENT, DONE, FAILED, event, refused, stream
+from tests.unit.node.scripted import COMMENT, DONE, FAILED, Answer, event, refused, stream
 
 COMPLETION = {
     "id": "cmpl-1",
@@ -113,6 +113,40 @@ async def test_a_bad_completion_is_the_callers_mistake(
 
     assert refusal.value.param == param
     assert node.asked == []
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        refused(404, kind="invalid_request_error"),
+        Answer(b"404 page not found", status=404, headers={"content-type": "text/plain"}),
+        Answer(b'{"detail":"Method Not Allowed"}', status=405),
+    ],
+)
+async def test_a_provider_without_the_route_harms_no_record(engine: EngineName, lacking: Answer) -> None:
+    """A model that chats may be well and yet not complete: another is asked, and if nobody can, the caller is told."""
+    async with served(engine, "chat-completion", lacking, [answer(COMPLETION), lacking]) as node:
+        given = await node.client.completions.create(model=POOL, prompt="2+2")
+        with pytest.raises(openai.NotFoundError) as refusal:
+            await node.client.completions.create(model=POOL, prompt="2+2")
+
+    assert given.choices[0].text == "four"
+    assert refusal.value.code == "unsupported_api"
+    assert [s.outcome for s in node.settled] == [
+        Outcome.NEUTRAL,
+        Outcome.SUCCESS,
+        Outcome.NEUTRAL,
+        Outcome.NEUTRAL,
+    ]
+
+
+async def test_a_model_that_should_complete_fails_if_it_cannot(engine: EngineName) -> None:
+    """What the configuration promises is owed."""
+    lost = Answer(b"404 page not found", status=404, headers={"content-type": "text/plain"})
+    async with served(engine, "text-completion", lost, answer(COMPLETION)) as node:
+        await node.client.completions.create(model=POOL, prompt="2+2")
+
+    assert [s.outcome for s in node.settled] == [Outcome.FAILURE, Outcome.SUCCESS]
 
 
 # -- moderations
