@@ -16,7 +16,7 @@ from shared_state.ledger import Code, How, Outcome, Verdict
 from shared_state.shapes.status import ProbeView
 from shared_state.state import EntityState
 from tests.unit.node.house import NOW_MS, House, mesh
-from tests.unit.node.scripted import Answer, ScriptedTransport, for_ever, refused, whole
+from tests.unit.node.scripted import Answer, ScriptedTransport, for_ever, pause, refused, whole
 from tests.unit.node.virtual_time import in_virtual_time
 
 STANDBY = EntityState("standby", "error_threshold", "trial", until_ms=NOW_MS + 60_000)
@@ -97,6 +97,14 @@ async def test_a_transcriber_gets_a_moment_of_silence() -> None:
     with wave.open(io.BytesIO(sound)) as heard:
         assert 0.1 < heard.getnframes() / heard.getframerate() < 0.2
     assert 0 < place.ledger.asks[0].tokens_in < 100
+
+
+@in_virtual_time
+async def test_sound_may_take_longer_than_a_first_token() -> None:
+    """There is none in it: a probe has the time of a whole call."""
+    place = house(Answer(b'{"text": ""}', wait=pause(100)), capabilities=["speech-to-text"])
+
+    assert (await probe(place)).verdict == "well"
 
 
 async def test_a_speaker_says_one_word() -> None:
