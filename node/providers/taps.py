@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
+import httpx
 import orjson
 
 from node.call import Call, EventShape, Fields
 from node.providers.classify import classify_event
-from node.providers.sse import StreamTap, event_data
+from node.providers.sse import MAX_EVENT_BYTES, StreamTap, event_data
 from node.providers.usage import Usage, usage_from
 from shared_state.errors import ProviderProtocolError
 
@@ -20,6 +24,7 @@ _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _SEAM_BYTES: Final = 3
 _TYPE = re.compile(rb"(?:\A|[\r\n])event:[ ]?([^\r\n]*)")
 _HEAD_BYTES: Final = 200
+_DRAIN_S: Final = 0.5
 
 
 class Tap(Protocol):
@@ -204,3 +209,27 @@ class _LargeEvents:
         whole = b"".join(self._parts)
         self._parts, self._size, self._edge = [], 0, b""
         return whole
+
+
+async def until_content(parts: AsyncIterator[bytes], tap: Tap) -> bytes:
+    """Everything up to and with the first content, held back so that another model could still answer."""
+    held = b""
+    async for part in parts:
+        held += tap.feed(part)
+        if tap.has_content:
+            return held
+        if tap.is_done:
+            break
+        if len(held) > MAX_EVENT_BYTES:
+            raise ProviderProtocolError(f"{tap.provider} sent {len(held)} bytes without any content")
+    else:
+        tap.finish()
+    raise ProviderProtocolError(f"{tap.provider} ended its stream without any content")
+
+
+async def drain(parts: AsyncIterator[bytes]) -> None:
+    """Reads what follows the end marker, normally nothing, so that the connection can be used again."""
+    with suppress(TimeoutError, httpx.HTTPError, OSError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in parts:
+                pass

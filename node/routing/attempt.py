@@ -6,7 +6,6 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
@@ -15,8 +14,7 @@ from node.call import Call, Kind, Reply, Step, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
-from node.providers.sse import MAX_EVENT_BYTES
-from node.providers.taps import Tap, open_tap
+from node.providers.taps import Tap, drain, open_tap, until_content
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.routing.bridge import bridged
 from node.routing.comfort import Comfort
@@ -38,7 +36,6 @@ from shared_state.errors import (
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
-_DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
 #: How far a stream may go beyond what was reserved: providers count tokens, we count pieces.
 _OVERRUN: Final = 1.1
@@ -248,14 +245,14 @@ class Attempt:
         parts = parts_of(response)
         try:
             with self._interrupts:
-                held = await _until_content(parts, tap)
+                held = await until_content(parts, tap)
             if comfort is not None:
                 await comfort.stop()
             self._first_content = self._trail.first_content = self._loop.time()
             with self._interrupts:
                 await self._pass_on(parts, tap, held, b"" if comfort is not None else kind or _BYTES)
                 await self._reply.end()
-            await _drain(parts)
+            await drain(parts)
         except (httpx.HTTPError, OSError) as error:
             raise translate(error, provider=provider) from error
         finally:
@@ -404,30 +401,6 @@ class Start(NamedTuple):
             is_reserved=self.is_reserved,
             most_out=self.most_out,
         )
-
-
-async def _until_content(parts: AsyncIterator[bytes], tap: Tap) -> bytes:
-    """Everything up to and with the first content, held back so that another model could still answer."""
-    held = b""
-    async for part in parts:
-        held += tap.feed(part)
-        if tap.has_content:
-            return held
-        if tap.is_done:
-            break
-        if len(held) > MAX_EVENT_BYTES:
-            raise ProviderProtocolError(f"{tap.provider} sent {len(held)} bytes without any content")
-    else:
-        tap.finish()
-    raise ProviderProtocolError(f"{tap.provider} ended its stream without any content")
-
-
-async def _drain(parts: AsyncIterator[bytes]) -> None:
-    """Reads what follows the end marker, normally nothing, so that the connection can be used again."""
-    with suppress(TimeoutError, httpx.HTTPError, OSError):
-        async with asyncio.timeout(_DRAIN_S):
-            async for _ in parts:
-                pass
 
 
 def _ms_beyond(delay_s: float) -> int:
