@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -93,15 +93,14 @@ class Signals:
         self._wake = asyncio.Event()
         watch.on_return(self._wake.set)
 
-    @contextmanager
-    def under_way(self, model: str) -> Iterator[None]:
-        """Around an attempt of this node."""
+    def begin(self, model: str) -> None:
+        """An attempt of this node begins."""
         self._in_flight[model] += 1
         self._sent[model] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[model] -= 1
+
+    def end(self, model: str) -> None:
+        """It ends."""
+        self._in_flight[model] -= 1
 
     def wants(self, model: str) -> bool:
         """Whether anybody looks at a model's signals."""
