@@ -1,4 +1,7 @@
-"""What holds over the fleet holds while nodes join, drain and die: the retry budget in a storm, and the shares of even strategies."""
+"""What holds over the fleet holds while nodes join, drain and die: the retry budget in a storm, and the shares of even strategies.
+
+And what is done about providers and schedulers that go and come back.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 
 from tests.cluster.calls import Callers
 from tests.cluster.cluster import Cluster
-from tests.cluster.mesh import mesh, pool
+from tests.cluster.mesh import Member, mesh, pool
 from tests.cluster.test_evenness import EVEN, SHARED, TOLERANCE, parts_of
 from tests.support.processes import wait_until
 
@@ -21,12 +24,25 @@ _MOCKS = ("alpha", "beta", "quiet")
 _STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
 #: Its models are never put on standby, so that nothing but the budget holds retries back.
 _STORM = pool("storm", *_MOCKS, deactivation=_STUBBORN)
+_GONE = pool(
+    "gone",
+    Member("doomed", "first"),
+    Member("doomed", "second"),
+    "quiet",
+    recovery={"cooldown": "500ms", "ramp": [1.0]},
+)
+_EARLY = pool(
+    "early",
+    "quiet",
+    deactivation={"retry_limit": 1},
+    recovery={"cooldown": "10m", "max_cooldown": "10m", "probe_on_start": True, "ramp": [1.0]},
+)
 
 
 @pytest.fixture(scope="module")
 def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
     """One that loses nodes, and gets them back."""
-    return start_cluster(mesh(*SHARED, _STORM), mocks=dict.fromkeys(_MOCKS, {}))
+    return start_cluster(mesh(*SHARED, _STORM, _GONE, _EARLY), mocks=dict.fromkeys((*_MOCKS, "doomed"), {}))
 
 
 @pytest.fixture
@@ -83,6 +99,35 @@ async def test_shares_hold_while_nodes_come_and_go(cluster: Cluster, callers: Ca
     for name, served in zip(names, shares, strict=True):
         assert sum(served.values()) >= 976  # a dead node takes what it had under way with it
         assert served == pytest.approx(parts_of(name, ideal[name], sum(served.values())), rel=TOLERANCE)
+
+
+async def test_an_account_that_nobody_reaches_is_out_and_comes_back(cluster: Cluster, callers: Callers):
+    """Five lost connections, of whichever of its models, take it out; one trial brings all of it back."""
+    cluster.mocks["doomed"].process.kill()
+    served = await callers.ask_many("gone", 20, at_once=2)
+    row = await cluster.provider("gone-doomed")
+    cluster.mocks["doomed"].restart()
+
+    async def is_back() -> bool:
+        await callers.ask_many("gone", 3, at_once=1)
+        return (await cluster.provider("gone-doomed"))["status"] == "active"
+
+    await wait_until(is_back, 5, interval=0.1)
+
+    assert served == {"gone.quiet": 20}
+    assert (row["status"], row["reason"]) == ("standby", "outage")
+
+
+async def test_a_scheduler_that_starts_probes_what_waits(cluster: Cluster, callers: Callers):
+    """The cooldown would be ten minutes."""
+    cluster.order("early.quiet", "500", times=1)
+    await callers.ask_many("early", 1)
+    await cluster.await_model("early.quiet", status="standby")
+    await cluster.schedulers[0].terminate()
+    cluster.start_scheduler()
+    await cluster.await_model("early.quiet", status="active", within_s=6)
+
+    assert [entry["status"] for entry in cluster.seen("early.quiet")] == [500, 200]
 
 
 async def _sent(callers: Callers, count: int) -> None:
