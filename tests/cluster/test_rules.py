@@ -18,7 +18,7 @@ from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.cluster
 
-_PRICED = Member("alpha", model={"pricing": {"per_request": 0.004}})
+_PRICES = {"alpha": 0.004, "beta": 0.00001}
 _FIXED = {"max_attempts": 3, "backoff": "fixed", "initial_delay": "100ms", "scope": "same_model"}
 _KIN = (Member("alpha", "first"), "beta", Member("alpha", "second"))
 POOLS = [
@@ -29,7 +29,11 @@ POOLS = [
         strategy="round-robin",
         deactivation={"retry_limit": 1000, "error_rate_threshold": 0.5, "error_min_requests": 12},
     ),
-    pool("priced", _PRICED, "beta", deactivation={"budget_limit": 0.01, "quota_window": "daily"}),
+    pool(
+        "priced",
+        *(Member(mock, model={"pricing": {"per_request": price}}) for mock, price in _PRICES.items()),
+        deactivation={"budget_limit": 0.01, "quota_window": "daily"},
+    ),
     pool("wordy", "alpha", "beta", deactivation={"token_limit": 100, "quota_window": "daily"}),
     pool(
         "ejected",
@@ -100,7 +104,9 @@ async def test_a_cap_on_money_or_tokens_takes_the_model_out(
     cluster: Cluster, client: AsyncOpenAI, name: str, options: Section, most: int, reason: str
 ):
     """Whichever node spent it; the other model serves meanwhile."""
-    answers = [answer for _ in range(6) for answer in await on_each_node(cluster, name, **options)]
+    answers = list[Answer]()
+    while models(answers)["beta"] == 0:
+        answers += await on_each_node(cluster, name, **options)
     row = await cluster.await_model(f"{name}.alpha", status="standby")
 
     assert (row["reason"], row["trigger"]) == (reason, "quota_reset")
