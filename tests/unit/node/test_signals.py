@@ -51,8 +51,10 @@ def signals_of(readings: Readings, *, nodes: int = 1, watch: Watch | None = None
 def under_way(signals: Signals, model: str) -> Iterator[None]:
     """Around an attempt of this node."""
     signals.begin(model)
-    yield
-    signals.end(model)
+    try:
+        yield
+    finally:
+        signals.end(model)
 
 
 @in_virtual_time
