@@ -113,7 +113,7 @@ class Spool:
 
     def __init__(self, home: Path | None, watch: StoreWatch, *, store: str, node: str) -> None:
         self._folder = home / "spool" / _digest(store) if home else None
-        self._node = node
+        self._node = node.replace(os.sep, "_")
         self._is_back = asyncio.Event()
         watch.on_return(self._is_back.set)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -325,6 +326,19 @@ async def test_everything_failing_is_asked_little_more_than_callers_ask() -> Non
 
     assert sum(finals) >= 1800
     assert 2000 <= len(place.transport.requests) <= 2200
+
+
+@in_virtual_time
+async def test_what_went_well_pays_for_a_failover_of_all_that_is_under_way() -> None:
+    """Sixty calls fail at once; fifty good answers before are as many retries more than the twenty that are always there."""
+    turns = [*(whole() for _ in range(50)), *(refused(500) for _ in range(60))]
+    place = house(retry={"scope": "any"}, alpha=turns, beta=whole())
+    for _ in range(50):
+        await attempt(place)
+    await asyncio.gather(*(attempt(place) for _ in range(60)))
+
+    assert Counter(place.transport.hosts) == {"alpha": 110, "beta": 60}
+    assert place.budgets.pools["chat"].refused == 0
 
 
 async def fail(place: House) -> bool:
