@@ -92,7 +92,10 @@ class NodeService:
         self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
-            config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
+            config.server.upstream,
+            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
+            replay_stale=False,
+            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
         )
         self.nodes_seen = 1
         self._ledgers = {

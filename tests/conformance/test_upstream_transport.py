@@ -15,7 +15,8 @@ import httpx
 import pytest
 import uvloop
 
-from node.upstream import FastTransport, StockTransport, open_transport, was_request_sent
+from node.upstream import FastTransport, open_transport, was_request_sent
+from node.upstream.stock import StockTransport
 from tests.conformance.scripted_server import Peer, SeenRequest, always, answer, scripted_server
 
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
