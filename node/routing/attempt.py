@@ -144,10 +144,7 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(
-                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
-                )
-                response = await self._lane.connector.send(request)
+                response = await self._send()
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             self.headers = response.headers
@@ -165,6 +162,15 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    async def _send(self) -> httpx.Response:
+        """The request lives no longer than this: a stream may take minutes, and what was asked may be long."""
+        connector = self._lane.connector
+        return await connector.send(
+            connector.request(
+                self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
+            )
+        )
 
     def _learn_early(self) -> None:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
