@@ -18,8 +18,25 @@ from tests.support.valkey import ValkeyServer
 _ROOT: Final = Path(__file__).resolve().parents[2]
 #: What a node with our own engines never needs, though some of it is installed and libraries would take it along.
 _STRANGERS: Final = frozenset(
-    "aiohttp apscheduler attr click h11 h2 hypercorn jinja2 modelmesh openai opentelemetry pygments rich scheduler"
-    " sqlalchemy tiktoken typer".split()
+    [
+        "aiohttp",
+        "apscheduler",
+        "attr",
+        "click",
+        "h11",
+        "h2",
+        "hypercorn",
+        "jinja2",
+        "modelmesh",
+        "openai",
+        "opentelemetry",
+        "pygments",
+        "rich",
+        "scheduler",
+        "sqlalchemy",
+        "tiktoken",
+        "typer",
+    ]
 )
 #: A node that begins with few descriptors and tells at its end what it has come to.
 _TELLING: Final = """
