@@ -29,6 +29,7 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
+from node.observe.process import ProcessGauges
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
@@ -136,6 +137,7 @@ class NodeService:
         )
         self.metrics.add(DecisionMetrics(self.decisions))
         self.metrics.add(RetryCounters(self.budgets))
+        self.metrics.add(ProcessGauges(self._transport))
         self.info = NodeInfo(
             id=self.id,
             host=host,
