@@ -155,6 +155,11 @@ class Streams:
         """Streams under way whose first content has come."""
         return sum(stream.first_s > 0 for stream in self.running)
 
+    @property
+    def heard(self) -> int:
+        """Streams under way that anything has come of."""
+        return sum(stream.heard_at > 0 for stream in self.running)
+
     async def open(self, count: int, *, per_s: float, is_lazy: bool = False) -> None:
         """Ask for so many streams at a steady pace, whether or not earlier ones have been answered."""
         started = self._loop.time()
