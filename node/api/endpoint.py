@@ -97,6 +97,7 @@ class Endpoint:
             name = call.name
             if recorder is not None:
                 claim = self._edge.once.claim(scope, body, key, recorder, trail)
+            del body  # it may be long, and the answer take minutes
             await self._serve(scope, call, claim, receive, reply, trail)
         except ClientDisconnectedError as error:
             trail.outcome = error.code or ""

@@ -152,10 +152,7 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(
-                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
-                )
-                response = await self._send(request)
+                response = await self._send()
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             self.headers = raw_headers(response)
@@ -174,10 +171,18 @@ class Attempt:
             if comfort is not None:
                 await comfort.stop()
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        """The answer; where it is not sure that the provider has this API, a route that it does not know is nobody's failure."""
+    async def _send(self) -> httpx.Response:
+        """The answer; where it is not sure that the provider has this API, a route that it does not know is nobody's failure.
+
+        The request lives no longer than this: a stream may take minutes, and what was asked may be long.
+        """
+        connector = self._lane.connector
         try:
-            return await self._lane.connector.send(request)
+            return await connector.send(
+                connector.request(
+                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
+                )
+            )
         except ProviderError as error:
             surface, model = self._call.surface, self._target.model
             if error.status not in _NO_ROUTE or surface.is_sure(model.capabilities):
