@@ -29,7 +29,7 @@ class Patient(NamedTuple):
 
     Attributes:
         is_silent: whether it had no traffic; else only its silent models are asked.
-        models: all of its models, the cheapest first.
+        models: those of its models that may be asked for nothing, the cheapest first.
         silent: those of them without traffic.
     """
 

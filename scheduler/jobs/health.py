@@ -23,6 +23,7 @@ from shared_state.availability import (
     take_traffic,
 )
 from shared_state.recent import KEPT_MINUTES, Recent, read_recent
+from shared_state.rotation.probing import is_dear
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
 from shared_state.topology import DomainSpec, ModelSpec, Topology
@@ -98,7 +99,10 @@ class HealthMonitor:
             rows = [row for row in recent.rows if owners.get(row.model) == provider]
             health, evidence = _after(before.providers.get(provider), rows, minute)
             providers[provider] = health
-            own = sorted((model for model in domain.models if model.provider == provider), key=_price)
+            own = sorted(
+                (model for model in domain.models if model.provider == provider and not is_dear(model)),
+                key=_price,
+            )
             silent = [model.id for model in own if not any(models[model.id][1])]
             patients.append(Patient(provider, not any(evidence), own, silent))
         return _Round(

@@ -139,6 +139,16 @@ async def test_where_no_model_may_be_asked_the_list_is(ward: Ward) -> None:
     assert seen.providers[PROVIDER].probed is not None
 
 
+async def test_nobody_draws_for_nothing(ward: Ward) -> None:
+    """A model that only makes images is left to its traffic, however cheap it says it is."""
+    document = topology_of("standard").config.model_dump(exclude_unset=True)
+    document["models"][CHEAP] |= {"capabilities": ["text-to-image"]}
+    topology = build_topology(MeshConfig.model_validate(document))
+    await HealthMonitor(ward.store, topology, ward.nodes).run(TOKEN)
+
+    assert ward.answers.asked == [probe_of(DEAR)]
+
+
 async def test_failed_probes_of_the_standard_way_put_a_provider_out(ward: Ward) -> None:
     """Each round counts once, though the statistics hold the probe of the round before."""
     ward.answers.say[probe_of(CHEAP)] = DOWN
