@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ _GC_ALLOCATIONS = 20_000
 def run(options: NodeOptions) -> int:
     """Runs a node until SIGTERM; its exit code."""
     _configure_logging()
+    _raise_descriptor_limit()
     try:
         topology = build_topology(load_config(options.config_path))
         build_strategies(topology.pools.values())
@@ -181,6 +183,13 @@ def _is_loopback(host: str) -> bool:
 def _refuse(message: str) -> int:
     sys.stderr.write(message + "\n")
     return 1
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows: a stream takes two, and the usual limit of 1024 would end at 500 of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems call unlimited what they do not allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _configure_logging() -> None:

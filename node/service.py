@@ -30,6 +30,7 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
+from node.observe.process import ProcessGauges
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
@@ -103,7 +104,10 @@ class NodeService:
         self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
-            config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
+            config.server.upstream,
+            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
+            replay_stale=False,
+            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
         )
         self.nodes_seen = 1
         self._ledgers = {
@@ -147,6 +151,7 @@ class NodeService:
         )
         self.metrics.add(DecisionMetrics(self.decisions))
         self.metrics.add(RetryCounters(self.budgets))
+        self.metrics.add(ProcessGauges(self._transport))
         self.info = NodeInfo(
             id=self.id,
             host=host,

@@ -264,7 +264,7 @@ class Reader:
         await self.part(body)
         self.ended += 1
 
-    async def begin(self, trail: Trail) -> None:
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
         self.is_started = True
         self.status = 200
         self.begun += 1
