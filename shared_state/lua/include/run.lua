@@ -1,7 +1,9 @@
 -- Which server this is. Empty where INFO is forbidden: then only a term that went back tells one from another.
 local function run_id()
   local info = redis.pcall('INFO', 'server')
-  return type(info) == 'string' and info:match('run_id:(%x+)') or ''
+  if type(info) ~= 'string' then return '' end
+  local _, at = info:find('run_id:', 1, true)
+  return at and info:match('^%x+', at + 1) or ''
 end
 
 -- Whether it was a replica of another one.

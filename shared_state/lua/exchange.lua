@@ -1,0 +1,125 @@
+-- One exchange between a node and a quota domain: settles the attempts that have ended, then admits the requests that wait. Either part may be
+-- missing. Whatever both need is read once and written once.
+--
+-- An attempt is settled once, by its reservation: what was settled or abandoned before changes nothing. It is released, what was reserved is trued
+-- up, its outcome tallied, thresholds judged, the state moved, statistics counted. A request is checked against all windows of its model and of the
+-- account and reserves them, all or nothing; a refused one consumes nothing. One that comes again is idempotent by its reservation.
+-- Each part is applied once, by its sequence. What a settlement gives back may still be on its way here; the admit sequence that the caller
+-- voids says so. A replay applies what a lost server had applied, whatever the windows say, charged now: later than true.
+--
+-- KEYS[1]  the domain
+-- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
+-- ARGV[2]  msgpack {node, term, epoch, 1 if this is a replay, admit sequence up to which admissions without an answer are given up,
+--          sequence of the requests, sequence of the attempts}; sequence 0: there are none
+-- ARGV[3]  requests: msgpack {groups, {group, reservation, tokens in, tokens out, cost nano-USD, ...}}
+--          group   {index of the model, pool, lease ms, how the state is treated, 1 if resent, then sums: number, tokens in, tokens out, cost}
+-- ARGV[4]  attempts: msgpack {groups, {reservation, group, outcome, tokens in, tokens out, cost nano-USD, latency ms, first token ms, flags,
+--          dispatch delay ms, ...}, {{place, retry after ms, {{window, remaining by the provider's own count, ms until it resets}, ...}}, ...}}
+--          group   {index of the model, index of the policy, pool}
+--          outcome 1 success, 2 failure, 3 nobody's fault, 4 rate limited until retry after, 5 credentials refused,
+--                  6 quota spent, 7 unreachable; tokens of -1: unknown, the reservation is charged
+--          flags   1 not sent (nothing is charged), 2 usage is estimated, 4 admitted out of a lease while Redis was away:
+--                  the lease is charged by its renewal, here the attempt is booked, once; 64 a stream
+-- ARGV[5]  msgpack {{retry limit, error rate, error window ms, error minimum, cooldown ms, max cooldown ms, ramp steps, flags}, ...}
+--          flags   1 refused credentials take the whole account out, 2 so does an outage, 4 both until an operator brings it back,
+--                  8 a spent quota until an operator brings it back
+-- Returns  {now ms, epoch, note on the requests, its value, note on the attempts, its value, {places of attempts that changed nothing},
+--          then for each request that was not plainly admitted: its place, code, time ms, name}
+--          note 0 applied (value: the term); nothing was changed: 1 the sequence is not younger than the one on record (value),
+--          2 the node has to assert itself in a new term, 3 nobody is admitted before `value` ms or the end of all assertions,
+--          4 the calendar in ARGV[1] is out of date
+--          code 0 admitted as the one trial (time 1) or out of the node's own lease (time 2), 1 at a limit (name of the window), 2 on standby
+--          (name of the reason), 3 larger than a limit, 5 another request is the trial
+-- Publishes term_opened, budget_alert, model_trial, model_trial_over, model_deactivated, model_activated, model_ramp, provider_trial,
+--          provider_trial_over, provider_deactivated, provider_activated
+--#include now
+--#include windows
+--#include entities
+--#include run
+--#include term
+--#include bookkeeping
+--#include leases
+--#include learned
+--#include speed
+
+local STALE_CALENDAR = 4
+local limits, caller = cmsgpack.unpack(ARGV[1]), read_caller(ARGV[2], { 'a', 's' })
+home.domain, home.channel, home.node = limits[1], limits[2], caller.node
+
+local now = now_ms()
+local note, value = enter(caller, now)
+local requests, attempts = caller.parts[1], caller.parts[2]
+if note ~= FINE then return { now, 0, note, value, note, value, {} } end
+local reply = { now, 0, requests.note, requests.value, attempts.note, attempts.value, {} }
+if not (requests.is_open or attempts.is_open) then return reply end
+
+local tally = new_tally(home.minute)
+if requests.is_open then
+  abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
+end
+
+local policies, ended = {}, attempts.is_open and cmsgpack.unpack(ARGV[4]) or { {}, {}, {} }
+if attempts.is_open then
+  for i, p in ipairs(cmsgpack.unpack(ARGV[5])) do
+    policies[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
+      max_cooldown = p[6], ramp_steps = p[7], flags = p[8] }
+  end
+end
+
+-- The two counters of each error rate that the attempts of a model belong to, by their length; nil if it has none.
+local function counters_of(index)
+  local specs, lengths
+  for _, group in ipairs(ended[1]) do
+    local length = policies[group[2]].error_window
+    if group[1] == index and not (lengths and lengths[length]) then
+      specs, lengths = specs or {}, lengths or {}
+      lengths[length] = #specs
+      local bucket = math.max(1, math.floor(length / 12))
+      specs[#specs + 1] = { SLIDING, 'ok' .. int(length), 1, 0, length, bucket, 0, 0 }
+      specs[#specs + 1] = { SLIDING, 'bad' .. int(length), 1, 0, length, bucket, 0, 0 }
+    end
+  end
+  return specs, lengths
+end
+
+local MEASURED = { unpack(USUAL) }
+for _, field in ipairs(SPEED) do MEASURED[#MEASURED + 1] = field end
+
+local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
+local providers, models, is_stale = {}, {}, account.stale
+for i, m in ipairs(limits[4]) do
+  local counters, lengths = counters_of(i)
+  providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
+  local model = { entity = load_entity('model', m[1], counters and MEASURED), provider = providers[m[2]], errors = {},
+    scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1]), counters) }
+  for length, at in pairs(lengths or {}) do model.errors[length] = { model.scope.counters[at + 1], model.scope.counters[at + 2] } end
+  models[i], is_stale = model, is_stale or model.scope.stale
+end
+if is_stale then
+  save_tally(tally, now)
+  return { now, home.epoch, STALE_CALENDAR, 0, STALE_CALENDAR, 0, {} }
+end
+keep_sequences(caller)
+
+local function settle_attempts()
+  --#include judging
+  --#include settling
+  return settle_batch(ended)
+end
+
+local function admit_requests()
+  --#include admitting
+  admit_batch(cmsgpack.unpack(ARGV[3]), reply)
+end
+
+if attempts.is_open then reply[7] = settle_attempts() end
+if requests.is_open then admit_requests() end
+save_scope(account)
+for _, model in ipairs(models) do
+  save_scope(model.scope)
+  save_entity(model.entity)
+end
+for _, provider in pairs(providers) do save_entity(provider) end
+save_tally(tally, now)
+reply[2] = home.epoch
+return reply
