@@ -22,9 +22,9 @@ local function read_attempt(s, flat, at)
   s.is_stream = flagged(s.flags, STREAM)
 end
 
-local function count_statistics(stats, s, tokens_in, tokens_out, cost)
+local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
   if s.outcome == NEUTRAL and flagged(s.flags, NOT_SENT) then return end -- given back before anything was tried
-  local outcome = OUTCOME_STATS[s.outcome]
+  local stats, outcome = stats_of(tally, model.entity.id, pool), OUTCOME_STATS[s.outcome]
   stats[STAT.attempts], stats[outcome] = stats[STAT.attempts] + 1, stats[outcome] + 1
   stats[STAT.tokens_in], stats[STAT.tokens_out] = stats[STAT.tokens_in] + tokens_in, stats[STAT.tokens_out] + tokens_out
   stats[STAT.cost] = stats[STAT.cost] + cost
@@ -90,7 +90,7 @@ local function settle(model, policy, s, packed)
   judge(model, policy, s)
   local at = home_of(model, packed:sub(RECORD_SIZE + 1))
   count(at.books, 'settled', 1)
-  count_statistics(stats_of(tally, model.entity.id, at.pool), s, tokens_in, tokens_out, cost)
+  count_statistics(model, at.pool, s, tokens_in, tokens_out, cost)
 end
 
 -- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
@@ -103,7 +103,7 @@ local function book_leased(model, policy, pool, s)
   count(books, 'settled', 1)
   local tokens_in, tokens_out, cost = math.max(0, s.tokens_in), math.max(0, s.tokens_out), math.max(0, s.cost)
   use(model, tokens_in, tokens_out, cost)
-  count_statistics(stats_of(tally, model.entity.id, pool), s, tokens_in, tokens_out, cost)
+  count_statistics(model, pool, s, tokens_in, tokens_out, cost)
   return true
 end
 
