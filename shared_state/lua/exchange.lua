@@ -43,33 +43,33 @@
 --#include speed
 
 local STALE_CALENDAR = 4
-local limits, caller = cmsgpack.unpack(ARGV[1]), read_caller(ARGV[2], { 'a', 's' })
-home.domain, home.channel, home.node = limits[1], limits[2], caller.node
+local MEASURED = { 'status', 'phase', 'fails', 'latency', 'ttft', 'peak', 'measured' }
 
-local now = now_ms()
-local note, value = enter(caller, now)
-local requests, attempts = caller.parts[1], caller.parts[2]
-if note ~= FINE then return { now, 0, note, value, note, value, {} } end
-local reply = { now, 0, requests.note, requests.value, attempts.note, attempts.value, {} }
-if not (requests.is_open or attempts.is_open) then return reply end
+-- Of this call: what both parts share.
+local now, caller, tally, policies, account, models, providers
 
-local tally = new_tally(home.minute)
-if requests.is_open then
-  abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
+local settle_batch, admit_batch
+do
+  --#include judging
+  --#include settling
+end
+do
+  --#include admitting
 end
 
-local policies, ended = {}, attempts.is_open and cmsgpack.unpack(ARGV[4]) or { {}, {}, {} }
-if attempts.is_open then
-  for i, p in ipairs(cmsgpack.unpack(ARGV[5])) do
-    policies[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
+local function read_policies(packed)
+  local rows = {}
+  for i, p in ipairs(cmsgpack.unpack(packed)) do
+    rows[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
       max_cooldown = p[6], ramp_steps = p[7], flags = p[8] }
   end
+  return rows
 end
 
 -- The two counters of each error rate that the attempts of a model belong to, by their length; nil if it has none.
-local function counters_of(index)
+local function counters_of(index, groups)
   local specs, lengths
-  for _, group in ipairs(ended[1]) do
+  for _, group in ipairs(groups) do
     local length = policies[group[2]].error_window
     if group[1] == index and not (lengths and lengths[length]) then
       specs, lengths = specs or {}, lengths or {}
@@ -82,44 +82,62 @@ local function counters_of(index)
   return specs, lengths
 end
 
-local MEASURED = { unpack(USUAL) }
-for _, field in ipairs(SPEED) do MEASURED[#MEASURED + 1] = field end
-
-local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
-local providers, models, is_stale = {}, {}, account.stale
-for i, m in ipairs(limits[4]) do
-  local counters, lengths = counters_of(i)
+local function load_model(m, counters, lengths)
   providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
   local model = { entity = load_entity('model', m[1], counters and MEASURED), provider = providers[m[2]], errors = {},
     scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1]), counters) }
   for length, at in pairs(lengths or {}) do model.errors[length] = { model.scope.counters[at + 1], model.scope.counters[at + 2] } end
-  models[i], is_stale = model, is_stale or model.scope.stale
+  return model
 end
-if is_stale then
+
+-- Loads whatever the batch touches; false if the calendar is out of date.
+local function load(limits, ended)
+  account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
+  models, providers = {}, {}
+  local is_stale = account.stale
+  for i, m in ipairs(limits[4]) do
+    models[i] = load_model(m, counters_of(i, ended and ended[1] or {}))
+    is_stale = is_stale or models[i].scope.stale
+  end
+  return not is_stale
+end
+
+local function save()
+  save_scope(account)
+  for _, model in ipairs(models) do
+    save_scope(model.scope)
+    save_entity(model.entity)
+  end
+  for _, provider in pairs(providers) do save_entity(provider) end
   save_tally(tally, now)
-  return { now, home.epoch, STALE_CALENDAR, 0, STALE_CALENDAR, 0, {} }
-end
-keep_sequences(caller)
-
-local function settle_attempts()
-  --#include judging
-  --#include settling
-  return settle_batch(ended)
 end
 
-local function admit_requests()
-  --#include admitting
-  admit_batch(cmsgpack.unpack(ARGV[3]), reply)
+local function exchange()
+  local limits = cmsgpack.unpack(ARGV[1])
+  now, caller = now_ms(), read_caller(ARGV[2], { 'a', 's' })
+  home.domain, home.channel, home.node = limits[1], limits[2], caller.node
+  local note, value = enter(caller, now)
+  local requests, attempts = caller.parts[1], caller.parts[2]
+  if note ~= FINE then return { now, 0, note, value, note, value, {} } end
+  local reply = { now, home.epoch, requests.note, requests.value, attempts.note, attempts.value, {} }
+  if not (requests.is_open or attempts.is_open) then return reply end
+
+  tally = new_tally(home.minute)
+  if requests.is_open then
+    abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
+  end
+  local ended = attempts.is_open and cmsgpack.unpack(ARGV[4])
+  policies = ended and read_policies(ARGV[5]) or {}
+  if not load(limits, ended) then
+    save_tally(tally, now)
+    return { now, home.epoch, STALE_CALENDAR, 0, STALE_CALENDAR, 0, {} }
+  end
+  keep_sequences(caller)
+  if ended then reply[7] = settle_batch(ended) end
+  if requests.is_open then admit_batch(cmsgpack.unpack(ARGV[3]), reply) end
+  save()
+  reply[2] = home.epoch
+  return reply
 end
 
-if attempts.is_open then reply[7] = settle_attempts() end
-if requests.is_open then admit_requests() end
-save_scope(account)
-for _, model in ipairs(models) do
-  save_scope(model.scope)
-  save_entity(model.entity)
-end
-for _, provider in pairs(providers) do save_entity(provider) end
-save_tally(tally, now)
-reply[2] = home.epoch
-return reply
+return exchange()

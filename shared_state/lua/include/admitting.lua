@@ -1,4 +1,5 @@
--- Admits a batch of requests. Of the script that includes it this needs `now`, `caller`, `account`, `models` and `tally`.
+-- Admits a batch of requests. The script that includes it declares `now`, `caller`, `account`, `models` and `tally`, and `admit_batch`, which is defined
+-- here.
 --
 -- A group is {index of the model, pool, lease ms, how the state is treated, 1 if an earlier try may have been applied, then the sums over its
 -- requests: number, tokens in, tokens out, cost}. A request takes ASK_STRIDE places in a flat list: group, reservation, tokens in, tokens out, cost.
@@ -68,7 +69,7 @@ local function spend_own_lease(model, how)
   return true
 end
 
-local flight = {}
+local flight
 
 -- Notes a reservation among those that are written at the end.
 local function enlist(group, model, reservation, tokens_in, tokens_out, cost)
@@ -157,8 +158,9 @@ local function save_reservations()
 end
 
 -- Admits a batch {groups, requests}; those that were not plainly admitted go to the reply.
-local function admit_batch(batch, reply)
+function admit_batch(batch, reply)
   local groups, flat = batch[1], batch[2]
+  flight = {}
   local by_model, all = sums_that_fit(groups)
   if by_model then
     admit_all_at_once(groups, flat, by_model, all)

@@ -15,6 +15,8 @@ local home = { domain = '', channel = '', node = '', epoch = 0 }
 -- What a healthy entity is asked for comes first; the rest is read when something looks at it.
 local USUAL = { 'status', 'phase', 'fails' }
 local REST = { 'reason', 'mode', 'until', 'trigger', 'cooldowns', 'trial', 'trial_until', 'step', 'step_ok', 'step_at' }
+local IS_REST = { reason = true, mode = true, ['until'] = true, trigger = true, cooldowns = true, trial = true, trial_until = true,
+  step = true, step_ok = true, step_at = true }
 local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until = true, step = true, step_ok = true, step_at = true }
 
 local function read_fields(entity, fields)
@@ -26,8 +28,6 @@ local function read_fields(entity, fields)
   end
 end
 
-local IS_REST = {}
-for _, field in ipairs(REST) do IS_REST[field] = true end
 local LAZY = {
   __index = function(entity, field)
     if not IS_REST[field] then return nil end

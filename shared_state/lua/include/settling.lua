@@ -1,4 +1,5 @@
--- Settles a batch of attempts. Of the script that includes it this needs `now`, `account`, `models`, `policies` and `tally`.
+-- Settles a batch of attempts. The script that includes it declares `now`, `account`, `models`, `policies` and `tally`, and `settle_batch`, which is
+-- defined here.
 --
 -- A group is {index of the model, index of the policy, pool}. An attempt takes STRIDE places in a flat list; what few attempts have to say stands
 -- aside: place of the attempt -> {retry after ms, what was learned}.
@@ -152,7 +153,7 @@ local function settle_model(model, groups, flat, aside, unknown)
 end
 
 -- Settles a batch {groups, attempts, aside}; returns the places of those that changed nothing.
-local function settle_batch(batch)
+function settle_batch(batch)
   local unknown, settled = {}, sort_by_model(batch[1], batch[2])
   local aside = {}
   for _, more in ipairs(batch[3]) do aside[more[1]] = { more[2], more[3] } end

@@ -11,8 +11,7 @@ local function average(old, sample, weight)
   return old and old + weight * (sample - old) or sample
 end
 
--- The fields of an entity that hold this; whoever measures loads them with it.
-local SPEED = { 'latency', 'ttft', 'peak', 'measured' }
+-- Whoever measures loads the fields latency, ttft, peak and measured with the entity.
 
 -- What a new sample weighs against a memory of that length.
 local function weight_of(idle, memory)

@@ -22,7 +22,7 @@
 -- an empty one may hold up to twice the limit. What is admitted in the last moments of a calendar period may reach the provider in the next one,
 -- so it is carried over and counts in both. All windows are read once a batch and written once a batch.
 
-local WIDE = string.rep('.', 65)
+local WIDE = '.................................................................'
 local CARRY_MS = 250
 local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
