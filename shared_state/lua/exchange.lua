@@ -57,36 +57,52 @@ do
   --#include admitting
 end
 
-local function read_policies(packed)
-  local rows = {}
-  for i, p in ipairs(cmsgpack.unpack(packed)) do
-    rows[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
-      max_cooldown = p[6], ramp_steps = p[7], flags = p[8] }
+-- Tables that come with every call and seldom change, by their packed text. What was lost is unpacked again; nothing in them is of one call.
+local MOST_KEPT = 256
+local kept, kept_count = {}, 0
+local function unpack_once(packed, read)
+  local found = kept[packed]
+  if not found then
+    if kept_count >= MOST_KEPT then kept, kept_count = {}, 0 end
+    found = read(cmsgpack.unpack(packed))
+    kept[packed], kept_count = found, kept_count + 1
   end
-  return rows
+  return found
 end
 
--- The two counters of each error rate that the attempts of a model belong to, by their length; nil if it has none.
+local function read_limits(rows) return rows end
+
+-- `counters`: the two of its error rate.
+local function read_policies(rows)
+  local found = {}
+  for i, p in ipairs(rows) do
+    local length, bucket = int(p[3]), math.max(1, math.floor(p[3] / 12))
+    found[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
+      max_cooldown = p[6], ramp_steps = p[7], flags = p[8], counters = { { SLIDING, 'ok' .. length, 1, 0, p[3], bucket, 0, 0 },
+      { SLIDING, 'bad' .. length, 1, 0, p[3], bucket, 0, 0 } } }
+  end
+  return found
+end
+
+-- The counters of all error rates that the attempts of a model belong to, and where those of a length begin; nil if it has none.
 local function counters_of(index, groups)
-  local specs, lengths
+  local specs, places
   for _, group in ipairs(groups) do
-    local length = policies[group[2]].error_window
-    if group[1] == index and not (lengths and lengths[length]) then
-      specs, lengths = specs or {}, lengths or {}
-      lengths[length] = #specs
-      local bucket = math.max(1, math.floor(length / 12))
-      specs[#specs + 1] = { SLIDING, 'ok' .. int(length), 1, 0, length, bucket, 0, 0 }
-      specs[#specs + 1] = { SLIDING, 'bad' .. int(length), 1, 0, length, bucket, 0, 0 }
+    local policy = policies[group[2]]
+    if group[1] == index and not (places and places[policy.error_window]) then
+      specs, places = specs or {}, places or {}
+      places[policy.error_window] = #specs + 1
+      specs[#specs + 1], specs[#specs + 2] = policy.counters[1], policy.counters[2]
     end
   end
-  return specs, lengths
+  return specs, places
 end
 
-local function load_model(m, counters, lengths)
+local function load_model(m, counters, places)
   providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
   local model = { entity = load_entity('model', m[1], counters and MEASURED), provider = providers[m[2]], errors = {},
     scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1]), counters) }
-  for length, at in pairs(lengths or {}) do model.errors[length] = { model.scope.counters[at + 1], model.scope.counters[at + 2] } end
+  for length, at in pairs(places or {}) do model.errors[length] = { model.scope.counters[at], model.scope.counters[at + 1] } end
   return model
 end
 
@@ -113,7 +129,7 @@ local function save()
 end
 
 local function exchange()
-  local limits = cmsgpack.unpack(ARGV[1])
+  local limits = unpack_once(ARGV[1], read_limits)
   now, caller = now_ms(), read_caller(ARGV[2], { 'a', 's' })
   home.domain, home.channel, home.node = limits[1], limits[2], caller.node
   local note, value = enter(caller, now)
@@ -127,7 +143,7 @@ local function exchange()
     abandon(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', int(now), 'LIMIT', 0, 50), tally)
   end
   local ended = attempts.is_open and cmsgpack.unpack(ARGV[4])
-  policies = ended and read_policies(ARGV[5]) or {}
+  policies = ended and unpack_once(ARGV[5], read_policies)
   if not load(limits, ended) then
     save_tally(tally, now)
     return { now, home.epoch, STALE_CALENDAR, 0, STALE_CALENDAR, 0, {} }

@@ -71,14 +71,21 @@ end
 
 local flight
 
--- Notes a reservation among those that are written at the end.
-local function enlist(group, model, reservation, tokens_in, tokens_out, cost)
-  group.tail = group.tail or record_tail(group[2], model.provider.id)
-  group.expires = group.expires or int(now + group[3])
+-- What the reservations of a group have in common.
+local function prepare(group)
+  local model = models[group[1]]
   model.records = model.records or {}
-  local n, m = #flight, #model.records
-  flight[n + 1], flight[n + 2] = group.expires, member_of(model.entity.id, reservation)
-  model.records[m + 1], model.records[m + 2] = reservation, write_record(now, tokens_in, tokens_out, cost, group.tail)
+  group.tail, group.expires = record_tail(group[2], model.provider.id), int(now + group[3])
+  group.records, group.prefix = model.records, member_of(model.entity.id, '')
+end
+
+-- Notes a reservation among those that are written at the end.
+local function enlist(group, reservation, tokens_in, tokens_out, cost)
+  if not group.tail then prepare(group) end
+  local records = group.records
+  local n, m = #flight, #records
+  flight[n + 1], flight[n + 2] = group.expires, group.prefix .. reservation
+  records[m + 1], records[m + 2] = reservation, write_record(now, tokens_in, tokens_out, cost, group.tail)
 end
 
 local function claim_trials(group, model, reservation)
@@ -99,7 +106,7 @@ local function admit(group, reservation, tokens_in, tokens_out, cost)
   take(account, amounts, now)
   take(model.scope, amounts, now)
   local is_trial = claim_trials(group, model, reservation)
-  enlist(group, model, reservation, tokens_in, tokens_out, cost)
+  enlist(group, reservation, tokens_in, tokens_out, cost)
   count(books_of(tally, model.entity.id, group[2]), 'admitted', 1)
   if is_trial or from_lease then return ADMITTED, is_trial and 1 or 2, '' end
 end
@@ -143,8 +150,7 @@ local function admit_all_at_once(groups, flat, by_model, all)
     count(books_of(tally, models[group[1]].entity.id, group[2]), 'admitted', group[6])
   end
   for at = 0, #flat - 1, ASK_STRIDE do
-    local group = groups[flat[at + 1]]
-    enlist(group, models[group[1]], flat[at + 2], flat[at + 3], flat[at + 4], flat[at + 5])
+    enlist(groups[flat[at + 1]], flat[at + 2], flat[at + 3], flat[at + 4], flat[at + 5])
   end
 end
 

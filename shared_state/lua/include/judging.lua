@@ -122,7 +122,9 @@ end
 
 -- s: {reservation, outcome, latency ms, first token ms, retry after ms, is_stream}
 local function judge(model, policy, s)
-  local outcome, reservation = s.outcome, member_of(model.entity.id, s.reservation)
+  local outcome, entity, provider = s.outcome, model.entity, model.provider
+  local is_trial = entity.phase == 'trial' or provider.phase == 'trial'
+  local reservation = is_trial and member_of(entity.id, s.reservation) or '' -- only a trial looks at who it is
   if outcome == SUCCESS then
     succeed(model, policy, reservation)
     measure(model, s.latency, s.first_token, s.is_stream, now)

@@ -19,17 +19,20 @@ end
 
 local function read_attempt(s, flat, at)
   s.reservation, s.outcome, s.tokens_in, s.tokens_out, s.cost = flat[at + 1], flat[at + 3], flat[at + 4], flat[at + 5], flat[at + 6]
-  s.latency, s.first_token, s.flags, s.delay = flat[at + 7], flat[at + 8], flat[at + 9], flat[at + 10]
-  s.is_stream = flagged(s.flags, STREAM)
+  s.latency, s.first_token, s.delay = flat[at + 7], flat[at + 8], flat[at + 10]
+  local flags = flat[at + 9]
+  if flags == s.flags then return end
+  s.flags, s.is_stream, s.is_leased = flags, flagged(flags, STREAM), flagged(flags, LEASED)
+  s.is_estimated, s.is_unsent = flagged(flags, ESTIMATED), flagged(flags, NOT_SENT)
 end
 
 local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
-  if s.outcome == NEUTRAL and flagged(s.flags, NOT_SENT) then return end -- given back before anything was tried
+  if s.outcome == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
   local stats, outcome = stats_of(tally, model.entity.id, pool), OUTCOME_STATS[s.outcome]
   stats[STAT.attempts], stats[outcome] = stats[STAT.attempts] + 1, stats[outcome] + 1
   stats[STAT.tokens_in], stats[STAT.tokens_out] = stats[STAT.tokens_in] + tokens_in, stats[STAT.tokens_out] + tokens_out
   stats[STAT.cost] = stats[STAT.cost] + cost
-  if flagged(s.flags, ESTIMATED) then count(stats, STAT.estimated, 1) end
+  if s.is_estimated then count(stats, STAT.estimated, 1) end
   if s.outcome == SUCCESS then
     local bucket = STAT_LATENCIES + latency_bucket(s.latency)
     stats[bucket], stats[STAT.latency_ms] = stats[bucket] + 1, stats[STAT.latency_ms] + s.latency
@@ -60,9 +63,20 @@ local function charge_of(model, admitted, charged_at)
   return row[to]
 end
 
-local function add_charge(q, d, was, is)
-  q.was[d], q.is[d] = q.was[d] + was, q.is[d] + is
-  if is > was then q.over[d] = q.over[d] + is - was end
+local function add_over(over, d, was, is)
+  if is > was then over[d] = over[d] + is - was end
+end
+
+-- Adds one reservation and what was used of it.
+local function add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  local was, is, over = q.was, q.is, q.over
+  was[1], was[3], was[4], was[5] = was[1] + 1, was[3] + was_in, was[4] + was_out, was[5] + was_cost
+  is[1], is[3], is[4], is[5] = is[1] + requests, is[3] + tokens_in, is[4] + tokens_out, is[5] + cost
+  if tokens_in <= was_in and tokens_out <= was_out and cost <= was_cost then return end
+  add_over(over, 2, was_in + was_out, tokens_in + tokens_out)
+  add_over(over, 3, was_in, tokens_in)
+  add_over(over, 4, was_out, tokens_out)
+  add_over(over, 5, was_cost, cost)
 end
 
 local function use(model, tokens_in, tokens_out, cost)
@@ -74,7 +88,7 @@ end
 local function settle(model, policy, s, packed)
   local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, packed)
   local requests, tokens_in, tokens_out, cost = 1, s.tokens_in, s.tokens_out, s.cost
-  if flagged(s.flags, NOT_SENT) then
+  if s.is_unsent then
     requests, tokens_in, tokens_out, cost = 0, 0, 0, 0
   else
     if tokens_in < 0 then tokens_in = was_in end
@@ -83,11 +97,7 @@ local function settle(model, policy, s, packed)
     use(model, tokens_in, tokens_out, cost)
   end
   local q = charge_of(model, admitted, math.min(admitted + s.delay, now))
-  add_charge(q, 1, 1, requests)
-  add_charge(q, 2, was_in + was_out, tokens_in + tokens_out)
-  add_charge(q, 3, was_in, tokens_in)
-  add_charge(q, 4, was_out, tokens_out)
-  add_charge(q, 5, was_cost, cost)
+  add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
   judge(model, policy, s)
   local at = home_of(model, packed:sub(RECORD_SIZE + 1))
   count(at.books, 'settled', 1)
@@ -111,6 +121,7 @@ end
 local function true_up_all(model)
   for from, row in pairs(model.charges) do
     for to, q in pairs(row) do
+      q.was[2], q.is[2] = q.was[3] + q.was[4], q.is[3] + q.is[4]
       true_up(model.scope, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
       true_up(account, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
     end
@@ -144,7 +155,7 @@ local function settle_model(model, groups, flat, aside, unknown)
     if packed then
       settle(model, policy, s, packed)
       if more then learned[#learned + 1] = more[2] end
-    elseif not (flagged(s.flags, LEASED) and book_leased(model, policy, group[3], s)) then
+    elseif not (s.is_leased and book_leased(model, policy, group[3], s)) then
       unknown[#unknown + 1] = place
     end
   end

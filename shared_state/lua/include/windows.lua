@@ -67,21 +67,24 @@ local function drain(w, now)
   w.mark = math.max(now, w.mark or now)
 end
 
+-- The names of the fields of a window stay with its description, which may be kept for another call.
+local function name_fields(s)
+  s.sum, s.mark, s.bucket = s[2] .. ':sum', s[2] .. (s[1] == SLIDING and ':old' or ':at'), s[2] .. ':'
+end
+
 -- A window out of its description; the fields that it needs are appended to those that are read. Of a sliding window these are
 -- also its two latest buckets: nearly all that happens happens there.
 local function describe(s, fields, now)
-  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {} }
+  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {}, spec = s }
   if w.alg == CONCURRENCY or w.alg == CAP then return w end
+  if not s.sum then name_fields(s) end
   local at = #fields + 1
-  w.at, fields[at] = at, w.name .. ':sum'
-  if w.alg ~= SLIDING then
-    fields[at + 1] = w.name .. ':at'
-    return w
+  w.at, fields[at], fields[at + 1] = at, s.sum, s.mark
+  if w.alg == SLIDING then
+    w.current = math.floor(now / w.b)
+    fields[at + 2], fields[at + 3] = s.bucket .. int(w.current), s.bucket .. int(w.current - 1)
+    w.names = { [w.current] = fields[at + 2], [w.current - 1] = fields[at + 3] }
   end
-  w.current = math.floor(now / w.b)
-  fields[at + 1] = w.name .. ':old'
-  fields[at + 2] = w.name .. ':' .. int(w.current)
-  fields[at + 3] = w.name .. ':' .. int(w.current - 1)
   return w
 end
 
@@ -279,12 +282,12 @@ end
 -- Of one window: what is to be set goes to `fields`, what is to be removed to `gone`.
 local function save_window(scope, w, fields, gone)
   local n = #fields
-  fields[n + 1], fields[n + 2] = w.name .. ':sum', w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
-  fields[n + 3], fields[n + 4] = w.name .. (w.alg == SLIDING and ':old' or ':at'), int(w.alg == SLIDING and w.old or w.mark or 0)
+  fields[n + 1], fields[n + 2] = w.spec.sum, w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
+  fields[n + 3], fields[n + 4] = w.spec.mark, int(w.alg == SLIDING and w.old or w.mark or 0)
   for _, name in ipairs(w.gone or {}) do gone[#gone + 1] = name end
   if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
   for index, amount in pairs(w.add) do
-    local bucket, before = w.name .. ':' .. int(index), w.read[index]
+    local bucket, before = w.names[index] or w.spec.bucket .. int(index), w.read[index]
     if amount ~= 0 then
       local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
       if held == 0 then
