@@ -72,18 +72,22 @@ local function name_fields(s)
   s.sum, s.mark, s.bucket = s[2] .. ':sum', s[2] .. (s[1] == SLIDING and ':old' or ':at'), s[2] .. ':'
 end
 
+local function name_buckets(s, latest)
+  s.latest, s.latest_name, s.before_name = latest, s.bucket .. int(latest), s.bucket .. int(latest - 1)
+end
+
 -- A window out of its description; the fields that it needs are appended to those that are read. Of a sliding window these are
 -- also its two latest buckets: nearly all that happens happens there.
 local function describe(s, fields, now)
-  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {}, spec = s }
+  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], spec = s }
   if w.alg == CONCURRENCY or w.alg == CAP then return w end
   if not s.sum then name_fields(s) end
   local at = #fields + 1
   w.at, fields[at], fields[at + 1] = at, s.sum, s.mark
   if w.alg == SLIDING then
-    w.current = math.floor(now / w.b)
-    fields[at + 2], fields[at + 3] = s.bucket .. int(w.current), s.bucket .. int(w.current - 1)
-    w.names = { [w.current] = fields[at + 2], [w.current - 1] = fields[at + 3] }
+    w.current, w.add = math.floor(now / w.b), {}
+    if s.latest ~= w.current then name_buckets(s, w.current) end
+    fields[at + 2], fields[at + 3] = s.latest_name, s.before_name
   end
   return w
 end
@@ -93,8 +97,7 @@ local function fill(scope, w, values, now)
   w.sum = tonumber(values[w.at] or 0) or 0
   w.mark = tonumber(values[w.at + 1] or nil)
   if w.alg == SLIDING then
-    w.old = w.mark
-    w.read = { [w.current] = tonumber(values[w.at + 2] or 0), [w.current - 1] = tonumber(values[w.at + 3] or 0) }
+    w.old, w.latest, w.before = w.mark, tonumber(values[w.at + 2] or 0), tonumber(values[w.at + 3] or 0)
     expire_buckets(scope.key, w, now)
     scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
   elseif w.alg == CALENDAR then
@@ -103,6 +106,14 @@ local function fill(scope, w, values, now)
     if w.alg == BUCKET then drain(w, now) end
     scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
   end
+end
+
+-- Name of a bucket, and what it held when the window was read; nil if that was not asked.
+local function find_bucket(w, index)
+  local s = w.spec
+  if index == s.latest then return s.latest_name, w.latest end
+  if index == s.latest - 1 then return s.before_name, w.before end
+  return s.bucket .. int(index), nil
 end
 
 -- Reads all windows of a scope.
@@ -286,8 +297,8 @@ local function save_window(scope, w, fields, gone)
   fields[n + 3], fields[n + 4] = w.spec.mark, int(w.alg == SLIDING and w.old or w.mark or 0)
   for _, name in ipairs(w.gone or {}) do gone[#gone + 1] = name end
   if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
-  for index, amount in pairs(w.add) do
-    local bucket, before = w.names[index] or w.spec.bucket .. int(index), w.read[index]
+  for index, amount in pairs(w.add or {}) do
+    local bucket, before = find_bucket(w, index)
     if amount ~= 0 then
       local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
       if held == 0 then
