@@ -28,7 +28,7 @@ _IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)
 _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
-_COMPANY_S: Final = 0.002
+_COMPANY_S: Final = 0.005
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
 

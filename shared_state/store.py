@@ -16,7 +16,13 @@ from shared_state.cancellation import obey_cancellation
 from shared_state.connections import STORE_ERRORS, close_client, open_client, open_subscriber
 from shared_state.deadline import Deadline
 from shared_state.keys import Keys
-from shared_state.scripts import Script, has_no_functions, is_unknown_function, load_library
+from shared_state.scripts import (
+    Script,
+    forget_libraries,
+    has_no_functions,
+    is_unknown_function,
+    load_library,
+)
 
 __all__ = ["STORE_ERRORS", "Argument", "Script", "Store", "mask_url"]
 
@@ -90,6 +96,24 @@ class Store:
             return await self._execute("EVALSHA", script.digest, len(keys), *keys, *args)
         except NoScriptError:
             return await self._execute("EVAL", script.text, len(keys), *keys, *args)
+
+    async def forget_libraries(self) -> int:
+        """Removes what other releases have left on the servers; how many libraries.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        if not self._has_functions:
+            return 0
+        try:
+            async with Deadline(self.timeout_s):
+                count = await forget_libraries(self.client)
+        except ResponseError as error:
+            if not has_no_functions(error):
+                raise
+            return 0
+        obey_cancellation()
+        return count
 
     async def command(self, *words: Argument) -> Any:
         """Sends a plain command; its reply as redis-py shapes it, text as bytes.
