@@ -139,10 +139,7 @@ class DomainBatcher:
             verdicts, applied = await self._exchange(batch, settlements)
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
-            for ask, pool, answer in batch:
-                self._give_back(ask, pool)
-                if not answer.done():
-                    answer.set_result(_IN_DOUBT)
+            self._answer_in_doubt(batch)
             return
         except Exception as error:  # a fault of ours: nobody may wait for an answer that never comes
             for _, _, answer in batch:
@@ -158,6 +155,12 @@ class DomainBatcher:
             elif verdict.code == Code.ADMITTED:
                 self._give_back(ask, pool)
         self._on_reply(self._ledger)
+
+    def _answer_in_doubt(self, batch: list[_Waiting]) -> None:
+        for ask, pool, answer in batch:
+            self._give_back(ask, pool)
+            if not answer.done():
+                answer.set_result(_IN_DOUBT)
 
     async def _exchange(
         self, batch: list[_Waiting], settlements: list[Settlement]

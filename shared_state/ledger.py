@@ -266,11 +266,11 @@ class DomainLedger:
             TermChangedError: that term is over.
             RedisError, OSError, TimeoutError: the store is away; it may have been applied.
         """
-        parts = (batch, None) if kind == "admit" else (None, batch)
-        sequences = (sequence, 0) if kind == "admit" else (0, sequence)
+        asked, ended = (batch, None) if kind == "admit" else (None, batch)
+        sequences = (sequence, 0) if asked else (0, sequence)
         reply: list[Any] = []
         for _ in range(_CALENDAR_TRIES):
-            reply = await self._send(*parts, self._head(*sequences, replay_in=term))
+            reply = await self._send(asked, ended, self._head(*sequences, replay_in=term))
             if Note.STALE_CALENDAR not in (reply[2], reply[4]):
                 break
             self._tables.clear()
@@ -353,7 +353,11 @@ class DomainLedger:
         return self.sequences[kind]
 
     async def _send(self, asked: Batch | None, ended: Batch | None, head: bytes) -> list[Any]:
-        parts = (asked.packed if asked else b"", ended.packed if ended else b"", ended.rules if ended else b"")
+        parts = (
+            asked.packed if asked else b"",
+            ended.packed if ended else b"",
+            ended.rules if ended else b"",
+        )
         table = self._table((asked or ended or _NOTHING).models)
         return await self._run("exchange", table, head, *parts)
 

@@ -59,7 +59,8 @@ def is_unknown_function(error: ResponseError) -> bool:
 def has_no_functions(error: ResponseError) -> bool:
     """Whether this server has none, or none for us: older, another make, or its rules forbid it."""
     return isinstance(error, NoPermissionError) or (
-        type(error) is ResponseError and str(error).lower().startswith(("unknown command", "unknown subcommand"))
+        type(error) is ResponseError
+        and str(error).lower().startswith(("unknown command", "unknown subcommand"))
     )
 
 

@@ -49,7 +49,9 @@ def settle(journal: Journal, sequence: int, names: Sequence[str], *, at_ms: int 
 
 def said(replays: Iterable[Replay]) -> list[tuple[int, list[str]]]:
     """Sequence and reservations of each batch."""
-    return [(r.sequence, [entry[_RESERVATION[bool(r.batch.rules)]] for entry in entries_of(r)]) for r in replays]
+    return [
+        (r.sequence, [entry[_RESERVATION[bool(r.batch.rules)]] for entry in entries_of(r)]) for r in replays
+    ]
 
 
 def entries_of(replay: Replay) -> list[list[Any]]:
