@@ -118,13 +118,28 @@ local function book_leased(model, policy, pool, s)
   return true
 end
 
+local function add_all(sums, more)
+  for dimension = 1, 5 do sums[dimension] = sums[dimension] + more[dimension] end
+end
+
 local function true_up_all(model)
+  local was, is, over = { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }
+  local has_levels = model.scope.has_levels or account.has_levels
   for from, row in pairs(model.charges) do
     for to, q in pairs(row) do
       q.was[2], q.is[2] = q.was[3] + q.was[4], q.is[3] + q.is[4]
       true_up(model.scope, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
       true_up(account, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
+      if has_levels then
+        add_all(was, q.was)
+        add_all(is, q.is)
+        add_all(over, q.over)
+      end
     end
+  end
+  if has_levels then
+    true_up_levels(model.scope, was, is, over)
+    true_up_levels(account, was, is, over)
   end
 end
 

@@ -103,7 +103,10 @@ local function fill(scope, w, values, now)
   elseif w.alg == CALENDAR then
     open_period(scope, w, now)
   else
-    if w.alg == BUCKET then drain(w, now) end
+    if w.alg == BUCKET then
+      drain(w, now)
+      scope.has_levels = true
+    end
     scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
   end
 end
@@ -238,14 +241,12 @@ end
 
 -- Replaces what was reserved at `admitted` by what was used. What was reserved in a period that has passed stays there;
 -- use beyond the reservation is charged where it still counts. All three are sums over `was[1]` reservations; over: of what each
--- used beyond its own.
+-- used beyond its own. Buckets that drain have no time: see true_up_levels.
 local function true_up(scope, was, is, over, admitted, charged_at)
   for _, w in ipairs(scope.windows) do
     local d = w.dim
     if w.alg == SLIDING then
       true_up_sliding(w, was[d], is[d], over[d], admitted, charged_at)
-    elseif w.alg == BUCKET then
-      change_sum(w, was[d], is[d], over[d])
     elseif w.alg == CONCURRENCY then
       w.sum = w.sum - was[1]
     elseif w.alg == CALENDAR then
@@ -257,6 +258,13 @@ local function true_up(scope, was, is, over, admitted, charged_at)
         change_sum(w, 0, over[d], over[d])
       end
     end
+  end
+end
+
+-- The same for buckets that drain, over all that comes at once: in which order it came must not lower a level.
+local function true_up_levels(scope, was, is, over)
+  for _, w in ipairs(scope.windows) do
+    if w.alg == BUCKET then change_sum(w, was[w.dim], is[w.dim], over[w.dim]) end
   end
 end
 
