@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from node.early import EarlyWord
+from node.spool import Shelf
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
@@ -38,14 +39,21 @@ class DomainBatcher:
 
     Args:
         on_reply: called after each reply, for its epoch may be news.
+        shelf: where settlements are kept on disk while Redis is away.
     """
 
     def __init__(
-        self, ledger: DomainLedger, watch: StoreWatch, *, on_reply: Callable[[DomainLedger], None]
+        self,
+        ledger: DomainLedger,
+        watch: StoreWatch,
+        *,
+        on_reply: Callable[[DomainLedger], None],
+        shelf: Shelf | None = None,
     ) -> None:
         self._ledger = ledger
         self._watch = watch
         self._on_reply = on_reply
+        self._shelf = shelf
         self._asks: deque[_Waiting] = deque()
         self._outbox: deque[Settlement] = deque()
         self._admitting: asyncio.Task[None] | None = None
@@ -205,6 +213,8 @@ class DomainBatcher:
                 if await self._settle_batch(batch):
                     self._forget_settled(len(batch))
                 else:
+                    if self._shelf is not None:
+                        self._shelf.keep(self._outbox, self._applied)
                     await asyncio.sleep(_RETRY_S)
         finally:
             self._settling = None
@@ -212,7 +222,10 @@ class DomainBatcher:
     def _forget_settled(self, count: int) -> None:
         for _ in range(count):
             self._outbox.popleft()
-        self._is_urgent = self._is_urgent and bool(self._outbox)
+        if not self._outbox:
+            self._is_urgent = False
+            if self._shelf is not None:
+                self._shelf.clear()
         self._tell_waiters(count)
 
     def _tell_waiters(self, applied: int) -> None:
