@@ -19,6 +19,7 @@ from typing import Final
 from node.watch import StoreWatch
 from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
+from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS
 
 #: How long Redis keeps a lease without renewal, and how much earlier we stop spending it.
@@ -63,6 +64,7 @@ class Allowance:
         self._asks = 0
         self._one = _NOTHING
         self._gone = _NOTHING
+        self._is_given_up = False
         self._now = now
         self._hurry = hurry
 
@@ -112,10 +114,16 @@ class Allowance:
         self.left = _minus(self.left, need)
         self._gone = _plus(self._gone, need)
 
+    def give_up(self, *, for_good: bool = False) -> None:
+        """Gives up all that is held, and what an answer under way may bring: it was granted under other limits."""
+        self.left, self._is_given_up = _NOTHING, True
+        if for_good:  # until somebody asks again
+            self._rate = self._asks = 0
+
     def is_idle(self) -> bool:
         """Whether there is nothing to hold, to report or to want."""
         is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
-        return self._rate < _IDLE_RATE and not self._asks and is_empty
+        return self._rate < _IDLE_RATE and not self._asks and is_empty and not self._is_given_up
 
     def wish(self) -> LeaseWish:
         """What to report and to want now. What is more than wanted is given up at once."""
@@ -127,12 +135,13 @@ class Allowance:
         most = Amounts(*(requests * amount for amount in self._one))
         self.left = Amounts(*map(min, self.left, most))
         self._gone = self._spent = _NOTHING
+        self._is_given_up = False
         return LeaseWish(self.model, self.used, self.left, requests, self._one, self.running)
 
     def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
         """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
         # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
-        self.left = _minus(_minus(held, self._spent), self._gone)
+        self.left = _NOTHING if self._is_given_up else _minus(_minus(held, self._spent), self._gone)
         self.used = _minus(self.used, wish.used)
         self._usable_until = asked_at + LIFE_S - _MARGIN_S
         if self._spent == _NOTHING:
@@ -161,6 +170,23 @@ class LeaseKeeper:
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
+
+    def follow(self, domain: DomainSpec, *, is_changed: bool) -> None:
+        """Goes on under another configuration of the domain; if limits have changed, what is held is asked for anew."""
+        for model in domain.models:
+            if model.id not in self.allowances:
+                self.allowances[model.id] = Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+        serving = {model.id for model in domain.models}
+        for model_id, allowance in self.allowances.items():
+            if is_changed or model_id not in serving:
+                allowance.give_up(for_good=model_id not in serving)
+        self._hurry.set()
+
+    def give_back(self) -> None:
+        """Nobody needs the leases any more: the next renewal, which comes at once, hands them in."""
+        for allowance in self.allowances.values():
+            allowance.give_up(for_good=True)
+        self._hurry.set()
 
     async def run(self) -> None:
         """Renews each second while Redis answers, until cancelled."""

@@ -129,6 +129,8 @@ class Reports:
                     config_version=info.config_version,
                     mode=info.mode,
                     in_flight=info.in_flight,
+                    config_number=info.config_number,
+                    config_fault=info.config_fault,
                 )
             )
         return rows

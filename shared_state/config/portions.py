@@ -54,6 +54,12 @@ def own_part(document: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
+def own_keys(document: Mapping[str, Any]) -> list[str]:
+    """The names of what is a process's own in a document."""
+    own = own_part(document)
+    return [f"proxy.{key}" for key in own.pop("proxy", {})] + list(own)
+
+
 def with_own_part(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What a process runs: a version, and what is its own in the document that it was started with."""
     whole = shared_part(shared)

@@ -64,6 +64,8 @@ class NodeView(Row):
     config_version: str
     mode: str
     in_flight: int
+    config_number: int = 0
+    config_fault: str = ""
 
 
 class WindowView(Row):

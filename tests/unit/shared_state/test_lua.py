@@ -18,6 +18,7 @@ WHOLE_READS = {
     ("read_domain", "HGETALL"): "a state has a dozen fields",
     ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
+    ("decide_version", "HKEYS"): "fifty numbers, when an operator pushes",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("settle", "HVALS"): "what is in flight on one model, and only when one of its caps is nearly reached",
     **{
