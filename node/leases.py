@@ -166,6 +166,7 @@ class LeaseKeeper:
             for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
+        self._is_recount_due = False
         self._pending: tuple[int, list[LeaseWish], float] | None = None
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
@@ -176,6 +177,7 @@ class LeaseKeeper:
         for model in domain.models:
             if model.id not in self.allowances:
                 self.allowances[model.id] = Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+        self._is_recount_due |= is_changed
         serving = {model.id for model in domain.models}
         for model_id, allowance in self.allowances.items():
             if is_changed or model_id not in serving:
@@ -201,10 +203,11 @@ class LeaseKeeper:
             self._hurry.clear()
 
     async def _renew(self) -> None:
-        pending = self._next_report()
-        if pending is None:
-            return
         try:
+            await self._put_right()
+            pending = self._next_report()
+            if pending is None:
+                return
             held = await self._send(*pending[:2])
         except TermChangedError:
             return
@@ -212,6 +215,11 @@ class LeaseKeeper:
             self._watch.report_failure(error)
             return
         self._take_over(*pending, held)
+
+    async def _put_right(self) -> None:
+        if self._is_recount_due:
+            await self._ledger.recount_leases()
+            self._is_recount_due = False
 
     async def assert_held(self, *, term: int, known: int) -> Amounts:
         """Tells a server what this node holds, and what it has spent since the renewal that the server knows; the latter.

@@ -146,6 +146,14 @@ class DomainLedger:
         self._account_limits = domain.providers[0].config.limits
         self._tables.clear()
 
+    async def recount_leases(self) -> None:
+        """Puts right what leases hold of windows that others knew nothing of; for whoever goes on under other limits.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; doing it again is safe.
+        """
+        await self._run("recount_leases", self._table(distinct(model.id for model in self.domain.models)))
+
     async def until_quiet(self) -> None:
         """Waits for the answers of all batches that are under way; each comes within the store's deadline."""
         await self._quiet.wait()

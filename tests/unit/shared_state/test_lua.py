@@ -19,6 +19,7 @@ WHOLE_READS = {
     ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
     ("decide_version", "HKEYS"): "fifty numbers, when an operator pushes",
+    ("recount_leases", "HGETALL"): "two records a node and model, when limits have changed",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("settle", "HVALS"): "what is in flight on one model, and only when one of its caps is nearly reached",
     **{
