@@ -49,19 +49,21 @@ def author() -> str:
 def wait_for_nodes(
     client: OpsClient, number: int, *, within_s: float, tell: Callable[[str], None]
 ) -> list[RunnerView]:
-    """All live nodes, once each runs the version or a later one; tells of each when it does.
+    """All live nodes, once each and the scheduler that leads runs the version or a later one; tells of each when it does.
 
     Raises:
         OpsError: some do not in time; the message names them.
     """
     ends, told = time.monotonic() + within_s, set[str]()
     while True:
-        nodes = understand(client.get("config"), ConfigView).nodes
-        for node in nodes:
+        view = understand(client.get("config"), ConfigView)
+        nodes = view.nodes
+        runners = [*nodes, *([view.scheduler] if view.scheduler else [])]
+        for node in runners:
             if node.number >= number and node.id not in told:
                 told.add(node.id)
                 tell(f"  {node.id} runs it")
-        late = [node for node in nodes if node.number < number]
+        late = [node for node in runners if node.number < number]
         if not late:
             return nodes
         if time.monotonic() > ends:

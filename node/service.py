@@ -89,7 +89,7 @@ class NodeService:
         self._follower = Follower(
             versions, blueprints, self.watch, adopt=self._adopt, info=self.info, tell=self._hurry.set
         )
-        desk = ConfigDesk(versions, self.registry, blueprints, self._follower, node=self.id)
+        desk = ConfigDesk(versions, self.registry, blueprints, self._follower, store=store, node=self.id)
         first = Snapshot(store, topology, self.watch, clock=ServerClock())
         self.core = self._build_core(topology, first, desk, ops)
         self.generation = Generation(self.core, topology, first, number=0)

@@ -9,6 +9,6 @@ from scheduler.options import parse
 if __name__ == "__main__":
     options = parse(sys.argv[1:])  # before the import of everything else: --help is quick
 
-    from scheduler.service import run
+    from scheduler.app import run
 
     sys.exit(run(options))

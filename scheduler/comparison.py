@@ -34,10 +34,11 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be told and done."""
+    """What is to be told and done; ``new`` are models that nobody configured."""
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
+    new: tuple[ListedModel, ...] = ()
 
 
 def compare(
@@ -62,12 +63,11 @@ def compare(
         stood = standing_of(was, before.time_ms / 1000) if before.time_ms else _at_first(standing)
         news += _news_of(model.id, was, found, stood, standing, rules)
         orders += _orders_of(model.id, stood, standing, rules)
-    if before.time_ms and rules.on_new_model == "notify":
+    fresh: list[ListedModel] = []
+    if before.time_ms and rules.on_new_model != "ignore":
         known = {name for model in configured for name in names_of(model.upstream)}
-        news += _discovered(
-            [model for name, model in new.items() if name not in old.keys() | known], provider
-        )
-    return Changes(tuple(news), tuple(orders))
+        fresh = [model for name, model in new.items() if name not in old.keys() | known]
+    return Changes((*news, *discovered(fresh, provider)), tuple(orders), tuple(fresh))
 
 
 def standing_of(model: ListedModel | None, now_s: float) -> Standing:
@@ -104,7 +104,7 @@ def _news_of(
 ) -> list[ModelNews]:
     if standing > stood and rules.on_deprecated_model != "ignore":
         return [_deprecated(model, found, standing)]
-    if stood == Standing.ABSENT and found is not None and rules.on_new_model == "notify":
+    if stood == Standing.ABSENT and found is not None and rules.on_new_model != "ignore":
         return [ModelNews("model_discovered", model, "listed")]
     if was is not None and found is not None and (changes := differences(was, found)):
         return [ModelNews("model_changed", model, "; ".join(changes))]
@@ -142,11 +142,20 @@ def differences(was: ListedModel, found: ListedModel) -> list[str]:
     ]
 
 
-def _discovered(models: Sequence[ListedModel], provider: str) -> list[ModelNews]:
+def discovered(
+    models: Sequence[ListedModel], provider: str, fates: Mapping[str, str] | None = None
+) -> list[ModelNews]:
+    """What is told of models that nobody configured; ``fates`` says what became of them."""
     shown = models[:MOST_DISCOVERED]
     more = len(models) - len(shown)
     return [
-        ModelNews("model_discovered", f"{provider}/{model.id}", "new", 0, {"more": more} if more else {})
+        ModelNews(
+            "model_discovered",
+            f"{provider}/{model.id}",
+            (fates or {}).get(model.id, "new"),
+            0,
+            {"more": more} if more else {},
+        )
         for model in shown
     ]
 

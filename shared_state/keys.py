@@ -120,7 +120,9 @@ class Keys:
 
     @property
     def leader(self) -> str:
-        """Hash owner, token, until, since: the scheduler's lease. The token only ever grows."""
+        """Hash owner, token, until, since: the scheduler's lease. The token only ever grows. ``config`` and ``fault``: the version of the
+        configuration that its holder runs, and why it cannot run the one in force.
+        """
         return f"{self._prefix}{{cluster}}:leader"
 
     @property

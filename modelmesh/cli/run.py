@@ -96,6 +96,6 @@ def scheduler(context: typer.Context) -> None:
     from scheduler.options import parse
 
     options = parse(context.args, prog="modelmesh scheduler")
-    from scheduler.service import run
+    from scheduler.app import run
 
     raise typer.Exit(run(options))

@@ -21,7 +21,13 @@ from shared_state.config.portions import (
     shared_part,
     without_literal_secrets,
 )
-from shared_state.errors import ConfigurationError, RequestError, VersionRefusedError
+from shared_state.errors import (
+    ConfigurationError,
+    RequestError,
+    VersionNotFoundError,
+    VersionRefusedError,
+)
+from shared_state.leadership import read_lead
 from shared_state.registry import NODE_LEASE_S, NodeInfo, Registry
 from shared_state.shapes.configuration import (
     ConfigView,
@@ -33,6 +39,8 @@ from shared_state.shapes.configuration import (
     StoredVersionView,
     VersionView,
 )
+from shared_state.store import Store
+from shared_state.topology import Topology
 from shared_state.versions import Told, Version, Versions
 
 _MOST_BODY_BYTES: Final = 4_000_000
@@ -57,8 +65,10 @@ class ConfigDesk:
         blueprints: Blueprints,
         follower: Follower,
         *,
+        store: Store,
         node: str,
     ) -> None:
+        self._store = store
         self.versions = versions
         self._registry = registry
         self.blueprints = blueprints
@@ -96,6 +106,17 @@ class ConfigDesk:
             Operation("config/{number:int}", self._read, "A remembered version.", StoredVersionView),
         ]
 
+    async def recall(self, number: int, digest: str) -> Topology | None:
+        """The configuration of that number, or without one of that digest; None if it is not remembered, or means nothing any more."""
+        try:
+            if not number:
+                known = await self.versions.history()
+                number = next((version.number for version in known if version.told.digest == digest), 0)
+            version = await self.versions.read(number)
+            return await self.blueprints.read(version.document, source=f"version {number}")
+        except (VersionNotFoundError, ConfigurationError):
+            return None
+
     async def _show(self, request: Request) -> Response:
         pulse = await self.versions.pulse()
         version = await self.versions.read(pulse.current) if pulse.current else None
@@ -107,6 +128,7 @@ class ConfigDesk:
                 told=_view(version, pulse.current) if version else None,
                 document=dict(document),
                 nodes=[_runner(node) for node in await self._live()],
+                scheduler=await self._scheduler(),
             )
         )
 
@@ -220,6 +242,13 @@ class ConfigDesk:
             if asyncio.get_running_loop().time() > deadline:
                 return dict.fromkeys(silent, "does not say whether it can run it; is it of an older release?")
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _scheduler(self) -> RunnerView | None:
+        lead = await read_lead(self._store)
+        if not lead.get("owner") or "config" not in lead:
+            return None
+        number, fault = int(lead["config"]), lead.get("fault", "")
+        return RunnerView(id=lead["owner"], state="leads", number=number, version="", fault=fault)
 
     async def _live(self) -> list[NodeInfo]:
         return [

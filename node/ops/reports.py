@@ -109,6 +109,8 @@ class Reports:
             token=int(lead.get("token", 0)),
             since=_seconds(int(lead.get("since", 0))) if leads else None,
             jobs=jobs,
+            config_number=int(lead.get("config", 0)),
+            config_fault=lead.get("fault", ""),
         )
 
     async def nodes(self) -> list[NodeView]:

@@ -92,7 +92,9 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
-        self._desk = DecisionDesk(parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node)
+        self._desk = DecisionDesk(
+            parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node, archive=parts.desk
+        )
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),
             parts.topology,

@@ -40,6 +40,7 @@ class ConfigView(Row):
         description="as it was written, references unresolved; without any version that of the answering node, secrets masked"
     )
     nodes: list[RunnerView]
+    scheduler: RunnerView | None = Field(None, description="the scheduler that leads")
 
 
 class StoredVersionView(VersionView):

@@ -48,6 +48,8 @@ class SchedulerView(Row):
     token: int
     since: float | None
     jobs: list[JobView]
+    config_number: int = 0
+    config_fault: str = ""
 
 
 class NodeView(Row):
