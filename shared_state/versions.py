@@ -133,6 +133,11 @@ class Versions:
         await self._store.run("put_back_version", [self._key], args)
 
 
+def is_same(document: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two documents say the same in the same order, which decides ties."""
+    return orjson.dumps(document) == orjson.dumps(other)
+
+
 def _pack(told: Told) -> bytes:
     return orjson.dumps({"author": told.author, "comment": told.comment, "digest": told.digest})
 

@@ -41,7 +41,7 @@ from shared_state.shapes.configuration import (
 )
 from shared_state.store import Store
 from shared_state.topology import Topology
-from shared_state.versions import Told, Version, Versions
+from shared_state.versions import Told, Version, Versions, is_same
 
 _MOST_BODY_BYTES: Final = 4_000_000
 _LOOK_EVERY_S: Final = 0.05
@@ -186,7 +186,7 @@ class ConfigDesk:
         """
         digest = await self._check(document)
         current = (await self.versions.pulse()).current
-        if not is_forced and current and (await self.versions.read(current)).document == document:
+        if not is_forced and current and is_same((await self.versions.read(current)).document, document):
             return PushView(number=current, version=digest, is_new=False, left_out=left_out or [])
         number = await self.versions.propose(
             document,
