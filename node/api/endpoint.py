@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from random import getrandbits
+from typing import Any, Final
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
-from node.api.body import header, parse_object, read_body
-from node.api.border import read_passport
-from node.api.caps import read_caps
+from node.api.body import header, headers_of, parse_object, read_body
+from node.api.border import PASSPORT_HEADERS, read_passport
+from node.api.caps import CAPS_HEADERS, read_caps
 from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
+from node.engine.contract import ON_DISCONNECT
 from node.observe.decisions import DecisionLog
 from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
@@ -40,6 +42,16 @@ log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256
+#: Headers that route a call; most calls have none of them.
+ROUTING_HEADERS: Final = (
+    CAPS_HEADERS
+    | PASSPORT_HEADERS
+    | {
+        b"x-modelmesh-provider",
+        b"x-modelmesh-deadline",
+        b"x-modelmesh-session",
+    }
+)
 _LONGEST_SESSION = 256
 
 
@@ -80,7 +92,7 @@ class Endpoint:
             name = call.name
             if recorder is not None:
                 claim = self._edge.once.claim(scope, body, key, recorder, trail)
-            await self._serve(call, claim, receive, reply, trail)
+            await self._serve(scope, call, claim, receive, reply, trail)
         except ClientDisconnectedError as error:
             trail.outcome = error.code or ""
             reply.status = error.http_status
@@ -144,22 +156,28 @@ class Endpoint:
         return Recorder(send, limit_bytes=self._edge.once.limit_bytes)
 
     async def _serve(
-        self, call: Call, claim: Claim | None, receive: Receive, reply: AsgiReply, trail: Trail
+        self,
+        scope: Scope,
+        call: Call,
+        claim: Claim | None,
+        receive: Receive,
+        reply: AsgiReply,
+        trail: Trail,
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
         interrupts = Interrupts(task)
-        watcher = asyncio.get_running_loop().create_task(_watch(receive, interrupts))
+        stop_watching = _watch(scope, receive, interrupts)
         try:
             if claim is not None:
                 kept = await _take(claim, call, interrupts)
                 if kept is not None:
                     trail.outcome = REPLAYED
                     return await reply.replay(kept)
-                watcher.cancel()  # the caller may leave and ask again: the answer will be there
+                stop_watching()  # the caller may leave and ask again: the answer will be there
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
-            watcher.cancel()
+            stop_watching()
 
 
 def check_name(fields: dict[str, Any]) -> None:
@@ -186,21 +204,27 @@ def build_call(
     Raises:
         RequestError: a header is not what it must be.
     """
-    preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
-    return Call(
+    call = Call(
         surface=surface,
         request_id=request_id,
         fields=fields,
         body_bytes=len(body),
         started=started,
-        deadline_s=_sooner(_deadline(scope), passport.left_s),
-        provider=preferred.decode("latin-1") if preferred else None,
         prompt_tokens=weigh(body, fields),
-        caps=read_caps(scope),
         key=key,
-        session=_session(scope),
-        passport=passport,
     )
+    if not ROUTING_HEADERS.isdisjoint(headers_of(scope)):
+        _read_headers(call, scope)
+    return call
+
+
+def _read_headers(call: Call, scope: Scope) -> None:
+    """What the headers say of who may serve a call, and how long it may take."""
+    preferred, call.passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
+    call.deadline_s = _sooner(_deadline(scope), call.passport.left_s)
+    call.provider = preferred.decode("latin-1") if preferred else None
+    call.caps = read_caps(scope)
+    call.session = _session(scope)
 
 
 async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | None:
@@ -214,8 +238,17 @@ async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | No
         interrupts.close()
 
 
-async def _watch(receive: Receive, interrupts: Interrupts) -> None:
-    """Waits for the caller to leave: nothing else tells before the first byte, and sending need not fail afterwards."""
+def _watch(scope: Scope, receive: Receive, interrupts: Interrupts) -> Callable[[], object]:
+    """Has the work interrupted when the caller leaves; a function that stops that."""
+    on_disconnect = scope.get("extensions", {}).get(ON_DISCONNECT)
+    if on_disconnect is None:
+        return asyncio.get_running_loop().create_task(_wait_for_goodbye(receive, interrupts)).cancel
+    on_disconnect(interrupts.client_left)
+    return lambda: on_disconnect(None)
+
+
+async def _wait_for_goodbye(receive: Receive, interrupts: Interrupts) -> None:
+    """Nothing else tells before the first byte, and sending need not fail afterwards."""
     while (await receive())["type"] != "http.disconnect":
         pass
     interrupts.client_left()
@@ -226,7 +259,7 @@ def request_id_of(scope: Scope) -> str:
     given = header(scope, b"x-request-id")
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
-    return uuid.uuid4().hex
+    return f"{getrandbits(128):032x}"
 
 
 def _sooner(own_s: float | None, left_s: float) -> float | None:
