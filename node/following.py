@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_S: Final = 1.0
 _LONGEST_FAULT: Final = 2000
+_OVERRULED: Final = "a pushed configuration is in force, not this node's own file"
 
 Adopt = Callable[[Version, Topology], Awaitable[None]]
 
@@ -138,6 +139,8 @@ class Follower:
             self._refuse(number, error)
             return
         self._prepared = None
+        if not self.looked.is_set() and not self._blueprints.is_own(prepared.version.document):
+            log.warning(_OVERRULED, number=number, file=self._blueprints.own.source)
         try:
             await self._adopt(prepared.version, prepared.topology)
         except (*STORE_ERRORS, asyncio.CancelledError):

@@ -167,6 +167,7 @@ class LeaseKeeper:
         }
         self._sequence = itertools.count(1)
         self._is_recount_due = False
+        self._renewed = asyncio.Event()
         self._pending: tuple[int, list[LeaseWish], float] | None = None
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
@@ -184,11 +185,16 @@ class LeaseKeeper:
                 allowance.give_up(for_good=model_id not in serving)
         self._hurry.set()
 
-    def give_back(self) -> None:
-        """Nobody needs the leases any more: the next renewal, which comes at once, hands them in."""
+    async def give_back(self, within_s: float) -> None:
+        """Nobody needs the leases any more: the next renewal, which comes at once, hands them in. Waits for it, but no longer than that."""
         for allowance in self.allowances.values():
             allowance.give_up(for_good=True)
         self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not all(allowance.is_idle() for allowance in self.allowances.values()):
+                    self._renewed.clear()
+                    await self._renewed.wait()
 
     async def run(self) -> None:
         """Renews each second while Redis answers, until cancelled."""
@@ -268,6 +274,7 @@ class LeaseKeeper:
         self, sequence: int, wishes: list[LeaseWish], asked_at: float, held: list[Amounts]
     ) -> None:
         self._pending = None
+        self._renewed.set()
         used = {wish.model: wish.used for wish in wishes if wish.used != _NOTHING}
         if used:
             self._reports.append((sequence, used))

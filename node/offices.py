@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 
@@ -22,6 +23,8 @@ from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 
 log = structlog.get_logger(__name__)
+
+_GOODBYE_S: Final = 2.0
 
 
 class Offices:
@@ -104,7 +107,8 @@ class Offices:
         for domain in domains:
             await self.batchers[domain].flush()
             try:
-                self.leases[domain].give_back()
+                if self._holds_leases:
+                    await self.leases[domain].give_back(_GOODBYE_S)
                 await self.ledgers[domain].leave()
             except STORE_ERRORS as error:
                 self._watch.report_failure(error)

@@ -10,6 +10,7 @@ from typing import Any
 from shared_state.config.loader import Written, read_config
 from shared_state.config.portions import shared_part, with_own_part
 from shared_state.topology import Topology, build_topology
+from shared_state.versions import is_same
 
 
 class Blueprints:
@@ -35,6 +36,10 @@ class Blueprints:
     def shared(self) -> dict[str, Any]:
         """The part of the process's own document that could be a version."""
         return shared_part(self.own.document)
+
+    def is_own(self, document: Mapping[str, Any]) -> bool:
+        """Whether a version says what the process's own document says."""
+        return is_same(document, self.shared)
 
     def build(self, document: Mapping[str, Any], *, source: str) -> Topology:
         """What a version's document comes to here.
