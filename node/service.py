@@ -21,7 +21,7 @@ from node.following import Follower
 from node.generation import Core, Generation
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionMetrics, DecisionQueue
-from node.observe.metrics import Metrics
+from node.observe.metrics import ConfigGauge, Metrics
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.offices import Offices
@@ -130,7 +130,7 @@ class NodeService:
             lambda: self.in_flight,
             self._findings,
         )
-        for collector in (gauges, DecisionMetrics(decisions), RetryCounters(budgets)):
+        for collector in (gauges, ConfigGauge(self.info), DecisionMetrics(decisions), RetryCounters(budgets)):
             metrics.add(collector)
         return Core(
             id=self.id,

@@ -117,13 +117,12 @@ def _give(client: OpsClient, path: Any, body: dict[str, Any], *, timeout: str, a
     from modelmesh.ops_client import understand
     from shared_state.shapes.configuration import ConfigView
 
+    within_s = seconds(timeout, hint="--timeout") or 0.0  # before anything is pushed
     base = understand(client.get("config"), ConfigView).number
     pushed = client.push(path, {**body, "base": base, "author": author()})
     tell = _silence if as_json else typer.echo
     tell(f"version {pushed.number} {'is' if pushed.is_new else 'was already'} in force ({pushed.version})")
-    runs = wait_for_nodes(
-        client, pushed.number, within_s=seconds(timeout, hint="--timeout") or 0.0, tell=tell
-    )
+    runs = wait_for_nodes(client, pushed.number, within_s=within_s, tell=tell)
     if as_json:
         show_json({**pushed.model_dump(), "nodes": [node.model_dump() for node in runs]})
     else:

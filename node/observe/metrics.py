@@ -18,6 +18,7 @@ from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.errors import ModelMeshError
 from shared_state.findings import Severity
+from shared_state.registry import NodeInfo
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -143,6 +144,26 @@ class _NodeCollector(Collector):
             family.add_metric([pool.id, Status.ACTIVE], active)
             family.add_metric([pool.id, Status.STANDBY], len(states) - active)
         return family
+
+
+class ConfigGauge(Collector):
+    """Which configuration this node runs."""
+
+    def __init__(self, info: NodeInfo) -> None:
+        self._info = info
+
+    def collect(self) -> Iterator[Metric]:
+        """Both families."""
+        yield GaugeMetricFamily(
+            "modelmesh_config_number",
+            "Number of the version of the configuration that this node runs; 0: its own file.",
+            value=self._info.config_number,
+        )
+        yield GaugeMetricFamily(
+            "modelmesh_config_refused",
+            "Whether this node cannot run the version in force, or the one that it is asked about.",
+            value=float(bool(self._info.config_fault)),
+        )
 
 
 class Metrics:
