@@ -13,7 +13,6 @@ from benchmarks.mock_calls import CHAT
 
 #: Size of every request body: a short conversation.
 BODY_BYTES: Final = 2048
-_OUTPUT_TOKENS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,7 @@ class Scenario:
         connections: requests in flight at any time.
         chunks: content chunks of the answer, if it is a stream.
         stagger_s: between the starts of two connections, so that paced streams do not tick together.
+        max_tokens: asked for; the mock gives no more chunks than that.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Scenario:
     connections: int
     chunks: int = 0
     stagger_s: float = 0.0
+    max_tokens: int = 256
 
     @property
     def is_stream(self) -> bool:
@@ -47,7 +48,7 @@ class Scenario:
 
     def body(self) -> bytes:
         """The request's body, of `BODY_BYTES`."""
-        fields: dict[str, object] = {"model": self.model, "max_tokens": _OUTPUT_TOKENS}
+        fields: dict[str, object] = {"model": self.model, "max_tokens": self.max_tokens}
         if self.is_stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         bare = orjson.dumps(fields | {"messages": [{"role": "user", "content": ""}]})

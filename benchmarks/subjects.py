@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from benchmarks.scenarios import ORDERS
@@ -77,7 +78,7 @@ _NGINX_CONF: Final = """\
 worker_processes 1;
 pid nginx.pid;
 error_log stderr warn;
-events { worker_connections 4096; }
+events { worker_connections %(connections)d; }
 http {
     access_log off;
     client_body_temp_path body;
@@ -110,6 +111,10 @@ class Nginx(Subject):
 
     name = "nginx"
 
+    def __init__(self, *, connections: int = 4096) -> None:
+        super().__init__()
+        self._connections = connections
+
     def start(self, mock_port: int) -> float:
         binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if not binary:
@@ -118,7 +123,9 @@ class Nginx(Subject):
         directory.chmod(0o755)  # the worker of a root master is another user
         self.port = free_port()
         conf = directory / "nginx.conf"
-        conf.write_text(_NGINX_CONF % {"port": self.port, "mock_port": mock_port})
+        conf.write_text(
+            _NGINX_CONF % {"port": self.port, "mock_port": mock_port, "connections": self._connections}
+        )
         process = self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
         return await_answer(process, self.port, "/v1/models")
 
@@ -130,16 +137,26 @@ class Node(Subject):
         engine: of both sides, ``fast`` or ``stock``.
         has_limits: whether requests, tokens and concurrency are limited, far above what a run can use.
         launcher: runs the node instead of ``python -m node``.
+        models: names that are asked for.
+        timeouts: clocks of the account, where the defaults will not do.
     """
 
     def __init__(
-        self, engine: str, *, has_limits: bool = True, launcher: tuple[str, ...] = ("-m", "node")
+        self,
+        engine: str,
+        *,
+        has_limits: bool = True,
+        launcher: tuple[str, ...] = ("-m", "node"),
+        models: Iterable[str] = ORDERS,
+        timeouts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.name = f"node/{engine}" if has_limits else f"node/{engine}-nolimits"
         self._engine = engine
         self._has_limits = has_limits
         self._launcher = launcher
+        self._models = list(models)
+        self._timeouts = dict(timeouts)
 
     def start(self, mock_port: int) -> float:
         valkey = self._stack.enter_context(closing(ValkeyServer(persistence=True))).start()
@@ -147,9 +164,7 @@ class Node(Subject):
         self.redis_url = valkey.url
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
         config = directory / "mesh.json"
-        config.write_text(
-            json.dumps(node_config(mock_port, engine=self._engine, has_limits=self._has_limits))
-        )
+        config.write_text(json.dumps(self._config(mock_port)))
         self.port = free_port()
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
         command = [sys.executable, *self._launcher, "-c", str(config), "--redis", valkey.url, *address]
@@ -158,9 +173,17 @@ class Node(Subject):
         self.parts["valkey"] = valkey.process.pid
         return took_s
 
+    def _config(self, mock_port: int) -> dict[str, Any]:
+        config = node_config(mock_port, engine=self._engine, has_limits=self._has_limits, models=self._models)
+        config["providers"]["mock"]["timeouts"] = self._timeouts
+        return config
 
-def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, Any]:
+
+def node_config(
+    mock_port: int, *, engine: str, has_limits: bool, models: Iterable[str] = ORDERS
+) -> dict[str, Any]:
     """The configuration of a node that is measured: one account, one model and one pool per kind of request."""
+    names = list(models)
     model_limits = dict.fromkeys(("rpm", "rpd", "tpm", "tpd", "concurrency"), _PLENTY) if has_limits else {}
     account_limits = dict.fromkeys(("rpm", "tpm"), _PLENTY) if has_limits else {}
     return {
@@ -182,9 +205,9 @@ def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, A
                 "capabilities": ["chat-completion"],
                 "limits": model_limits,
             }
-            for name in ORDERS
+            for name in names
         },
-        "pools": {name: {"models": [f"mock.{name}"]} for name in ORDERS},
+        "pools": {name: {"models": [f"mock.{name}"]} for name in names},
     }
 
 

@@ -7,10 +7,12 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -22,9 +24,11 @@ from node.routing.strategies import build_strategies
 from node.routing.tokenizer import tokenizer_for
 from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
+from node.upstream.dialler import shared_ssl_context
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import find_document, read_config
 from shared_state.errors import ConfigurationError
+from shared_state.home import state_folder
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
@@ -40,6 +44,7 @@ _GC_ALLOCATIONS = 20_000
 def run(options: NodeOptions) -> int:
     """Runs a node until SIGTERM; its exit code."""
     _configure_logging()
+    _raise_descriptor_limit()
     try:
         own = find_document(options.config_path)
         topology = build_topology(read_config(own.document, source=own.source))
@@ -75,6 +80,7 @@ async def _run(
         host=_reachable(host),
         port=port,
         ops=ops,
+        home=_home(),
     )
     stop, abort = _signals()
     await service.start()
@@ -119,6 +125,13 @@ async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Ev
         task.cancel()
     stop.set()
     await service.announce_drain()
+
+
+def _home() -> Path | None:
+    try:
+        return state_folder(os.environ)
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -177,8 +190,10 @@ def _check_door(topology: Topology, *, host: str, options: NodeOptions) -> None:
 
 
 def _load_parts(topology: Topology) -> None:
-    """Strategies and vocabularies: what is read from elsewhere may be missing, and takes its time."""
+    """Strategies, certificates and vocabularies: what is read from elsewhere may be missing, and takes its time."""
     build_strategies(topology.pools.values())
+    if any(provider.base_url.startswith("https:") for provider in topology.providers.values()):
+        shared_ssl_context()
     for model in topology.models.values():
         if model.config.tokenizer == "tiktoken":
             tokenizer_for(model.upstream)
@@ -203,6 +218,13 @@ def _is_loopback(host: str) -> bool:
 def _refuse(message: str) -> int:
     sys.stderr.write(message + "\n")
     return 1
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows: a stream takes two, and the usual limit of 1024 would end at 500 of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems call unlimited what they do not allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _configure_logging() -> None:

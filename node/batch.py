@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from node.early import EarlyWord
+from node.spool import Shelf
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
@@ -32,14 +33,21 @@ class DomainBatcher:
 
     Args:
         on_reply: called after each reply, for its epoch may be news.
+        shelf: where settlements are kept on disk while Redis is away.
     """
 
     def __init__(
-        self, ledger: DomainLedger, watch: StoreWatch, *, on_reply: Callable[[DomainLedger], None]
+        self,
+        ledger: DomainLedger,
+        watch: StoreWatch,
+        *,
+        on_reply: Callable[[DomainLedger], None],
+        shelf: Shelf | None = None,
     ) -> None:
         self._ledger = ledger
         self._watch = watch
         self._on_reply = on_reply
+        self._shelf = shelf
         self._asks: deque[tuple[Ask, PoolConfig, asyncio.Future[Verdict]]] = deque()
         self._outbox: deque[Settlement] = deque()
         self._admitting: asyncio.Task[None] | None = None
@@ -145,7 +153,11 @@ class DomainBatcher:
                         self._outbox.popleft()
                     self._tell_waiters(len(batch))
                 else:
+                    if self._shelf is not None:
+                        self._shelf.keep(self._outbox, self._applied)
                     await asyncio.sleep(_RETRY_S)
+            if self._shelf is not None:
+                self._shelf.clear()
         finally:
             self._settling = None
 

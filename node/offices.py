@@ -14,6 +14,7 @@ import structlog
 
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
+from node.spool import Spool
 from node.terms import StateView, TermKeeper
 from node.watch import StoreWatch
 from shared_state.clock import ServerClock
@@ -35,6 +36,10 @@ class Offices:
         on_reply: called after each reply with its ledger, for its epoch may be news.
         on_failure: called when the work of an office has ended.
         holds_leases: whether anything is paid in advance for the loss of Redis.
+        spool: where settlements wait while Redis is away; None: in memory alone.
+
+    Attributes:
+        outboxes: where settlements of a model are handed in, also of one that is configured no more.
     """
 
     def __init__(
@@ -48,7 +53,10 @@ class Offices:
         on_reply: Callable[[DomainLedger], None],
         on_failure: Callable[[asyncio.Task[None]], None],
         holds_leases: bool,
+        spool: Spool | None = None,
     ) -> None:
+        self._spool = spool
+        self.outboxes: dict[str, DomainBatcher] = {}
         self.ledgers: dict[str, DomainLedger] = {}
         self.batchers: dict[str, DomainBatcher] = {}
         self.leases: dict[str, LeaseKeeper] = {}
@@ -77,12 +85,14 @@ class Offices:
                 self.terms[domain.id].look_at(view)
             else:
                 self._open(domain, view)
+            self.outboxes |= {model.id: self.batchers[domain.id] for model in domain.models}
 
     def _open(self, domain: DomainSpec, view: StateView) -> None:
         ledger = DomainLedger(self._store, domain, node=self._node, clock=self._clock)
         leases = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
         self.ledgers[domain.id], self.leases[domain.id] = ledger, leases
-        self.batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=self._on_reply)
+        shelf = self._spool.shelf(domain.id) if self._spool else None
+        self.batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=self._on_reply, shelf=shelf)
         self.terms[domain.id] = TermKeeper(ledger, leases, view, self._watch)
         if self._is_started:
             self._begin(domain.id)

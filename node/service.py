@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -22,6 +23,7 @@ from node.generation import Core, Generation
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionMetrics, DecisionQueue
 from node.observe.metrics import ConfigGauge, Metrics
+from node.observe.process import ProcessGauges
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.offices import Offices
@@ -32,6 +34,7 @@ from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
 from node.routing.sessions import Sessions
 from node.snapshot import Snapshot
+from node.spool import Spool
 from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.blueprints import Blueprints
@@ -61,6 +64,7 @@ class NodeService:
         name: shown to operators; made unique for this process.
         host, port: where it serves, for the registry.
         ops: who may operate it.
+        home: this machine's state folder, for what an outage leaves unsettled; None if it has none.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class NodeService:
         host: str,
         port: int,
         ops: Doorkeeper,
+        home: Path | None,
     ) -> None:
         config = topology.config
         self.id = f"{name}-{secrets.token_hex(3)}"
@@ -85,6 +90,9 @@ class NodeService:
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
+        self._spool = Spool(
+            home, self.watch, store=f"{store.masked_url} {config.redis.namespace}", node=self.id
+        )
         versions = Versions(store, node=self.id)
         self._follower = Follower(
             versions, blueprints, self.watch, adopt=self._adopt, info=self.info, tell=self._hurry.set
@@ -130,7 +138,19 @@ class NodeService:
             lambda: self.in_flight,
             self._findings,
         )
-        for collector in (gauges, ConfigGauge(self.info), DecisionMetrics(decisions), RetryCounters(budgets)):
+        transport = open_transport(
+            config.server.upstream,
+            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
+            replay_stale=False,
+            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
+        )
+        for collector in (
+            gauges,
+            ProcessGauges(transport),
+            ConfigGauge(self.info),
+            DecisionMetrics(decisions),
+            RetryCounters(budgets),
+        ):
             metrics.add(collector)
         return Core(
             id=self.id,
@@ -141,9 +161,7 @@ class NodeService:
             findings=self._findings,
             keyring=Keyring(ClientKeys(store, config.keys.pepper), watch),
             events=EventFan(),
-            transport=open_transport(
-                config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
-            ),
+            transport=transport,
             offices=offices,
             gatehouse=self._build_gatehouse(clock, on_loss=config.redis.on_loss),
             budgets=budgets,
@@ -171,6 +189,7 @@ class NodeService:
             on_reply=self._on_reply,
             on_failure=self._on_task_end,
             holds_leases=holds_leases,
+            spool=self._spool,
         )
 
     def _build_gatehouse(self, clock: ServerClock, *, on_loss: str) -> Gatehouse:
@@ -273,6 +292,7 @@ class NodeService:
             core.budgets.run(),
             self._beat(),
             self._follower.run(),
+            self._hand_in(),
         ]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
         for task in self._tasks:
@@ -286,6 +306,11 @@ class NodeService:
         await self._follower.looked.wait()
         if not self.generation.is_started:
             self.generation.start()
+
+    async def _hand_in(self) -> None:
+        """What dead nodes have left on disk is of the cluster's configuration, which has to be known for it."""
+        await self._follower.looked.wait()
+        await self._spool.run(self.core.offices.outboxes)
 
     async def until_ready(self) -> None:
         """Waits until the shared state was seen once."""

@@ -164,8 +164,8 @@ class Keys:
         return f"{self._prefix}{{pool:{pool}}}:current"
 
     def retries(self, pool: str) -> str:
-        """Hash of the retry budget: ``q:<second>`` requests and ``t:<second>`` retries of the last seconds, ``n:<node>`` the part given to a node;
-        written by nodes once a second while they send, expires a minute after the last.
+        """Hash of the retry budget: ``q:<second>`` requests, ``t:<second>`` retries and ``g:<second>`` good answers of the last seconds,
+        ``n:<node>`` the part given to a node; written by nodes once a second while they send, expires a minute after the last.
         """
         return f"{self._prefix}{{pool:{pool}}}:retries"
 

@@ -6,61 +6,16 @@ It is admitted, charged and settled like any other; a model on standby takes it 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from typing import Any, Final
 
-import orjson
-
-from node.api.surfaces import CHAT, EMBEDDINGS
-from node.call import Call, Surface, Trail
+from node.api.probe_calls import probe_call
+from node.call import Call, Trail
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
-from node.routing.weight import weigh
 from shared_state.entries import How
 from shared_state.errors import ModelMeshError, RejectedRequestError
 from shared_state.shapes.status import ProbeView
 from shared_state.topology import ModelSpec
-
-#: Models that think before they speak refuse fewer tokens, and the older name of the bound.
-_THINKERS_TOKENS: Final = 16
-
-
-def _chat(model: ModelSpec) -> dict[str, Any]:
-    bound = {"max_tokens": 1}
-    if model.config.features.reasoning:
-        bound = {"max_completion_tokens": _THINKERS_TOKENS}
-    fields = {"messages": [{"role": "user", "content": "ping"}], **bound}
-    return fields if model.config.delivery.synchronous else {**fields, "stream": True}
-
-
-def _embeddings(model: ModelSpec) -> dict[str, Any]:
-    return {"input": "ping"}
-
-
-#: A kind of API and the smallest request in it. What is not here costs too much to be asked for nothing.
-_PROBES: Final = ((CHAT, _chat), (EMBEDDINGS, _embeddings))
-
-
-def probe_call(model: ModelSpec, how: How) -> Call | None:
-    """The probe of a model; None if for what it does there is none."""
-    for surface, write in _PROBES:
-        if surface.serves(model.capabilities):
-            return _call(surface, {"model": model.id, **write(model)}, how)
-    return None
-
-
-def _call(surface: Surface, fields: dict[str, Any], how: How) -> Call:
-    body = orjson.dumps(fields)
-    return Call(
-        surface=surface,
-        request_id=f"probe-{uuid.uuid4().hex}",
-        fields=fields,
-        body_bytes=len(body),
-        started=asyncio.get_running_loop().time(),
-        prompt_tokens=weigh(body, fields),
-        how=how,
-    )
 
 
 class Prober:
@@ -125,7 +80,7 @@ class _Silence:
     async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
         self.is_started = True
 
-    async def begin(self, trail: Trail) -> None:
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
         self.is_started = True
 
     async def part(self, data: bytes) -> None:

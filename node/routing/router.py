@@ -183,7 +183,7 @@ class Router:
                 await self._carry(journey, start)
             except ProviderError as error:
                 journey.refusals.errors.append(error)
-                journey.tries.failed(error)
+                await journey.tries.failed(error)
                 decision = decide(
                     error,
                     rules,
@@ -201,6 +201,7 @@ class Router:
                 with journey.interrupts:
                     await asyncio.sleep(decision.pause_s)
             else:
+                journey.tries.answered()
                 return None
             finally:
                 journey.leave_gates(target, start.step.settlement)

@@ -63,6 +63,7 @@ class Node:
                 *("--host", "127.0.0.1", "--port", str(self.port), "--name", self.name),
             ],
             name=self.name,
+            env={"MODELMESH_HOME": str(self._config_path.parent)},
             cwd=_ROOT,
         )
 
@@ -222,6 +223,11 @@ class Cluster:
             lines = process.log().splitlines() if process.log_path.exists() else []
             unusual = [line for line in lines if not _ORDINARY.search(line)]
             yield process.name, "\n".join(unusual[-_SHOWN:])
+
+    def spooled(self) -> int:
+        """Settlements that nodes keep on disk."""
+        files = self._config_path.parent.glob("spool/**/*.spool")
+        return sum(file.read_bytes().count(b"\n") for file in files)
 
     # the clients' side
 
