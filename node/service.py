@@ -250,7 +250,12 @@ class NodeService:
         log.info("configuration changed", number=version.number, version=topology.version, took_ms=took_ms)
         ending = asyncio.get_running_loop().create_task(self._retire(old))
         self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        ending.add_done_callback(self._note_ending)
+
+    def _note_ending(self, ending: asyncio.Task[None]) -> None:
+        self._endings.discard(ending)
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            log.error("a configuration was not let go of", exc_info=error)
 
     async def _retire(self, old: Generation) -> None:
         """Waits for the last call of a generation; what nobody routes to any more is handed in."""
