@@ -18,7 +18,7 @@ class Keys:
     def __init__(self, namespace: str) -> None:
         self._prefix = f"{namespace}:{SCHEMA}:"
 
-    # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
+    # -- a quota domain: written by exchange, abandon, set_state, recover; read by nodes and reports
 
     def domain(self, domain: str) -> str:
         """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``.
@@ -69,7 +69,7 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
+        """Hash ``model TAB pool`` -> sums over one minute of server time (msgpack, a list in the order of ``statistics.py``); expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:

@@ -12,7 +12,7 @@ from node.routing.pipeline import Plan
 from shared_state.clock import ServerClock
 from shared_state.ledger import Code, How, Verdict
 
-#: A step of the ramp takes at least so long; see ``settle.lua``.
+#: A step of the ramp takes at least so long; see ``lua/include/judging.lua``.
 _RAMP_STEP_S: Final = 1.0
 #: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
 _SPARES_PER_S: Final = 10.0

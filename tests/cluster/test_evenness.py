@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 TOLERANCE = 0.02
 #: The same for strategies that go by what is measured, with models that are equally quick.
 _MEASURED = 0.25
-_REQUESTS = 1500
+_REQUESTS = 1200
 _MOCKS = ("alpha", "beta", "quiet")
 _ROOMS = {"alpha": 60_000, "beta": 30_000, "quiet": 30_000}
 

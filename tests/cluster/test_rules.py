@@ -52,12 +52,12 @@ POOLS = [
 ]
 
 
-async def on_each_node(cluster: Cluster, name: str, **options: Any) -> list[Answer]:
-    """The answer of one node after the other."""
+async def on_each_node(cluster: Cluster, name: str, *, times: int = 1, **options: Any) -> list[Answer]:
+    """The answers of one node after the other."""
     answers = []
     for node in cluster.nodes:
         async with cluster.client(node) as direct:
-            answers.append(await ask(direct, name, **options))
+            answers += [await ask(direct, name, **options) for _ in range(times)]
     return answers
 
 
@@ -77,7 +77,7 @@ async def test_a_model_that_recovers_takes_no_traffic_back(cluster: Cluster, cli
     away = await on_each_node(cluster, "sticky")
     await cluster.ops("models/sticky.alpha/activate", order={})
     await cluster.await_model("sticky.alpha", status="active")
-    back = [answer for _ in range(3) for answer in await on_each_node(cluster, "sticky")]
+    back = await on_each_node(cluster, "sticky", times=3)
 
     assert models(before) == {"alpha": 3}
     assert models(away) == {"beta": 3}
@@ -123,7 +123,7 @@ async def test_no_more_than_a_share_of_a_pool_is_ejected(cluster: Cluster, clien
     for model in ill:
         await cluster.await_model(model, status="standby")
         cluster.order(model, "ok")
-    answers = [answer for _ in range(5) for answer in await on_each_node(cluster, "ejected")]
+    answers = await on_each_node(cluster, "ejected", times=5)
     served = models(answers)
 
     assert served["quiet"] > 0
