@@ -53,7 +53,10 @@ class FastEngine:
             for _ in range(_ACCEPTS_PER_TURN):
                 listener = sock.dup()
                 listener.setblocking(False)
-                self._servers.append(await create(self._connect, sock=listener, backlog=self.options.backlog))
+                backlog = self.options.backlog
+                server = await create(self._connect, sock=listener, backlog=backlog, start_serving=False)
+                self._servers.append(server)  # before it serves, for an abort may come at any time
+                await server.start_serving()
 
     async def announce_close(self, announce_s: float) -> None:
         self.is_announcing = True
