@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -24,6 +25,7 @@ from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
 from shared_state.config.loader import load_config
 from shared_state.errors import ConfigurationError
+from shared_state.home import state_folder
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
@@ -63,7 +65,13 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
     ops = Doorkeeper([SecretStr(admin)] if admin else [], is_open=_is_loopback(host))
     service = NodeService(
-        topology, store, name=options.name or "node", host=_reachable(host), port=port, ops=ops
+        topology,
+        store,
+        name=options.name or "node",
+        host=_reachable(host),
+        port=port,
+        ops=ops,
+        home=_home(),
     )
     stop, abort = _signals()
     await service.start()
@@ -105,6 +113,13 @@ async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Ev
     failed.cancel()
     stop.set()
     await service.announce_drain()
+
+
+def _home() -> Path | None:
+    try:
+        return state_folder(os.environ)
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
