@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from typing import Final
 
@@ -37,7 +36,6 @@ class PanicWatch:
         self._lasting: set[str] = set()
         self._told: Counter[str] = Counter()
         self._told_well: Counter[str] = Counter()
-        self._reporter = f"{node}.{secrets.token_hex(3)}"
         self._sequence = 0
         self._pending: dict[str, PanicReport] = {}
 
@@ -71,7 +69,6 @@ class PanicWatch:
         asked, answered = self._faith.asked[pool], self._faith.answered[pool]
         self._sequence += 1
         report = PanicReport(
-            self._reporter,
             self._sequence,
             is_panic(spec.config.deactivation, ward),
             ward.well,

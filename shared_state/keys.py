@@ -177,7 +177,7 @@ class Keys:
         return f"{self._prefix}{{pool:{pool}}}:retries"
 
     def panic(self, domain: str) -> str:
-        """Hash of a pool's panic, in the domain of its gate: ``since`` and ``over`` (server ms), ``asked``, ``answered``, ``n:<reporter>`` (sequence of
+        """Hash of a pool's panic, in the domain of its gate: ``since`` and ``over`` (server ms), ``asked``, ``answered``, ``n:<node>`` (sequence of
         its last report); by nodes that have asked on faith, read by operators, deleted at its end, expires a minute after the last report.
         """
         return f"{self.domain(domain)}:panic"

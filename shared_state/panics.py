@@ -22,12 +22,10 @@ class PanicReport:
     """What a node finds of a pool.
 
     Attributes:
-        reporter: whose sequence it is: who looks within the node.
-        sequence: grows with each report.
+        sequence: grows with each report of the node.
         asked: requests on faith since its last report; ``answered`` of them were.
     """
 
-    reporter: str
     sequence: int
     is_on: bool
     well: int
@@ -58,7 +56,6 @@ async def note_panic(store: Store, pool: str, report: PanicReport, *, node: str)
         [
             *(domain, store.keys.channel, node, report.sequence, pool, int(report.is_on)),
             *(report.well, report.members, report.asked, report.answered, OVER_MS, KEPT_MS),
-            report.reporter,
         ],
     )
     return lasts == 1

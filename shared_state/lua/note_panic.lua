@@ -14,7 +14,6 @@
 -- ARGV[10]  how many of them were answered
 -- ARGV[11]  ms for which an end must have lasted
 -- ARGV[12]  ms after which a panic that nobody reports is forgotten
--- ARGV[13]  whose sequence it is: a node may look twice while it changes its configuration
 -- Returns  1 while the panic lasts, 0 if there is none
 -- Publishes pool_panic, pool_panic_over
 --#include now
@@ -22,7 +21,7 @@
 
 home.domain, home.channel, home.node = ARGV[1], ARGV[2], ARGV[3]
 local key, pool, is_on, well, members = KEYS[1] .. ':panic', ARGV[5], ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
-local said = 'n:' .. ARGV[13]
+local said = 'n:' .. home.node
 local now, known = now_ms(), redis.call('HMGET', key, 'since', 'over', said)
 local since, over = tonumber(known[1]), tonumber(known[2])
 

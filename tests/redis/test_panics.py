@@ -20,9 +20,9 @@ POOL = "chat"
 
 
 def report(
-    who: str, sequence: int, *, is_on: bool = True, well: int = 0, asked: int = 0, answered: int = 0
+    sequence: int, *, is_on: bool = True, well: int = 0, asked: int = 0, answered: int = 0
 ) -> PanicReport:
-    return PanicReport(who, sequence, is_on, well, 3, asked, answered)
+    return PanicReport(sequence, is_on, well, 3, asked, answered)
 
 
 async def news(store: Store) -> list[dict[str, Any]]:
@@ -34,14 +34,14 @@ async def news(store: Store) -> list[dict[str, Any]]:
 async def test_begin_and_end_are_told_once_however_many_nodes_see_them(steered: SteeredStore) -> None:
     """With the numbers of all of them."""
     for node in ("n1", "n2", "n3"):
-        assert await note_panic(steered, POOL, report(node, 1, asked=4, answered=1), node=node)
+        assert await note_panic(steered, POOL, report(1, asked=4, answered=1), node=node)
         await steered.pass_time(100)
     assert await read_panics(steered, [POOL, "other"]) == {POOL: Panic(EPOCH_MS, 12, 3)}
     over_ms = EPOCH_MS + 300
     for node in ("n1", "n2", "n3"):
-        assert await note_panic(steered, POOL, report(node, 2, is_on=False, well=2, asked=1), node=node)
+        assert await note_panic(steered, POOL, report(2, is_on=False, well=2, asked=1), node=node)
     await steered.pass_time(OVER_MS)
-    lasts = [await note_panic(steered, POOL, report(n, 3, is_on=False, well=2), node=n) for n in ("n1", "n2")]
+    lasts = [await note_panic(steered, POOL, report(3, is_on=False, well=2), node=n) for n in ("n1", "n2")]
     begun, ended = await news(steered)
 
     assert lasts == [False, False]
@@ -65,19 +65,19 @@ async def test_begin_and_end_are_told_once_however_many_nodes_see_them(steered: 
 
 async def test_a_node_that_sees_it_later_keeps_it_up(steered: SteeredStore) -> None:
     """Another finds it over, for a moment: nothing is told."""
-    await note_panic(steered, POOL, report("n1", 1), node="n1")
-    await note_panic(steered, POOL, report("n2", 1, is_on=False, well=3), node="n2")
-    await note_panic(steered, POOL, report("n1", 2), node="n1")
+    await note_panic(steered, POOL, report(1), node="n1")
+    await note_panic(steered, POOL, report(1, is_on=False, well=3), node="n2")
+    await note_panic(steered, POOL, report(2), node="n1")
     await steered.pass_time(OVER_MS)
 
-    assert await note_panic(steered, POOL, report("n2", 2, is_on=False, well=3), node="n2")
+    assert await note_panic(steered, POOL, report(2, is_on=False, well=3), node="n2")
     assert [event["type"] for event in await news(steered)] == ["pool_panic"]
 
 
 async def test_a_report_that_comes_twice_counts_once(steered: SteeredStore) -> None:
     """Its answer may have been lost."""
     for _ in range(2):
-        await note_panic(steered, POOL, report("n1", 7, asked=5, answered=2), node="n1")
+        await note_panic(steered, POOL, report(7, asked=5, answered=2), node="n1")
 
     assert (await read_panics(steered, [POOL]))[POOL] == Panic(EPOCH_MS, 5, 2)
     assert len(await news(steered)) == 1
@@ -85,9 +85,9 @@ async def test_a_report_that_comes_twice_counts_once(steered: SteeredStore) -> N
 
 async def test_what_is_well_is_no_panic_and_a_silent_one_is_forgotten(steered: SteeredStore) -> None:
     """Requests on faith alone are none: the cap on ejections lets them in too."""
-    assert not await note_panic(steered, POOL, report("n1", 1, is_on=False, well=1), node="n1")
+    assert not await note_panic(steered, POOL, report(1, is_on=False, well=1), node="n1")
     assert await news(steered) == []
-    await note_panic(steered, POOL, report("n1", 2), node="n1")
+    await note_panic(steered, POOL, report(2), node="n1")
     key = steered.keys.panic(f"pool:{POOL}")
 
     assert 0 < await steered.client.pttl(key) <= KEPT_MS
@@ -116,11 +116,3 @@ async def test_a_node_reports_what_it_has_asked_until_the_panic_is_over(steered:
     await panics.look()
     assert [event["type"] for event in await news(steered)] == ["pool_panic", "pool_panic_over"]
     assert await read_panics(steered, [POOL]) == {}
-
-
-async def test_two_looks_within_a_node_count_apart(steered: SteeredStore) -> None:
-    """While it changes its configuration; each begins its own sequence."""
-    await note_panic(steered, POOL, report("n1.old", 9, asked=5), node="n1")
-    await note_panic(steered, POOL, report("n1.new", 1, asked=2), node="n1")
-
-    assert (await read_panics(steered, [POOL]))[POOL].asked == 7

@@ -170,7 +170,7 @@ async def test_the_schedulers_looks_go_to_many_domains_at_once(store: Store) -> 
     """Due lists, nodes on record, panics and what is in flight, wherever they lie; and a domain that is forgotten is gone."""
     for domain in DOMAINS:
         await order(store, domain, kind="model", name=SMALL, action="deactivate", for_s=60)
-        assert await note_panic(store, domain, PanicReport("n1", 1, True, 0, 2, 3, 1), node="n1")
+        assert await note_panic(store, domain, PanicReport(1, True, 0, 2, 3, 1), node="n1")
     caller = Caller(store, make_domain())
     await caller.admit()
     due = await next_recoveries(store, [DOMAIN, *DOMAINS])
