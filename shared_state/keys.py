@@ -85,8 +85,8 @@ class Keys:
         return f"{self.domain(domain)}:news"
 
     def listing(self, domain: str, provider: str) -> str:
-        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last; by the leading
-        scheduler, expires without it.
+        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last, ``mismatches`` (JSON): configured
+        models whose sizes are listed otherwise; by the leading scheduler, expires without it.
         """
         return f"{self.domain(domain)}:list:{provider}"
 
@@ -136,6 +136,13 @@ class Keys:
         return f"{self._prefix}{{cluster}}:audit"
 
     @property
+    def known(self) -> str:
+        """Hash ``domain|provider|model TAB domain TAB id`` -> server ms at which a leading scheduler had it in its configuration last; a field goes
+        with what it stands for.
+        """
+        return f"{self._prefix}{{cluster}}:known"
+
+    @property
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
@@ -168,6 +175,12 @@ class Keys:
         ``n:<node>`` the part given to a node; written by nodes once a second while they send, expires a minute after the last.
         """
         return f"{self._prefix}{{pool:{pool}}}:retries"
+
+    def panic(self, domain: str) -> str:
+        """Hash of a pool's panic, in the domain of its gate: ``since`` and ``over`` (server ms), ``asked``, ``answered``, ``n:<node>`` (sequence of
+        its last report); by nodes that have asked on faith, read by operators, deleted at its end, expires a minute after the last report.
+        """
+        return f"{self.domain(domain)}:panic"
 
     def claim(self, digest: str) -> str:
         """Hash of an idempotency key: state (running, kept, lost), owner, print (fingerprint of the request), head and body of the answer.

@@ -31,8 +31,14 @@ METRICS: Final = (
     "latency_ms",
     "first_token_ms",
 )
+#: Counted besides; a durable store keeps them as it keeps the latency buckets. ``limited``: failed attempts that met a limit or a spent quota.
+FURTHER_METRICS: Final = ("limited",)
 #: The numbers of a packed row, in the order of ``lua/include/bookkeeping.lua``.
-_PACKED: Final = METRICS + tuple(f"latency_le_{i}" for i in range(1, len(LATENCY_BOUNDS_MS) + 2))
+_PACKED: Final = (
+    *METRICS,
+    *(f"latency_le_{i}" for i in range(1, len(LATENCY_BOUNDS_MS) + 2)),
+    *FURTHER_METRICS,
+)
 
 
 @dataclass(slots=True, frozen=True)

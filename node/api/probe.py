@@ -25,9 +25,11 @@ class Prober:
         self._router = router
         self._log = request_log
 
-    async def probe(self, model: ModelSpec, *, is_startup: bool = False) -> ProbeView:
+    async def probe(
+        self, model: ModelSpec, *, is_startup: bool = False, within_s: float | None = None
+    ) -> ProbeView:
         """Asks a model once; whatever becomes of it is the answer."""
-        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE)
+        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE, within_s)
         if call is None:
             return ProbeView(id=model.id, verdict="no_probe", message="there is no probe for what it does")
         reply, trail = _Silence(), Trail()
@@ -49,6 +51,7 @@ class Prober:
             verdict=verdict,
             latency_ms=latency_ms if trail.attempts else None,
             code=None if error is None else error.code,
+            cause=_cause(error, trail),
             message="" if error is None else error.message,
         )
 
@@ -68,6 +71,13 @@ def _verdict(error: ModelMeshError | None, trail: Trail) -> str:
     if not trail.attempts:
         return "not_asked"
     return "rejected" if isinstance(error, RejectedRequestError) else "failed"
+
+
+def _cause(error: ModelMeshError | None, trail: Trail) -> str | None:
+    """The code of the attempt's own error; the caller's is one about all attempts."""
+    failures = [step.error for step in trail.steps if step.error is not None]
+    last = failures[-1] if failures else error
+    return None if error is None or last is None or not trail.attempts else last.code
 
 
 class _Silence:

@@ -80,16 +80,21 @@ _PROBES: Final[
 )
 
 
-def probe_call(model: ModelSpec, how: How) -> Call | None:
-    """The probe of a model; None if for what it does there is none."""
+def probe_call(model: ModelSpec, how: How, within_s: float | None = None) -> Call | None:
+    """The probe of a model; None if for what it does there is none.
+
+    Args:
+        within_s: its deadline; None: the pool's rule.
+    """
     for surface, is_for, write in _PROBES:
         if is_for(model.capabilities):
             fields = {"model": model.id, **write(model)}
-            return _call(surface, fields, how, _silence(model.id) if surface is TRANSCRIPTIONS else None)
+            form = _silence(model.id) if surface is TRANSCRIPTIONS else None
+            return _call(surface, fields, how, form, within_s)
     return None
 
 
-def _call(surface: Surface, fields: Fields, how: How, form: Form | None) -> Call:
+def _call(surface: Surface, fields: Fields, how: How, form: Form | None, within_s: float | None) -> Call:
     body = orjson.dumps(fields)
     return Call(
         surface=surface,
@@ -97,6 +102,7 @@ def _call(surface: Surface, fields: Fields, how: How, form: Form | None) -> Call
         fields=fields,
         body_bytes=len(body),
         started=asyncio.get_running_loop().time(),
+        deadline_s=within_s,
         prompt_tokens=weigh(body, fields) + (form.tokens if form else 0),
         how=how,
         form=form,

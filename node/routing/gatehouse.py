@@ -20,7 +20,7 @@ from shared_state.config import LimitsConfig
 from shared_state.domains import read_pulses
 from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import DomainLedger
-from shared_state.limits import has_limits
+from shared_state.limits import may_refuse
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 
@@ -89,7 +89,7 @@ class Gatehouse:
             follow(self._ledgers[domain.id], self._leases[domain.id], domain)
         else:
             self._open(domain)
-        leases, is_limited = self._leases[domain.id], has_limits(domain.limits)
+        leases, is_limited = self._leases[domain.id], may_refuse(domain.limits)
         if is_limited and self._holds_leases and domain.id not in self._renewed:
             self._renewed.add(domain.id)
             self._waiting.append(leases.run)

@@ -32,9 +32,9 @@ class Sweep:
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        for domain in await self._domains.ids():
-            on_record = await read_nodes_on_record(self._store, domain)
-            registered = {node.info.id for node in await self._registry.nodes()}
+        on_records = await read_nodes_on_record(self._store, await self._domains.ids())
+        registered = {node.info.id for node in await self._registry.nodes()}
+        for domain, on_record in on_records.items():
             missing = on_record - registered
             gone = missing & self._missed.get(domain, set())
             if gone:

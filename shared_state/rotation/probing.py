@@ -36,14 +36,14 @@ def interval_of(model: ModelSpec, topology: Topology) -> float:
     The most impatient of its pools decides. A model whose smallest answer costs real money is probed only if a pool says when.
     """
     usual, pools = topology.config.scheduler.probe_interval, _pools_of(model, topology)
-    if _is_dear(model):
+    if is_dear(model):
         usual = 0.0
     asked = [pool.config.recovery.probe_interval for pool in pools]
     intervals = [usual if interval is None else interval for interval in asked] if pools else [usual]
     return min((interval for interval in intervals if interval > 0), default=0.0)
 
 
-def _is_dear(model: ModelSpec) -> bool:
+def is_dear(model: ModelSpec) -> bool:
     """Whether all that it does is to make images or films."""
     return bool(model.capabilities) and all(path.startswith(_DEAR) for path in model.capabilities)
 

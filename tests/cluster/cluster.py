@@ -277,6 +277,15 @@ class Cluster:
 
         return await wait_until(seen, within_s, what=f"{model} to be {wanted}")
 
+    async def await_provider(self, provider: str, *, within_s: float = 2.0, **wanted: object) -> Section:
+        """The account, once it is as wanted."""
+
+        async def seen() -> Section | None:
+            row = await self.provider(provider)
+            return row if all(row[key] == value for key, value in wanted.items()) else None
+
+        return await wait_until(seen, within_s, what=f"{provider} to be {wanted}")
+
     async def settled_books(self, *, within_s: float = 5.0) -> Section:
         """The books, once nothing is in flight; they must balance at every look."""
 

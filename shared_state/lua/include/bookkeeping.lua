@@ -1,10 +1,10 @@
 -- Books (counts since the beginning) and statistics (sums of one minute), gathered over a batch and written once.
 
--- Statistics of a model within a pool are one list of numbers, packed in one field; their places in it. Behind these stand the counts of
--- latencies, one for each bucket.
+-- Statistics of a model within a pool are one list of numbers, packed in one field; their places in it. Behind the first eleven stand the counts
+-- of latencies, one for each bucket. A list that another release has begun may be shorter or longer.
 local STAT = { attempts = 1, ok = 2, failed = 3, neutral = 4, abandoned = 5, estimated = 6, tokens_in = 7, tokens_out = 8, cost = 9,
-  latency_ms = 10, first_token_ms = 11 }
-local STATS, STAT_LATENCIES = 24, 11
+  latency_ms = 10, first_token_ms = 11, limited = 25 }
+local STATS, STAT_LATENCIES = 25, 11
 
 -- `minute`: the last one on record, if the script has read it.
 local function new_tally(minute) return { books = {}, stats = {}, minute = minute } end

@@ -1,9 +1,11 @@
--- What an outcome does to the state of a model and of its account. Of the script that includes it this needs `now`.
+-- What an outcome does to the state of a model and of its account. Of the script that includes it this needs `now` and `account`.
 --
 -- A model is {entity, provider, scope, errors: length of an error window in ms -> {successes, failures}}.
 
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local RULES = { auth_takes_account = 1, outage_takes_account = 2, account_is_manual = 4, quota_is_manual = 8 }
+local GATE = '*' -- stands for every model behind a gate, which no spent money puts on standby
+local MANY_IN_FLIGHT = 2000
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local function next_cooldown(entity, policy)
@@ -149,31 +151,53 @@ local function judge(model, policy, s)
   end
 end
 
-local function still_reserved(model)
+-- What the calls in flight on these models hold.
+local function still_reserved(ids)
   local sums = { 0, 0, 0, 0, 0 }
-  for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. model.entity.id)) do
-    local _, tokens_in, tokens_out, cost = struct.unpack(RECORD, packed)
-    local amounts = { 1, tokens_in + tokens_out, tokens_in, tokens_out, cost }
-    for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
+  for id in pairs(ids) do
+    for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. id)) do
+      local _, tokens_in, tokens_out, cost = struct.unpack(RECORD, packed)
+      local amounts = { 1, tokens_in + tokens_out, tokens_in, tokens_out, cost }
+      for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
+    end
   end
   return sums
 end
 
--- A cap is reached when what is left of it would not carry another call like the one that has just ended. What is only reserved
--- may come back and does not count.
-local function judge_caps(model)
-  local entity, last = model.entity, model.last_used
-  if not last or (entity.status == 'standby' and entity.mode == 'manual') then return end
+-- nil if so much is in flight that looking at all of it would keep others waiting; it will be less when money is short.
+local function ids_in_flight()
+  local members, ids = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', '+inf', 'LIMIT', 0, MANY_IN_FLIGHT), {}
+  if #members == MANY_IN_FLIGHT then return nil end
+  for _, member in ipairs(members) do ids[member:match('^[^\t]*')] = true end
+  return ids
+end
+
+-- A cap or a budget is reached when what is left of it would not carry another call like the one that has just ended. What is only
+-- reserved, by the models that `ids` names, may come back and does not count.
+local function judge_spending(entity, scope, last, policy, ids)
+  if entity.status == 'standby' and entity.mode == 'manual' then return end
   local reserved
-  for _, w in ipairs(model.scope.windows) do
-    if w.alert < 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
-      reserved = reserved or still_reserved(model)
-      if w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
-        local is_manual = w.alert == -2
-        deactivate(entity, w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
+  for _, w in ipairs(scope.windows) do
+    if w.alert ~= 0 and w.limit > 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
+      local known = not reserved and ids()
+      reserved = reserved or (known and still_reserved(known))
+      if reserved and w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
+        local is_budget = w.alert > 0
+        local is_manual = w.alert == -2 or (is_budget and flagged(policy.flags, RULES.quota_is_manual))
+        deactivate(entity, is_budget and 'budget_exceeded' or w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
       end
     end
   end
+end
+
+local function judge_model_spending(model)
+  if not model.last_used then return end
+  judge_spending(model.entity, model.scope, model.last_used, model.last_policy, function() return { [model.entity.id] = true } end)
+end
+
+local function judge_account_spending(provider)
+  if not provider.last_policy then return end
+  judge_spending(provider, account, { 0, 0, 0, 0, account.least_cost }, provider.last_policy, ids_in_flight)
 end
 
 -- Says once a period that money has reached its alert threshold.

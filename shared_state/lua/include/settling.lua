@@ -33,6 +33,7 @@ local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
   stats[STAT.tokens_in], stats[STAT.tokens_out] = stats[STAT.tokens_in] + tokens_in, stats[STAT.tokens_out] + tokens_out
   stats[STAT.cost] = stats[STAT.cost] + cost
   if s.is_estimated then count(stats, STAT.estimated, 1) end
+  if s.outcome == RATE_LIMITED or s.outcome == QUOTA then count(stats, STAT.limited, 1) end -- among the failed
   if s.outcome == SUCCESS then
     local bucket = STAT_LATENCIES + latency_bucket(s.latency)
     stats[bucket], stats[STAT.latency_ms] = stats[bucket] + 1, stats[STAT.latency_ms] + s.latency
@@ -79,10 +80,13 @@ local function add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tok
   add_over(over, 5, was_cost, cost)
 end
 
-local function use(model, tokens_in, tokens_out, cost)
+-- What the call that has just ended used, for the judges of caps and budgets; of an account the cheapest of the batch.
+local function use(model, policy, tokens_in, tokens_out, cost)
   local last = model.last_used or { 1 }
   last[2], last[3], last[4], last[5] = tokens_in + tokens_out, tokens_in, tokens_out, cost
-  model.last_used = last
+  model.last_used, model.last_policy = last, policy
+  if model.entity.id ~= GATE then model.provider.last_policy = policy end
+  if not account.least_cost or cost < account.least_cost then account.least_cost = cost end
 end
 
 local function settle(model, policy, s, packed)
@@ -94,7 +98,7 @@ local function settle(model, policy, s, packed)
     if tokens_in < 0 then tokens_in = was_in end
     if tokens_out < 0 then tokens_out = was_out end
     if cost < 0 then cost = was_cost end
-    use(model, tokens_in, tokens_out, cost)
+    use(model, policy, tokens_in, tokens_out, cost)
   end
   local q = charge_of(model, admitted, math.min(admitted + s.delay, now))
   add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
@@ -113,7 +117,7 @@ local function book_leased(model, policy, pool, s)
   count(books, 'admitted', 1)
   count(books, 'settled', 1)
   local tokens_in, tokens_out, cost = math.max(0, s.tokens_in), math.max(0, s.tokens_out), math.max(0, s.cost)
-  use(model, tokens_in, tokens_out, cost)
+  use(model, policy, tokens_in, tokens_out, cost)
   count_statistics(model, pool, s, tokens_in, tokens_out, cost)
   return true
 end
@@ -186,9 +190,10 @@ function settle_batch(batch)
   for _, model in ipairs(settled) do settle_model(model, batch[1], batch[2], aside, unknown) end
   alert_budgets(account, 'account', home.domain)
   for _, model in ipairs(settled) do
-    judge_caps(model)
+    judge_model_spending(model)
     alert_budgets(model.scope, 'model', model.entity.id)
     save_speed(model)
   end
+  for _, provider in pairs(providers) do judge_account_spending(provider) end
   return unknown
 end

@@ -20,8 +20,9 @@ WHOLE_READS = {
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
     ("decide_version", "HKEYS"): "fifty numbers, when an operator pushes",
     ("recount_leases", "HGETALL"): "two records a node and model, when limits have changed",
+    ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
     ("end_leases", "ZRANGE"): "as many as its caller says",
-    ("exchange", "HVALS"): "what is in flight on one model, and only when one of its caps is nearly reached",
+    ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
         for command in ("exchange", "renew_leases", "assert_term")

@@ -83,6 +83,17 @@ async def test_a_model_that_only_streams_is_asked_to() -> None:
     assert draws.transport.requests == []
 
 
+@in_virtual_time
+async def test_a_bound_ends_it_and_is_held_against_nobody() -> None:
+    """Whoever asked for so short a time may think of it what they like."""
+    place = house(Answer(wait=for_ever))
+    view = await probe(place, within_s=3.0)
+
+    assert (view.verdict, view.cause) == ("failed", "deadline_exceeded")
+    assert view.latency_ms == pytest.approx(3000)
+    assert place.ledger.outcomes == [("a.m", Outcome.NEUTRAL)]
+
+
 async def test_a_transcriber_gets_a_moment_of_silence() -> None:
     """Long enough to be accepted, in a form, and charged as what it is."""
     place = house(Answer(b'{"text": ""}'), capabilities=["speech-to-text"])
@@ -133,6 +144,7 @@ async def test_a_failure_is_a_verdict_after_one_attempt() -> None:
     shown = await probe(place)
 
     assert (shown.verdict, shown.code) == ("failed", "all_providers_exhausted")
+    assert shown.cause == "provider_unavailable"
     assert len(place.transport.requests) == 1
     assert place.ledger.outcomes == [("a.m", Outcome.FAILURE)]
 
