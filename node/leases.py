@@ -19,6 +19,7 @@ from typing import Final
 from node.watch import StoreWatch
 from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
+from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS
 
 #: How long Redis keeps a lease without renewal, and how much earlier we stop spending it.
@@ -63,6 +64,7 @@ class Allowance:
         self._asks = 0
         self._one = _NOTHING
         self._gone = _NOTHING
+        self._is_given_up = False
         self._now = now
         self._hurry = hurry
 
@@ -112,10 +114,16 @@ class Allowance:
         self.left = _minus(self.left, need)
         self._gone = _plus(self._gone, need)
 
+    def give_up(self, *, for_good: bool = False) -> None:
+        """Gives up all that is held, and what an answer under way may bring: it was granted under other limits."""
+        self.left, self._is_given_up = _NOTHING, True
+        if for_good:  # until somebody asks again
+            self._rate = self._asks = 0
+
     def is_idle(self) -> bool:
         """Whether there is nothing to hold, to report or to want."""
         is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
-        return self._rate < _IDLE_RATE and not self._asks and is_empty
+        return self._rate < _IDLE_RATE and not self._asks and is_empty and not self._is_given_up
 
     def wish(self) -> LeaseWish:
         """What to report and to want now. What is more than wanted is given up at once."""
@@ -127,12 +135,13 @@ class Allowance:
         most = Amounts(*(requests * amount for amount in self._one))
         self.left = Amounts(*map(min, self.left, most))
         self._gone = self._spent = _NOTHING
+        self._is_given_up = False
         return LeaseWish(self.model, self.used, self.left, requests, self._one, self.running)
 
     def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
         """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
         # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
-        self.left = _minus(_minus(held, self._spent), self._gone)
+        self.left = _NOTHING if self._is_given_up else _minus(_minus(held, self._spent), self._gone)
         self.used = _minus(self.used, wish.used)
         self._usable_until = asked_at + LIFE_S - _MARGIN_S
         if self._spent == _NOTHING:
@@ -157,10 +166,35 @@ class LeaseKeeper:
             for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
+        self._is_recount_due = False
+        self._renewed = asyncio.Event()
         self._pending: tuple[int, list[LeaseWish], float] | None = None
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
+
+    def follow(self, domain: DomainSpec, *, is_changed: bool) -> None:
+        """Goes on under another configuration of the domain; if limits have changed, what is held is asked for anew."""
+        for model in domain.models:
+            if model.id not in self.allowances:
+                self.allowances[model.id] = Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+        self._is_recount_due |= is_changed
+        serving = {model.id for model in domain.models}
+        for model_id, allowance in self.allowances.items():
+            if is_changed or model_id not in serving:
+                allowance.give_up(for_good=model_id not in serving)
+        self._hurry.set()
+
+    async def give_back(self, within_s: float) -> None:
+        """Nobody needs the leases any more: the next renewal, which comes at once, hands them in. Waits for it, but no longer than that."""
+        for allowance in self.allowances.values():
+            allowance.give_up(for_good=True)
+        self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not all(allowance.is_idle() for allowance in self.allowances.values()):
+                    self._renewed.clear()
+                    await self._renewed.wait()
 
     async def run(self) -> None:
         """Renews each second while Redis answers, until cancelled."""
@@ -175,10 +209,11 @@ class LeaseKeeper:
             self._hurry.clear()
 
     async def _renew(self) -> None:
-        pending = self._next_report()
-        if pending is None:
-            return
         try:
+            await self._put_right()
+            pending = self._next_report()
+            if pending is None:
+                return
             held = await self._send(*pending[:2])
         except TermChangedError:
             return
@@ -186,6 +221,11 @@ class LeaseKeeper:
             self._watch.report_failure(error)
             return
         self._take_over(*pending, held)
+
+    async def _put_right(self) -> None:
+        if self._is_recount_due:
+            await self._ledger.recount_leases()
+            self._is_recount_due = False
 
     async def assert_held(self, *, term: int, known: int) -> Amounts:
         """Tells a server what this node holds, and what it has spent since the renewal that the server knows; the latter.
@@ -234,6 +274,7 @@ class LeaseKeeper:
         self, sequence: int, wishes: list[LeaseWish], asked_at: float, held: list[Amounts]
     ) -> None:
         self._pending = None
+        self._renewed.set()
         used = {wish.model: wish.used for wish in wishes if wish.used != _NOTHING}
         if used:
             self._reports.append((sequence, used))
