@@ -39,14 +39,12 @@ class Changes:
     """What is to be told and done.
 
     Attributes:
-        new: models that nobody configured.
         mismatches: configured model -> sizes that are listed otherwise; told once, until one of both is another.
         new: models that nobody configured.
     """
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
-    new: tuple[ListedModel, ...] = ()
     mismatches: Mapping[str, str] = field(default_factory=dict)
     new: tuple[ListedModel, ...] = ()
 
