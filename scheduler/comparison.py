@@ -39,11 +39,13 @@ class Changes:
     """What is to be told and done.
 
     Attributes:
+        new: models that nobody configured.
         mismatches: configured model -> sizes that are listed otherwise; told once, until one of both is another.
     """
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
+    new: tuple[ListedModel, ...] = ()
     mismatches: Mapping[str, str] = field(default_factory=dict)
 
 
