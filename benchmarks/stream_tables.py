@@ -77,8 +77,8 @@ def _lazy(found: Sequence[Lazy]) -> Sheet:
     header = ["subject", "readers", "RSS MB: rest > held", "kB / reader"]
     header += [
         "first content of others, p50 / p99 ms: before",
-        "amid the flood",
-        "once it stands",
+        "once the flood stands",
+        "/health amid it",
         "given up after s",
     ]
     rows = [

@@ -104,7 +104,8 @@ class Endpoint:
             reply.status = error.http_status
         except ModelMeshError as error:
             trail.outcome = error.code or ""
-            await reply.fail(error, trail)
+            # Its traceback leads to all that the request was, and from there back to it: only the collector would free that.
+            await reply.fail(error.with_traceback(None), trail)
         except Exception:
             log.exception("request failed", request_id=request_id)
             trail.outcome = "internal_error"

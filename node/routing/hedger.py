@@ -81,7 +81,7 @@ class Hedger:
             await race.run(delay_s, second)
         finally:
             for target, error in race.other_failures():
-                journey.refusals.errors.append(error)
+                journey.refusals.errors.append(error.with_traceback(None))
                 if error.may_be_billed:
                     _keep_off(journey.others, target, start.target.pool.config.retry.maybe_billed)
 

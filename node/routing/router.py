@@ -187,7 +187,7 @@ class Router:
             try:
                 await self._carry(journey, start)
             except ProviderError as error:
-                journey.refusals.errors.append(error)
+                journey.refusals.errors.append(error.with_traceback(None))
                 await journey.tries.failed(error)
                 decision = decide(
                     error,
