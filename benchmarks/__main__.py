@@ -24,10 +24,10 @@ from benchmarks.tables import rich_table, sheets
 from tests.support.processes import ProcessFailedError
 
 RESULTS: Final = Path(__file__).parent / "results"
-_DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast")
+_DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast", "node/fast-nolimits")
 #: Peers in one run with nodes: the loads that all of them can be given, fewer rounds, for they start slowly.
-_PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", *PEERS)
-_PEER_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
+_PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", "node/fast-nolimits", *PEERS)
+_PEER_SCENARIOS: Final = ("unary1", "unary32", "unary128", "mixed", "heads", "burst")
 _FILE_WIDTH: Final = 150
 _SMOKE_SUBJECTS: Final = ("direct", "node/fast")
 _SMOKE_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
@@ -55,7 +55,7 @@ def install_peers(console: Console) -> None:
     for name, peer in PEERS.items():
         with console.status(f"installing {name}"):
             try:
-                type(peer()).install()
+                peer().install()
             except SubjectError as error:
                 console.print(f"[yellow]{name}: {error}[/yellow]")
 
@@ -101,9 +101,9 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(
         subjects=list(subjects),
         scenarios=[SCENARIOS[name] for name in SCENARIOS if name in scenarios],
-        seconds=arguments.seconds or (0.1 if is_smoke else 1.0),
+        seconds=arguments.seconds or (0.1 if is_smoke else 0.8),
         rounds=arguments.rounds or (1 if is_smoke else 3),
-        warm_up_s=0.02 if is_smoke else 0.3,
+        warm_up_s=0.02 if is_smoke else 0.25,
         rest_s=0.05 if is_smoke else 0.5,
     )
 
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(run: argparse.ArgumentParser) -> None:
     _repeatable(run, "--scenario", SCENARIOS, "default: all")
     _repeatable(run, "--subject", [*SUBJECTS, *PEERS], f"default: {', '.join(_DEFAULT_SUBJECTS)}")
-    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (1)")
+    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (0.8)")
     run.add_argument("--rounds", type=int, metavar="N", help="each with a fresh process of every subject (3)")
     run.add_argument("--json", type=Path, metavar="FILE", help="write every sample there too")
     run.add_argument("--results", type=Path, metavar="DIR", default=RESULTS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from benchmarks.driver import Driver, DriverError
 from benchmarks.meters import Cores, RedisMeter, assign_cores, cpu_s, pinned, read, rss_bytes
-from benchmarks.peers import open_subject
+from benchmarks.peers import Peer, open_subject
 from benchmarks.samples import Life, Run, Sample, sample
 from benchmarks.scenarios import ORDERS, Scenario
 from benchmarks.setting import describe
@@ -59,6 +59,7 @@ class Harness:
         self._lives: list[Life] = []
         self._absent: dict[str, str] = {}
         self._valkey: str | None = None
+        self._peers: dict[str, str | None] = {}
 
     async def run(self) -> Run:
         """Measure everything.
@@ -73,7 +74,7 @@ class Harness:
                 for name in self._options.subjects:
                     if name not in self._absent:
                         await self._live(number, name, mock)
-        setting["packages"]["valkey-server"] = self._valkey
+        setting["packages"] |= {"valkey-server": self._valkey, **self._peers}
         setting |= {
             "subjects": list(self._options.subjects),
             "scenarios": [scenario.name for scenario in self._options.scenarios],
@@ -93,6 +94,8 @@ class Harness:
                 self._absent[name] = str(error)
                 self._report(f"{name}: left out: {error}")
                 return
+            if isinstance(subject, Peer):
+                self._peers[name.partition("/")[0]] = subject.version()
             meter = None
             if subject.redis_url:
                 meter = stack.enter_context(closing(RedisMeter(subject.redis_url)))
@@ -127,9 +130,7 @@ class Harness:
     ) -> Sample:
         load = [mock.process.pid]
         try:
-            async with Driver(
-                subject.port, scenario, headers=subject.headers, counts_events=subject.keeps_events
-            ) as driver:
+            async with Driver(subject.target, scenario, counts_events=subject.keeps_events) as driver:
                 warm_up = await driver.run(self._options.warm_up_s)
                 gc.collect()
                 before = read(subject.parts, load=load, redis_meter=meter)

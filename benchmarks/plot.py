@@ -26,6 +26,8 @@ def draw(figures: Sequence[Figures]) -> str:
         for title, bars in (
             ("CPU per request, 32 connections (us)", _requests(figures)),
             *((f"CPU per chunk, {name} (us)", _chunks(figures, name)) for name in reversed(STREAMS)),
+            ("Added latency, 1 connection, 99th percentile (ms)", _tails(figures, UNARY[0])),
+            ("Added latency, 128 connections, 99th percentile (ms)", _tails(figures, UNARY[2])),
         )
         if bars
     ]
@@ -46,6 +48,15 @@ def _requests(figures: Sequence[Figures]) -> list[Bar]:
 def _chunks(figures: Sequence[Figures], scenario: str) -> list[Bar]:
     found = ((one.subject, one.loads.get(scenario)) for one in figures)
     return [(subject, {"": load.chunk_us}) for subject, load in found if load and load.chunk_us is not None]
+
+
+def _tails(figures: Sequence[Figures], scenario: str) -> list[Bar]:
+    found = ((one.subject, one.loads.get(scenario)) for one in figures)
+    return [
+        (subject, {"": max(0.0, load.added_p99_ms)})
+        for subject, load in found
+        if load and load.added_p99_ms is not None
+    ]
 
 
 def _panel(title: str, bars: list[Bar], *, top: int) -> str:

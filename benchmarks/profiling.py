@@ -198,7 +198,7 @@ async def _look(arguments: argparse.Namespace, tool: Tool) -> tuple[Window, floa
         # on the node's core it would run while the node sends to it, and pass for the cost of sending
         os.sched_setaffinity(node.parts["valkey"], {cores.load})
         pid = node.parts["node"]
-        async with Driver(node.port, scenario) as driver:
+        async with Driver(node.target, scenario) as driver:
             await driver.run(_WARM_UP_S)
             tool.begin(pid, arguments.seconds)
             before = cpu_s(pid)

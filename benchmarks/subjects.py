@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.scenarios import ORDERS
+from benchmarks.scenarios import ORDERS, Target
 from tests.support.processes import ChildProcess, free_port
 from tests.support.valkey import ValkeyServer
 
@@ -41,9 +41,17 @@ class Subject(ABC):
         self.redis_url: str | None = None
         #: What a request to it carries besides the usual.
         self.headers: dict[str, str] = {}
+        #: What its names of models begin with, and its paths.
+        self.model_prefix = ""
+        self.path_prefix = ""
         #: Whether it passes a stream's events on one by one; a peer may put them together anew.
         self.keeps_events = True
         self._stack = ExitStack()
+
+    @property
+    def target(self) -> Target:
+        """Where and how it is asked, once it runs."""
+        return Target(self.port, self.headers, self.model_prefix, self.path_prefix)
 
     @abstractmethod
     def start(self, mock_port: int) -> float:
