@@ -111,7 +111,12 @@ def _figures(run: Run, subject: str, samples: _Samples) -> Figures:
 
 
 def _megabytes(readings: list[dict[str, int]]) -> dict[str, float]:
-    return {part: median([reading[part] for reading in readings]) / 1e6 for part in readings[0]}
+    return {part: median([reading[part] for reading in readings]) / 1e6 for part in _in_order(readings[0])}
+
+
+def _in_order(parts: Iterable[str]) -> list[str]:
+    """A subject's own parts before its store."""
+    return sorted(parts, key="valkey".__eq__)
 
 
 def _load(found: list[Sample], samples: _Samples) -> Load:
@@ -119,7 +124,7 @@ def _load(found: list[Sample], samples: _Samples) -> Load:
         values = [value for sample in found if (value := figure(sample)) is not None]
         return median(values) if values else None
 
-    parts = list(found[0].cpu_s)
+    parts = _in_order(found[0].cpu_s)
     return Load(
         cpu_us=middle(lambda s: s.cpu_us) if parts else None,
         parts_us={part: median([s.part_us(part) for s in found]) for part in parts},

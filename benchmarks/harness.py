@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 
 from benchmarks.driver import Driver, DriverError
 from benchmarks.meters import Cores, RedisMeter, assign_cores, cpu_s, pinned, read, rss_bytes
@@ -100,23 +101,24 @@ class Harness:
             if subject.redis_url:
                 meter = stack.enter_context(closing(RedisMeter(subject.redis_url)))
                 self._valkey = meter.version()
-            rest_rss = {part: rss_bytes(pid) for part, pid in subject.parts.items()}
+            rest_rss = {part: rss_bytes(*pids) for part, pids in subject.parts.items()}
             rest_cpu_ms = await self._rest(subject)
             for scenario in self._options.scenarios:
                 found = await self._measure(round_, subject, scenario, mock=mock, meter=meter)
                 self._samples.append(found)
                 self._report(_headline(found, rounds=self._options.rounds))
-            end_rss = {part: rss_bytes(pid) for part, pid in subject.parts.items()}
+            end_rss = {part: rss_bytes(*pids) for part, pids in subject.parts.items()}
             self._lives.append(Life(round_, name, start_s, rest_rss, end_rss, rest_cpu_ms))
 
     async def _rest(self, subject: Subject) -> float:
         """CPU of a subject without load, in ms per second."""
         if not subject.parts:
             return 0.0
-        before = sum(map(cpu_s, subject.parts.values()))
+        pids = list(chain.from_iterable(subject.parts.values()))
+        before = cpu_s(*pids)
         started = time.perf_counter()
         await asyncio.sleep(self._options.rest_s)
-        used = sum(map(cpu_s, subject.parts.values())) - before
+        used = cpu_s(*pids) - before
         return used / (time.perf_counter() - started) * 1000
 
     async def _measure(

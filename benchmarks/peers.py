@@ -10,11 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import closing
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +20,6 @@ from typing import Any, Final
 from benchmarks.scenarios import ORDERS
 from benchmarks.subjects import SUBJECTS, Subject, SubjectError, await_answer
 from tests.support.processes import free_port
-from tests.support.valkey import ValkeyServer
 
 _START_S: Final = 120.0
 _PLENTY: Final = 10**9
@@ -61,9 +58,6 @@ class Peer(Subject):
     def version(self) -> str | None:
         """Of what is installed, if anything is."""
 
-    def _directory(self) -> Path:
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
-
 
 class LiteLlm(Peer):
     """The LiteLLM proxy with one worker; with Redis it keeps requests and tokens per minute, as its documentation advises."""
@@ -99,11 +93,8 @@ class LiteLlm(Peer):
         return {"model_list": models, "router_settings": self._router_settings() if self._has_redis else {}}
 
     def _router_settings(self) -> dict[str, Any]:
-        valkey = self._stack.enter_context(closing(ValkeyServer(port=free_port(), persistence=True))).start()
-        assert valkey.process is not None
-        self.parts["valkey"] = valkey.process.pid
-        self.redis_url = valkey.url
-        host, _, port = valkey.url.removeprefix("redis://").partition("/")[0].partition(":")
+        url = self._start_valkey(port=free_port())
+        host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
         strategy = "usage-based-routing-v2"
         return {"routing_strategy": strategy, "redis_host": host, "redis_port": int(port)}
 

@@ -27,7 +27,7 @@ def sheets(figures: Sequence[Figures]) -> list[Sheet]:
     """All tables of a run."""
     found = [
         _sheet("Summary", figures, _SUMMARY),
-        _sheet("CPU us per request: whole subject (node + Valkey)", figures, _per_scenario(_cost)),
+        _sheet("CPU us per request: whole subject (its parts, Valkey last)", figures, _per_scenario(_cost)),
         _sheet("Requests per second (share of the subject's core in use)", figures, _per_scenario(_rate)),
         _sheet("Added latency, p50 / p99 ms (streams: to the first content)", figures, _per_scenario(_added)),
         _sheet(
