@@ -21,16 +21,19 @@ Bar = tuple[str, dict[str, float]]
 
 def draw(figures: Sequence[Figures]) -> str:
     """The SVG document; subjects without a figure have no bar."""
-    panels = [
-        (title, bars)
-        for title, bars in (
+    return picture(
+        [
             ("CPU per request, 32 connections (us)", _requests(figures)),
             *((f"CPU per chunk, {name} (us)", _chunks(figures, name)) for name in reversed(STREAMS)),
             ("Added latency, 1 connection, 99th percentile (ms)", _tails(figures, UNARY[0])),
             ("Added latency, 128 connections, 99th percentile (ms)", _tails(figures, UNARY[2])),
-        )
-        if bars
-    ]
+        ]
+    )
+
+
+def picture(panels: Sequence[tuple[str, list[Bar]]]) -> str:
+    """The SVG document of these panels; one without bars is left out."""
+    panels = [(title, bars) for title, bars in panels if bars]
     parts: list[str] = []
     y = 0
     for title, bars in panels:
