@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from node.passport import FRESH, Passport
 from shared_state.client_keys import ClientKey
@@ -109,8 +109,7 @@ class Fallback(StrEnum):
     CONTENT_POLICY = "content_policy"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A candidate for a call: a model, seen through the pool that offered it.
 
     Attributes:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -89,15 +88,14 @@ class Signals:
         self._wanted = frozenset(model.id for domain in domains for model in domain.models)
         self._told: dict[str, tuple[float, float]] = {}
 
-    @contextmanager
-    def under_way(self, model: str) -> Iterator[None]:
-        """Around an attempt of this node."""
+    def begin(self, model: str) -> None:
+        """An attempt of this node begins."""
         self._in_flight[model] += 1
         self._sent[model] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[model] -= 1
+
+    def end(self, model: str) -> None:
+        """It ends."""
+        self._in_flight[model] -= 1
 
     def wants(self, model: str) -> bool:
         """Whether anybody looks at a model's signals."""

@@ -81,6 +81,11 @@ class EntityState:
     trigger: str = ""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it simply takes its traffic, and all of it."""
+        return self.status == "active" and not self.phase
+
+    @property
     def is_ill(self) -> bool:
         """Whether it is out for how well it is, by nobody's order."""
         return self.status == Status.STANDBY and self.mode != Mode.MANUAL and self.reason in ILL

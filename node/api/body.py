@@ -16,6 +16,9 @@ MAX_DEPTH: Final = 128
 #: A slow body holds a connection for at most this long.
 _BODY_S: Final = 60.0
 
+#: Where a scope keeps the index of its headers.
+_INDEX: Final = "modelmesh.headers"
+
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _INNERMOST = re.compile(rb"\[\]|\{\}")
 _STRING = re.compile(rb'"[^"]*"')
@@ -78,13 +81,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The first header of each (lower-case) name; indexed once a request."""
+    known: dict[bytes, bytes] | None = scope.get(_INDEX)
+    if known is None:
+        known = scope[_INDEX] = dict(reversed(scope["headers"]))
+    return known
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            found: bytes = value
-            return found
-    return None
+    return headers_of(scope).get(name)
 
 
 def _check_size(size: int, limit_bytes: int) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+from node.api.body import headers_of
 from node.passport import FRESH, HEADER, MOST_ATTEMPTS, MOST_HOPS, Passport, parse
 from shared_state.errors import LoopDetectedError, RequestError
 
@@ -20,12 +21,9 @@ def read_passport(scope: Scope) -> Passport:
         RequestError: it brings one that cannot be understood.
         LoopDetectedError: it has passed too many routers.
     """
-    found, is_repeat = None, False
-    for name, value in scope["headers"]:
-        if name == HEADER:
-            found = value
-        elif name == _REPEATS:
-            is_repeat = len(value) <= 3 and value.isdigit() and int(value) > 0
+    headers = headers_of(scope)
+    found, repeats = headers.get(HEADER), headers.get(_REPEATS, b"")
+    is_repeat = len(repeats) <= 3 and repeats.isdigit() and int(repeats) > 0
     if found is None:
         return Passport(is_repeat=True) if is_repeat else FRESH
     try:

@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+from node.api.body import headers_of
 from node.call import Caps
 from shared_state.errors import RequestError
 
@@ -24,14 +25,14 @@ def read_caps(scope: Scope) -> Caps | None:
     Raises:
         RequestError: one of the headers is empty or is not what it must be.
     """
+    if _NAMES.isdisjoint(headers_of(scope)):
+        return None
     found: dict[bytes, str] = {}
     for key, value in scope["headers"]:
         if key in _NAMES:
             text = value.decode("latin-1").strip()
             # A list may come in several headers; so much money and so much money is no amount.
             found[key] = f"{found[key]},{text}" if key in found else text
-    if not found:
-        return None
     return Caps(
         max_price_nano=_nano(found[_MAX_PRICE]) if _MAX_PRICE in found else None,
         providers=_list(_PROVIDERS, found[_PROVIDERS]) if _PROVIDERS in found else frozenset(),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import getrandbits
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
+from node.engine.contract import ON_DISCONNECT
 from node.observe.decisions import DecisionLog
 from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
@@ -80,7 +82,7 @@ class Endpoint:
             name = call.name
             if recorder is not None:
                 claim = self._edge.once.claim(scope, body, key, recorder, trail)
-            await self._serve(call, claim, receive, reply, trail)
+            await self._serve(scope, call, claim, receive, reply, trail)
         except ClientDisconnectedError as error:
             trail.outcome = error.code or ""
             reply.status = error.http_status
@@ -144,22 +146,28 @@ class Endpoint:
         return Recorder(send, limit_bytes=self._edge.once.limit_bytes)
 
     async def _serve(
-        self, call: Call, claim: Claim | None, receive: Receive, reply: AsgiReply, trail: Trail
+        self,
+        scope: Scope,
+        call: Call,
+        claim: Claim | None,
+        receive: Receive,
+        reply: AsgiReply,
+        trail: Trail,
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
         interrupts = Interrupts(task)
-        watcher = asyncio.get_running_loop().create_task(_watch(receive, interrupts))
+        stop_watching = _watch(scope, receive, interrupts)
         try:
             if claim is not None:
                 kept = await _take(claim, call, interrupts)
                 if kept is not None:
                     trail.outcome = REPLAYED
                     return await reply.replay(kept)
-                watcher.cancel()  # the caller may leave and ask again: the answer will be there
+                stop_watching()  # the caller may leave and ask again: the answer will be there
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
-            watcher.cancel()
+            stop_watching()
 
 
 def check_name(fields: dict[str, Any]) -> None:
@@ -214,8 +222,17 @@ async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | No
         interrupts.close()
 
 
-async def _watch(receive: Receive, interrupts: Interrupts) -> None:
-    """Waits for the caller to leave: nothing else tells before the first byte, and sending need not fail afterwards."""
+def _watch(scope: Scope, receive: Receive, interrupts: Interrupts) -> Callable[[], object]:
+    """Has the work interrupted when the caller leaves; a function that stops that."""
+    on_disconnect = scope.get("extensions", {}).get(ON_DISCONNECT)
+    if on_disconnect is None:
+        return asyncio.get_running_loop().create_task(_wait_for_goodbye(receive, interrupts)).cancel
+    on_disconnect(interrupts.client_left)
+    return lambda: on_disconnect(None)
+
+
+async def _wait_for_goodbye(receive: Receive, interrupts: Interrupts) -> None:
+    """Nothing else tells before the first byte, and sending need not fail afterwards."""
     while (await receive())["type"] != "http.disconnect":
         pass
     interrupts.client_left()
@@ -226,7 +243,7 @@ def request_id_of(scope: Scope) -> str:
     given = header(scope, b"x-request-id")
     if given is not None and _SANE_ID.fullmatch(given):
         return given.decode("ascii")
-    return uuid.uuid4().hex
+    return f"{getrandbits(128):032x}"
 
 
 def _sooner(own_s: float | None, left_s: float) -> float | None:

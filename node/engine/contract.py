@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+#: ASGI extension: a function that has its argument called when the client leaves, without a task that waits for it.
+ON_DISCONNECT = "modelmesh.on_disconnect"
+
 EngineName = Literal["fast", "stock"]
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message
 
 from node.engine.answers import APP_CANCELLED, APP_FAILED, Refusal, refusal_response
+from node.engine.contract import ON_DISCONNECT
 from node.engine.request_head import Framing
 from node.engine.response_head import ResponseHead, encode_head
 
@@ -73,6 +75,7 @@ class Cycle:
         "_chunks",
         "_disconnected",
         "_expects_continue",
+        "_goodbye",
         "_head",
         "_keep_alive",
         "_remaining_bytes",
@@ -86,6 +89,8 @@ class Cycle:
 
     def __init__(self, wire: Wire, scope: dict[str, Any], framing: Framing) -> None:
         self.scope = scope
+        scope["extensions"] = {ON_DISCONNECT: self.on_disconnect}
+        self._goodbye: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
         self.unread_bytes = 0
         self._wire = wire
@@ -141,6 +146,9 @@ class Cycle:
         """The client is gone, or will not be listened to any more."""
         self._disconnected = True
         self._wake()
+        goodbye, self._goodbye = self._goodbye, None
+        if goodbye is not None and self._stage is not _Stage.DONE:
+            goodbye()
 
     def refuse(self, refusal: Refusal) -> None:
         """The rest of the request turned out malformed: answer so if nothing has been sent, else cut."""
@@ -148,6 +156,13 @@ class Cycle:
         self.disconnect()
 
     # What the application calls.
+
+    def on_disconnect(self, goodbye: Callable[[], None] | None) -> None:
+        """Have somebody called when the client leaves, at once if it has left; nobody with None."""
+        if goodbye is not None and self._disconnected:
+            goodbye()
+        else:
+            self._goodbye = goodbye
 
     async def receive(self) -> Message:
         if self._expects_continue:

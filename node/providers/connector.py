@@ -14,6 +14,7 @@ from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
 from node.providers.notices import LimitNotices
+from node.upstream import Address, AddressedRequest, parts_of, raw_headers
 from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
@@ -37,18 +38,16 @@ class Connector:
     def __init__(self, provider: ProviderSpec, transport: httpx.AsyncBaseTransport) -> None:
         self.provider = provider
         self._transport = transport
-        self._urls: dict[str, httpx.URL] = {}
+        self._addresses: dict[tuple[str, bool], Address] = {}
         self._headers = _fixed_headers(provider)
         self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
-        self._extensions = {
-            "timeout": {
-                "connect": clocks.connect,
-                "pool": clocks.connect,
-                "read": clocks.total,
-                "write": clocks.total,
-            }
+        self._timeouts_s: dict[str, float | None] = {
+            "connect": clocks.connect,
+            "pool": clocks.connect,
+            "read": clocks.total,
+            "write": clocks.total,
         }
 
     def request(
@@ -58,7 +57,7 @@ class Connector:
         *,
         passport: bytes = b"",
         on_send: Callable[[], None] | None = None,
-    ) -> httpx.Request:
+    ) -> AddressedRequest:
         """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
 
         Args:
@@ -72,24 +71,22 @@ class Connector:
                 **(options if isinstance(options, dict) else {}),
                 "include_usage": True,
             }
-        url = self._urls.get(call.surface.path)
-        if url is None:
-            url = self._urls[call.surface.path] = httpx.URL(self.provider.base_url + call.surface.path)
-        body = orjson.dumps(fields)
-        accept = b"text/event-stream" if call.is_stream else b"application/json"
-        return httpx.Request(
-            "POST",
-            url,
-            headers=[
-                *self._headers,
-                (b"accept", accept),
-                (b"content-length", b"%d" % len(body)),
-                (b"x-request-id", call.request_id.encode()),
-                *([(HEADER, passport)] if passport else ()),
-            ],
-            content=body,
-            extensions=self._extensions if on_send is None else {**self._extensions, "on_send": on_send},
-        )
+        headers = [(b"x-request-id", call.request_id.encode())]
+        if passport:
+            headers.append((HEADER, passport))
+        address = self._address(call.surface.path, is_stream=call.is_stream)
+        return AddressedRequest(address, headers, orjson.dumps(fields), on_send=on_send)
+
+    def _address(self, path: str, *, is_stream: bool) -> Address:
+        known = self._addresses.get((path, is_stream))
+        if known is None:
+            accept = b"text/event-stream" if is_stream else b"application/json"
+            known = self._addresses[path, is_stream] = Address(
+                httpx.URL(self.provider.base_url + path),
+                [*self._headers, (b"accept", accept)],
+                self._timeouts_s,
+            )
+        return known
 
     def listing_request(self) -> httpx.Request:
         """Asks for the provider's list of models."""
@@ -100,7 +97,7 @@ class Connector:
                 *(header for header in self._headers if header[0] != b"content-type"),
                 (b"accept", b"application/json"),
             ],
-            extensions=self._extensions,
+            extensions={"timeout": self._timeouts_s},
         )
 
     async def send(self, request: httpx.Request) -> httpx.Response:
@@ -130,7 +127,7 @@ class Connector:
 
         Windows that our books do not know, such as those of a second, matter only once they refuse.
         """
-        headers = limit_headers(response.headers.raw)
+        headers = limit_headers(raw_headers(response))
         if not headers:
             return []
         self._notices.note(headers, model)
@@ -147,7 +144,7 @@ class Connector:
         parts: list[bytes] = []
         size = 0
         try:
-            async for part in response.stream:  # type: ignore[union-attr]
+            async for part in parts_of(response):
                 parts.append(part)
                 size += len(part)
                 if size > most_bytes:
@@ -162,7 +159,7 @@ class Connector:
         body = b""
         try:
             async with asyncio.timeout(self.provider.config.timeouts.idle):
-                async for part in response.stream:  # type: ignore[union-attr]
+                async for part in parts_of(response):
                     body += part
                     if len(body) > _MAX_ERROR_BYTES:
                         break

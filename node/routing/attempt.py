@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
 
@@ -23,6 +22,8 @@ from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
+from node.upstream import content_type, parts_of, raw_headers
+from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
@@ -90,7 +91,7 @@ class Attempt:
         self._most_pieces = _NO_BOUND if most_out is None else round(most_out * _OVERRUN) + _OVERRUN_PIECES
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
-        self.headers: httpx.Headers | None = None
+        self.headers: RawHeaders | None = None
 
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
@@ -150,7 +151,7 @@ class Attempt:
                 response = await self._lane.connector.send(request)
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
-            self.headers = response.headers
+            self.headers = raw_headers(response)
             if comfort is not None:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -201,23 +202,23 @@ class Attempt:
             self._refuse_answer(fields)
         self._usage = usage_from(fields.get("usage"))
         self._trail.first_content = self._first_content = self._loop.time()
-        content_type = response.headers.get("content-type", "application/json").encode()
+        kind = content_type(response) or b"application/json"
         self._wait_for_reader(self._loop.time() + self._lane.clocks.total)
         with self._interrupts:
-            await self._reply.whole(200, content_type, body, self._trail)
+            await self._reply.whole(200, kind, body, self._trail)
 
     # -- streams
 
     async def _relay_stream(self, response: httpx.Response, comfort: Comfort) -> None:
         provider = self._lane.connector.provider.id
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        if not content_type(response).startswith(b"text/event-stream"):
             with self._interrupts:
                 body = await self._lane.connector.read(response)
             self._refuse_answer(unary_fields(body, provider=provider))
         options = self._call.fields.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
         tap = StreamTap(provider, hide_usage=not asked)
-        parts = aiter(response.stream)  # type: ignore[arg-type]
+        parts = parts_of(response)
         try:
             with self._interrupts:
                 held = await _until_content(parts, tap)
@@ -339,8 +340,7 @@ class Attempt:
         self._lane.batcher.settle(settlement)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """An admitted attempt before it begins.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -28,8 +27,7 @@ _MOST_TOKENS: Final = 2**31 - 1
 _MOST_COST_NANO: Final = 2**53 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Tokens and cost (USD 1e-9) to reserve."""
 
     tokens_in: int

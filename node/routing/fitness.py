@@ -13,6 +13,7 @@ from node.routing.needs import (
     Abilities,
     Needs,
     abilities_of,
+    floor_of,
     is_roomy,
     needs_of,
     param_of,
@@ -83,13 +84,24 @@ class Fitness:
         self.topology = topology
         self._declared = {model: _declared(model, topology) for model in topology.models.values()}
 
-    def sift(self, call: Call, members: Members, skipped: dict[str, str], text: TextFacts) -> Members:
+    def floor(self, members: Members) -> Abilities:
+        """What all members can do: who needs no more than that is served by every one."""
+        return floor_of([self._declared[model].abilities for _, models in members for model in models])
+
+    def sift(
+        self, call: Call, members: Members, skipped: dict[str, str], text: TextFacts, floor: Abilities
+    ) -> Members:
         """The members that are fit; who is not is noted in ``skipped`` with the obstacle.
+
+        Args:
+            floor: of the members.
 
         Raises:
             ContextLengthError: the text is longer than the context window of every member.
             UnsupportedFeatureError: nobody is fit for another reason.
         """
+        if call.caps is None and unfit(floor, text.needs) is None:
+            return members
         inquiry = _Inquiry(call, self._declared, text)
         kept = [(pool, [model for model in models if inquiry.clears(model)]) for pool, models in members]
         skipped.update(inquiry.obstacles)
@@ -97,8 +109,10 @@ class Fitness:
             raise inquiry.error()
         return kept
 
-    def roomy_first(self, targets: list[Target], needs: Needs) -> list[Target]:
+    def roomy_first(self, targets: list[Target], needs: Needs, floor: Abilities) -> list[Target]:
         """The same targets; those whose context window may turn out too small go last."""
+        if is_roomy(floor, needs):
+            return targets
         declared = self._declared
         return sorted(targets, key=lambda target: not is_roomy(declared[target.model].abilities, needs))
 

@@ -7,7 +7,9 @@ take. The most, half the bytes without inline media, decides only who is asked f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntFlag
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -24,6 +26,8 @@ _SLICE: Final = 1 << 16
 #: Input tokens of an image or a sound, about; they are billed by size, not by the bytes that carry them.
 _MEDIA_TOKENS: Final = 1_500
 _UNKNOWN: Final = 1 << 62
+#: Stands for several languages of which no two models have the same: nobody asks for it.
+_NONE_IN_COMMON: Final = frozenset({"-"})
 
 
 class Feature(IntFlag):
@@ -130,6 +134,20 @@ def abilities_of(model: ModelConfig) -> Abilities:
         images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
         file_bytes=_UNKNOWN if sizes.max_file_size is None else sizes.max_file_size,
         languages=frozenset(map(_language, sizes.supported_languages)),
+    )
+
+
+def floor_of(models: Sequence[Abilities]) -> Abilities:
+    """The abilities that all of them have."""
+    languages = [model.languages for model in models if model.languages]
+    common = frozenset[str].intersection(*languages) if languages else frozenset[str]()
+    return Abilities(
+        lacks=functools.reduce(operator.or_, (model.lacks for model in models), 0),
+        window=min((model.window for model in models), default=_UNKNOWN),
+        output=min((model.output for model in models), default=_UNKNOWN),
+        images=min((model.images for model in models), default=_UNKNOWN),
+        file_bytes=min((model.file_bytes for model in models), default=_UNKNOWN),
+        languages=common or (_NONE_IN_COMMON if languages else common),
     )
 
 

@@ -21,8 +21,9 @@ from typing import Final
 
 from node.call import Call, Fallback, Target, Trail
 from node.routing.access import resolve_for
-from node.routing.fitness import Fitness, Members, TextFacts
+from node.routing.fitness import Members, TextFacts
 from node.routing.panic import Ward, let_in, patient_of
+from node.routing.prospects import Prospect, Prospects
 from node.routing.ranking import Ranked, Ranker, Spare
 from node.routing.sources import View
 from shared_state.entries import How
@@ -30,6 +31,8 @@ from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoun
 from shared_state.rotation.maintenance import Calendars
 from shared_state.state import LIMITS, EntityState, Mode, Reason, Status
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
+
+_NO_SPARE: Final = Spare()
 
 #: The stages between the name and the ranking.
 STAGES: Final = ("PoolSelection", "DeliveryFilter", "NeedsFilter", "StateFilter", "Scoring")
@@ -40,6 +43,7 @@ class Plan:
     """A call's way through the stages.
 
     Attributes:
+        prospect: who may serve by the configuration alone.
         members: candidates that are left, by pool.
         skipped: model -> why it is no candidate.
         let_in: models that are on standby for their health and take part all the same.
@@ -63,6 +67,7 @@ class Plan:
 
     call: Call
     resolution: Resolution
+    prospect: Prospect
     text: TextFacts
     now_ms: int
     kind: Fallback | None = None
@@ -113,7 +118,7 @@ class Pipeline:
         self.ranker = ranker
         self._draw = draw
         self._read = read
-        self._fitness = Fitness(snapshot.topology)
+        self._prospects = Prospects(snapshot.topology)
         self._calendars = Calendars(snapshot.topology)
         stages = (
             self._select_pools,
@@ -166,7 +171,11 @@ class Pipeline:
         Raises:
             ModelNotFoundError: the name means nothing.
         """
-        return Plan(call, self._resolve(call, name), self._read(call), self._snapshot.clock.now_ms())
+        if self._prospects.topology is not self._snapshot.topology:
+            self._prospects = Prospects(self._snapshot.topology)
+        resolution = self._resolve(call, name)
+        prospect = self._prospects.of(call, resolution)
+        return Plan(call, resolution, prospect, self._read(call), self._snapshot.clock.now_ms())
 
     async def fill(self, plan: Plan) -> None:
         """Takes a plan through the stages."""
@@ -201,29 +210,15 @@ class Pipeline:
         return targets
 
     def _select_pools(self, plan: Plan) -> None:
-        serves, only = plan.call.surface.serves, plan.resolution.models
-        seen: set[str] = set()
-        for pool in plan.resolution.pools:
-            members = []
-            for model in pool.models:
-                if model.id in seen or (only is not None and model not in only):
-                    continue
-                seen.add(model.id)
-                if serves(model.capabilities):
-                    members.append(model)
-            if members:
-                plan.members.append((pool, members))
+        plan.members = plan.prospect.serving
         if not plan.members:
             api = plan.call.surface.name
             raise ModelNotFoundError(f"no model of {plan.call.name!r} serves the {api} API", param="model")
 
     def _filter_delivery(self, plan: Plan) -> None:
-        mode = "streaming" if plan.call.is_stream else "synchronous"
-        plan.members = [
-            (pool, [model for model in members if getattr(model.config.delivery, mode)])
-            for pool, members in plan.members
-        ]
+        plan.members = plan.prospect.delivering
         if not any(members for _, members in plan.members):
+            mode = "streaming" if plan.call.is_stream else "synchronous"
             raise RequestError(
                 f"no model of {plan.call.name!r} supports {mode} delivery",
                 param="stream",
@@ -231,9 +226,9 @@ class Pipeline:
             )
 
     def _filter_needs(self, plan: Plan) -> None:
-        if self._fitness.topology is not self._snapshot.topology:
-            self._fitness = Fitness(self._snapshot.topology)
-        plan.members = self._fitness.sift(plan.call, plan.members, plan.skipped, plan.text)
+        plan.members = self._prospects.fitness.sift(
+            plan.call, plan.members, plan.skipped, plan.text, plan.prospect.floor
+        )
 
     def _filter_state(self, plan: Plan) -> None:
         if self._calendars.topology is not self._snapshot.topology:
@@ -249,6 +244,9 @@ class Pipeline:
         """Whether the model takes part in the ranking; trials, spent shares and patients are kept aside."""
         state, provider = self._snapshot.model(model), self._snapshot.provider(model)
         plan.states[model], now_ms = (state, provider), plan.now_ms
+        if state.is_plain and provider.is_plain and model.id not in self._calendars.of_models:
+            ward.well += 1
+            return True
         if closed := _closed(plan.call, provider, state, now_ms):
             if _must_be_told(pool, closed[0]):
                 return True
@@ -304,21 +302,22 @@ class Pipeline:
             if plan.resolution.is_exact:  # the caller has chosen
                 ranked += [Target(model, pool, plan.call.how) for model in members]
                 continue
+            spare = _NO_SPARE
+            if plan.reserve or plan.trials:
+                spare = Spare(_of(pool, plan.reserve), _of(pool, plan.trials))
             order, is_exclusive = await self.ranker.rank(
-                pool,
-                members,
-                plan.call,
-                plan.text.expected(),
-                spare=Spare(_of(pool, plan.reserve), _of(pool, plan.trials)),
-                notes=plan.rankings,
+                pool, members, plan.call, plan.text.expected(), spare=spare, notes=plan.rankings
             )
-            _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
-            ranked += [
-                Target(model, pool, How.DESPITE if model in plan.let_in else How.NORMAL) for model in order
-            ]
-        ranked = self._fitness.roomy_first(_prefer(plan.call.provider, ranked), plan.text.needs)
-        chosen = {target.model.id for target in ranked}
-        plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
+            if is_exclusive or spare is not _NO_SPARE or len(order) < len(members):
+                _leave_out(plan, pool, [model for model in members if model not in order], is_exclusive)
+            let_in = plan.let_in
+            ranked += [Target(model, pool, How.DESPITE if model in let_in else How.NORMAL) for model in order]
+        ranked = self._prospects.fitness.roomy_first(
+            _prefer(plan.call.provider, ranked), plan.text.needs, plan.prospect.floor
+        )
+        if plan.reserve:
+            chosen = {target.model.id for target in ranked}
+            plan.reserve = [target for target in plan.reserve if target.model.id not in chosen]
         plan.targets = [*plan.trials, *ranked, *plan.reserve, *plan.last]
 
 

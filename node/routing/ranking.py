@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from node.call import Call
@@ -26,8 +26,7 @@ class Facts:
     signals: Gauge
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """One ranking as it came about: all that the strategy was told, and what it answered.
 
     Attributes:
@@ -165,7 +164,8 @@ class Ranker:
         wish = strategy.rank(members, request, hints)
         if not wish:
             return hints
-        return replace(hints, held=await self._facts.sessions.model_of(pool, request.session, wish[0].id))
+        held = await self._facts.sessions.model_of(pool, request.session, wish[0].id)
+        return hints._replace(held=held)
 
     def _follow(
         self,

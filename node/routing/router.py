@@ -261,9 +261,9 @@ class Router:
     async def _run(self, start: Start, attempt: Attempt) -> None:
         """An attempt that was paid in advance takes its part of the allowance until it ends, however it ends."""
         model = start.target.model.id
+        self._signals.begin(model)
         try:
-            with self._signals.under_way(model):
-                await attempt.run()
+            await attempt.run()
         except ProviderError as error:
             start.step.error = error
             raise
@@ -271,6 +271,7 @@ class Router:
             self._hedger.note(start.target, attempt.waited_s)  # who lost a race took that long at least
             raise
         finally:
+            self._signals.end(model)
             start.step.settlement = attempt.settlement
             start.lane.allowance.end(start.charged)
         self._hedger.note(start.target, attempt.waited_s)
@@ -281,7 +282,7 @@ class Router:
         """What the provider has said of its limits, for the next ranking."""
         if attempt.headers is not None and self._signals.wants(model):
             dialect = lane.connector.provider.connector.dialect
-            self._signals.tell(model, headroom_told(attempt.headers.raw, dialect=dialect))
+            self._signals.tell(model, headroom_told(attempt.headers, dialect=dialect))
 
     async def _admit(
         self,

@@ -53,10 +53,11 @@ def weigh_text(text: bytes) -> int:
         middle = (size - _PIECE) // 2
         pieces = text[:_PIECE] + text[middle : middle + _PIECE] + text[-_PIECE:]
         return max(-(-weigh_text(pieces) * size // len(pieces)), -(-size // 2))
-    half = size - len(text.translate(None, _HALF))
-    foreign = size - len(text.translate(None, _FOREIGN))
+    rest = text.translate(None, _HALF)  # mostly little, and all that there is left to look at
+    half = size - len(rest)
+    foreign = 0 if rest.isascii() else len(rest) - len(rest.translate(None, _FOREIGN))
     # A backslash of JSON belongs to the character that follows.
-    whole = size - half - foreign - text.count(b"\\")
+    whole = len(rest) - foreign - rest.count(b"\\")
     return whole - (-half // 2) - (-2 * foreign // 3)
 
 

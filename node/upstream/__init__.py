@@ -7,10 +7,22 @@ from typing import Literal
 import httpx
 
 from node.upstream.faults import was_request_sent
+from node.upstream.messages import AddressedRequest, content_type, parts_of, raw_headers
 from node.upstream.stock import StockTransport
 from node.upstream.transport import FastTransport
+from node.upstream.wire import Address
 
-__all__ = ["FastTransport", "StockTransport", "open_transport", "was_request_sent"]
+__all__ = [
+    "Address",
+    "AddressedRequest",
+    "FastTransport",
+    "StockTransport",
+    "content_type",
+    "open_transport",
+    "parts_of",
+    "raw_headers",
+    "was_request_sent",
+]
 
 
 def open_transport(

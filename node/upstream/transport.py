@@ -11,8 +11,9 @@ from node.upstream.connection import Connection
 from node.upstream.dialler import Dialler, NameCache, shared_ssl_context
 from node.upstream.exchange import Exchange, ResponseBody
 from node.upstream.faults import fault, mark_sent
+from node.upstream.messages import AddressedRequest, StreamedResponse
 from node.upstream.pool import OriginPool, OriginStats
-from node.upstream.wire import Call, origin_of, prepare_call
+from node.upstream.wire import Call, origin_of, prepare_addressed, prepare_call
 
 _ORIGINS_MAX = 256
 
@@ -59,17 +60,24 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
-            exchange = await self._send(await prepare_call(request), request.url)
+            if isinstance(request, AddressedRequest):
+                envelope = request.address.envelope
+                call = prepare_addressed(envelope, request.own_headers, request.body, on_send=request.on_send)
+                origin = envelope.origin
+            else:
+                call = await prepare_call(request)
+                origin = request.url.scheme, request.url.netloc
+            exchange = await self._send(call, origin, request.url)
         except BaseException as error:
             if not hasattr(error, "request_sent"):
                 mark_sent(error, False)
             raise
         response = exchange.response
-        return httpx.Response(
+        return StreamedResponse(
             response.status,
-            headers=response.headers,
-            stream=ResponseBody(exchange, asyncio.get_running_loop()),
-            extensions={
+            response.headers,
+            ResponseBody(exchange, asyncio.get_running_loop()),
+            {
                 "http_version": response.http_version,
                 "request_sent": True,
                 "reused": exchange.is_reused,
@@ -89,9 +97,9 @@ class FastTransport(httpx.AsyncBaseTransport):
             f"{scheme}://{netloc.decode()}": pool.stats() for (scheme, netloc), pool in self._pools.items()
         }
 
-    async def _send(self, call: Call, url: httpx.URL) -> Exchange:
+    async def _send(self, call: Call, origin: tuple[str, bytes], url: httpx.URL) -> Exchange:
         """Send a call and return its exchange with the head received."""
-        pool = self._pool_of(url)
+        pool = self._pool_of(origin, url)
         connection = await pool.acquire(call.timeouts)
         if call.on_send is not None:
             try:
@@ -114,13 +122,12 @@ class FastTransport(httpx.AsyncBaseTransport):
             return exchange
         return await _replay(pool, connection, call)
 
-    def _pool_of(self, url: httpx.URL) -> OriginPool:
+    def _pool_of(self, origin: tuple[str, bytes], url: httpx.URL) -> OriginPool:
         if self._is_closed:
             raise fault(httpx.ConnectError, "the transport is closed", request_sent=False)
-        key = (url.scheme, url.netloc)
-        pool = self._pools.get(key)
+        pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[key] = self._open_pool(url)
+            pool = self._pools[origin] = self._open_pool(url)
         return pool
 
     def _open_pool(self, url: httpx.URL) -> OriginPool:

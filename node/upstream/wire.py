@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import httpx
@@ -17,6 +17,9 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 # One copy into a single segment is cheaper than a second write, until the copy itself would be felt.
 _JOIN_MAX_BYTES = 256 * 1024
+
+
+RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Origin(NamedTuple):
@@ -44,8 +47,7 @@ class Timeouts(NamedTuple):
     write_s: float | None
 
     @classmethod
-    def of(cls, request: httpx.Request) -> Timeouts:
-        given = request.extensions.get("timeout") or {}
+    def of(cls, given: Mapping[str, float | None]) -> Timeouts:
         return cls(given.get("connect"), given.get("pool"), given.get("read"), given.get("write"))
 
 
@@ -81,7 +83,64 @@ async def prepare_call(request: httpx.Request) -> Call:
     method = request.method.encode("ascii", "replace")
     head = _encode_head(method, request, body_bytes=len(body))
     parts = (head + body,) if len(body) <= _JOIN_MAX_BYTES else (head, body)
-    return Call(parts, method == b"HEAD", Timeouts.of(request), request.extensions.get("on_send"))
+    timeouts = Timeouts.of(request.extensions.get("timeout") or {})
+    return Call(parts, method == b"HEAD", timeouts, request.extensions.get("on_send"))
+
+
+class Envelope(NamedTuple):
+    """What all requests to an address have in common.
+
+    Attributes:
+        lines: request line and headers.
+        origin: scheme, and host with port.
+    """
+
+    lines: bytes
+    timeouts: Timeouts
+    origin: tuple[str, bytes]
+
+
+class Address:
+    """Where POSTs of one kind go, with the headers that all of them carry.
+
+    Args:
+        headers: ``host`` among them; without anything that differs from request to request.
+        timeouts_s: as in ``extensions["timeout"]``.
+    """
+
+    def __init__(self, url: httpx.URL, headers: RawHeaders, timeouts_s: dict[str, float | None]) -> None:
+        self.url = url
+        self.headers = headers
+        self.timeouts_s = timeouts_s
+
+    @functools.cached_property
+    def envelope(self) -> Envelope:
+        """Encoded and checked once.
+
+        Raises:
+            httpx.LocalProtocolError: a name or a value could not be sent safely.
+        """
+        lines = [_request_line(b"POST", self.url)]
+        if _append_headers(lines, self.headers, body_bytes=0) != [b"host"]:
+            raise _refused("an address has its Host header, and no length")
+        return Envelope(_join_head(lines), Timeouts.of(self.timeouts_s), (self.url.scheme, self.url.netloc))
+
+
+def prepare_addressed(
+    envelope: Envelope, headers: RawHeaders, body: bytes, *, on_send: Callable[[], None] | None
+) -> Call:
+    """Serialise a request to an address; the headers are those that only it carries.
+
+    Raises:
+        httpx.LocalProtocolError: a name or a value could not be sent safely.
+    """
+    lines = [envelope.lines]
+    if _append_headers(lines, headers, body_bytes=len(body)):
+        raise _refused("host and length are not the request's to say")
+    lines.append(b"Content-Length: %d" % len(body))
+    head = _join_head(lines, line_ends=envelope.lines.count(b"\n")) + b"\r\n\r\n"
+    parts = (head + body,) if len(body) <= _JOIN_MAX_BYTES else (head, body)
+    return Call(parts, False, envelope.timeouts, on_send)
 
 
 async def _read_body(request: httpx.Request) -> bytes:
@@ -92,21 +151,30 @@ async def _read_body(request: httpx.Request) -> bytes:
 
 
 def _encode_head(method: bytes, request: httpx.Request, *, body_bytes: int) -> bytes:
-    target = request.url.raw_path
-    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-        raise _refused("the method or the target holds a character that HTTP does not allow")
-    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines = [_request_line(method, request.url)]
     framing = _append_headers(lines, request.headers.raw, body_bytes)
     if b"host" not in framing:
         lines.insert(1, b"Host: " + request.url.netloc)
     if b"content-length" not in framing and (body_bytes or method in _BODY_EXPECTED):
         lines.append(b"Content-Length: %d" % body_bytes)
+    return _join_head(lines) + b"\r\n\r\n"
+
+
+def _request_line(method: bytes, url: httpx.URL) -> bytes:
+    target = url.raw_path
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise _refused("the method or the target holds a character that HTTP does not allow")
+    return b"%b %b HTTP/1.1" % (method, target)
+
+
+def _join_head(lines: list[bytes], *, line_ends: int = 0) -> bytes:
+    """The head without its last line end; ``line_ends`` are those that the lines bring with them."""
     head = b"\r\n".join(lines)
     # Counting the line ends of the whole head is one scan in C, where a check of each value would be many.
-    line_ends = len(lines) - 1
+    line_ends += len(lines) - 1
     if head.count(b"\r") != line_ends or head.count(b"\n") != line_ends or b"\0" in head:
         raise _refused("a header value holds CR, LF or NUL")
-    return head + b"\r\n\r\n"
+    return head
 
 
 def _append_headers(lines: list[bytes], headers: list[tuple[bytes, bytes]], body_bytes: int) -> list[bytes]:

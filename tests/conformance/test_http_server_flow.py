@@ -9,7 +9,7 @@ import orjson
 import pytest
 from starlette.responses import StreamingResponse
 
-from node.engine.contract import EngineName
+from node.engine.contract import ON_DISCONNECT, EngineName
 from tests.conformance.raw_http import (
     ENGINES,
     EVENT_LOOPS,
@@ -179,6 +179,42 @@ async def test_a_client_that_leaves_is_noticed_at_once(engine: EngineName, momen
         await asyncio.wait_for(told.wait(), 1)
         await until(lambda: served.server.in_flight == 0)
         await peer.close()
+
+
+@fast
+@pytest.mark.parametrize("moment", ["while it works", "before it asked", "never"])
+async def test_somebody_may_be_called_when_the_client_leaves(engine: EngineName, moment: str) -> None:
+    """By the extension: at once, also if it has left already, and not after the answer or once nobody is to be called."""
+    waiting, left, calls = asyncio.Event(), asyncio.Event(), []
+
+    async def listen(scope: Message, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        on_disconnect = scope["extensions"][ON_DISCONNECT]
+        if moment != "before it asked":
+            on_disconnect(lambda: calls.append("gone"))
+        waiting.set()
+        await left.wait()
+        if moment == "before it asked":
+            on_disconnect(lambda: calls.append("gone"))
+        if moment == "never":
+            on_disconnect(None)
+            await respond(send)
+
+    async with serving(engine, listen) as served:
+        peer = await served.connect()
+        await peer.send(request(method="POST", body=b"hello"))
+        await waiting.wait()
+        if moment == "never":
+            left.set()
+            assert (await peer.answer()).status == 200
+        await peer.close()
+        if moment == "while it works":
+            await until(lambda: calls == ["gone"])
+        else:
+            await until(lambda: served.server.connections == 0)
+        left.set()
+        await until(lambda: served.server.in_flight == 0)
+        assert calls == ([] if moment == "never" else ["gone"])
 
 
 @both

@@ -15,7 +15,14 @@ import httpx
 import pytest
 import uvloop
 
-from node.upstream import FastTransport, StockTransport, open_transport, was_request_sent
+from node.upstream import (
+    Address,
+    AddressedRequest,
+    FastTransport,
+    StockTransport,
+    open_transport,
+    was_request_sent,
+)
 from tests.conformance.scripted_server import Peer, SeenRequest, always, answer, scripted_server
 
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -135,6 +142,69 @@ async def test_connection_is_kept_and_the_request_arrives_as_given(transport):
         assert b"%d" % len(BODY) == seen.header(b"content-length")
         assert seen.body == BODY
         assert response.extensions["request_sent"] is True
+
+
+def addressed_to(url, *own, fixed=(), body=BODY, on_send=None):
+    """The same request in its short form."""
+    where = httpx.URL(url)
+    address = Address(where, [(b"Host", where.netloc), (b"X-Fixed", b"f"), *fixed], dict(TIMEOUTS))
+    return AddressedRequest(address, list(own), body, on_send=on_send)
+
+
+async def test_an_addressed_request_is_the_same_on_the_wire(transport):
+    """Whoever knows the short form and whoever takes it for httpx's own send the same."""
+    async with scripted_server(always(answer(b"ok"))) as server:
+        request = addressed_to(server.url, (b"X-Own", b"1"))
+        for _ in range(2):
+            response, body = await fetch(transport, request)
+            assert (response.status_code, body) == (200, b"ok")
+
+        assert len(server.peers) == 1
+        for seen in server.requests:
+            assert seen.line == b"POST /v1/chat/completions?trace=a%20b HTTP/1.1"
+            assert seen.header(b"host") == f"127.0.0.1:{server.port}".encode()
+            assert (seen.header(b"x-fixed"), seen.header(b"x-own")) == (b"f", b"1")
+            assert seen.header(b"content-length") == b"%d" % len(BODY)
+            assert seen.body == BODY
+        assert request.headers["x-own"] == "1"
+        assert request.content == BODY
+        assert response.headers["content-length"] == "2"
+
+
+async def test_an_addressed_request_may_still_be_held_back(transport):
+    """What ``on_send`` raises is raised instead of sending."""
+
+    def refuse():
+        raise RuntimeError("not now")
+
+    async with scripted_server(always(answer())) as server:
+        with pytest.raises(RuntimeError, match="not now"):
+            await fetch(transport, addressed_to(server.url, on_send=refuse))
+
+        assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"X-A", b"1\r\nX-Evil: 2"),
+        (b"X-A", b"1\n"),
+        (b"X-A", b"1\x00"),
+        (b"X A", b"1"),
+        (b"Content-Length", b"3"),
+    ],
+    ids=["CRLF", "LF", "NUL", "name", "length"],
+)
+@pytest.mark.parametrize("is_fixed", [True, False], ids=["fixed", "own"])
+async def test_fast_transport_refuses_what_could_split_an_addressed_request(fast, is_fixed, header):
+    """Neither what an address always sends nor what one request adds reaches the wire unchecked."""
+    async with scripted_server(always(answer())) as server:
+        request = addressed_to(server.url, fixed=[header]) if is_fixed else addressed_to(server.url, header)
+        with pytest.raises(httpx.LocalProtocolError) as caught:
+            await fetch(fast, request)
+
+        assert not was_request_sent(caught.value)
+        assert server.requests == []
 
 
 async def test_fast_transport_tells_whether_the_connection_was_reused(fast):

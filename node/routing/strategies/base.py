@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, TypeVar
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, TypeVar
 
 from node.signals import UNKNOWN, Signal
 from shared_state.config.pools import PoolConfig
@@ -37,8 +37,7 @@ class Need(StrEnum):
     SESSION = "session"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is known of a request before it is sent.
 
     Attributes:
@@ -55,8 +54,7 @@ class Request:
     session: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(NamedTuple):
     """Shared facts that a strategy may need.
 
     Attributes:
@@ -72,7 +70,7 @@ class Hints:
     turn: int = 0
     current: str = ""
     held: str = ""
-    signals: Mapping[str, Signal] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = MappingProxyType({})
     draw: float = 0.0
 
     def signal(self, spec: ModelSpec) -> Signal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -193,13 +192,11 @@ class Gauge:
     def tell(self, model: str, told: tuple[float, float] | None) -> None:
         self.told.append((model, told))
 
-    @contextmanager
-    def under_way(self, model: str) -> Iterator[None]:
+    def begin(self, model: str) -> None:
         self.under_way_now.append(model)
-        try:
-            yield
-        finally:
-            self.under_way_now.remove(model)
+
+    def end(self, model: str) -> None:
+        self.under_way_now.remove(model)
 
 
 class Ledger:

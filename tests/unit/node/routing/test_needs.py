@@ -14,6 +14,7 @@ from node.routing.needs import (
     Feature,
     Needs,
     abilities_of,
+    floor_of,
     is_roomy,
     needs_of,
     param_of,
@@ -119,6 +120,49 @@ def test_the_first_missing_feature_is_named():
 def test_sizes_are_compared_with_what_is_declared(constraints, needed, obstacle):
     """At the limit a model serves; beyond it the limit is named; without one everything goes."""
     assert unfit(model(constraints=constraints), needed) == obstacle
+
+
+_SIZES = st.none() | st.integers(1, 5)
+_ABILITIES = st.builds(
+    lambda tools, window, output, images, languages: model(
+        features={} if tools is None else {"tool_calling": tools},
+        constraints={
+            "supported_languages": languages,
+            **{
+                name: size
+                for name, size in [
+                    ("context_window", window),
+                    ("max_output_tokens", output),
+                    ("max_images", images),
+                ]
+                if size is not None
+            },
+        },
+    ),
+    st.none() | st.booleans(),
+    _SIZES,
+    _SIZES,
+    _SIZES,
+    st.lists(st.sampled_from(["de", "en", "fr"]), max_size=2),
+)
+_NEEDS = st.builds(
+    Needs,
+    wants=st.sampled_from([0, Feature.TOOL_CALLING.value]),
+    input_least=st.integers(0, 6),
+    output=st.integers(0, 6),
+    images=st.integers(0, 6),
+    language=st.sampled_from(["", "de", "en", "fr", "-"]),
+)
+
+
+@given(st.lists(_ABILITIES, min_size=1, max_size=4), _NEEDS)
+def test_who_needs_no_more_than_the_floor_is_served_by_everyone(models, needed):
+    """The short way over the floor never lets anybody in that one of the models would refuse."""
+    floor = floor_of(models)
+    if unfit(floor, needed) is None:
+        assert [unfit(one, needed) for one in models] == [None] * len(models)
+    if len(models) == 1:
+        assert unfit(floor, needed) == unfit(models[0], needed)
 
 
 # -- sizes

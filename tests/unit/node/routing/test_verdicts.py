@@ -8,6 +8,7 @@ import pytest
 
 from node.routing.fitness import TextFacts
 from node.routing.pipeline import Plan
+from node.routing.prospects import Prospects
 from node.routing.verdicts import Refusals
 from shared_state.errors import (
     AllProvidersExhaustedError,
@@ -32,9 +33,10 @@ async def judge(
 ) -> ModelMeshError:
     """The error after these refusals and failures."""
     call = chat()
-    plan = Plan(
-        call, mesh("alpha.small").resolve("chat"), TextFacts(call), NOW_MS, skipped=skipped or {}, **facts
-    )
+    topology = mesh("alpha.small")
+    meaning = topology.resolve("chat")
+    prospect = Prospects(topology).of(call, meaning)
+    plan = Plan(call, meaning, prospect, TextFacts(call), NOW_MS, skipped=skipped or {}, **facts)
     return Refusals(list(verdicts), errors or []).error(plan, NOW_MS)
 
 
