@@ -31,7 +31,6 @@ from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.setting import describe
 from benchmarks.subjects import Fleet, node_config
 from tests.support.mock import MockProvider
-from tests.support.processes import ChildProcess
 
 RESULTS: Final = Path(__file__).parent / "results"
 NODES: Final = (1, 2, 4, 8)
@@ -42,8 +41,6 @@ _REST_S: Final = 3.0
 _LIMIT: Final = 60
 _ASKED: Final = 240
 _ASKERS: Final = 24
-_AWAKE: Final = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
-
 Report = Callable[[str], None]
 
 
@@ -80,34 +77,18 @@ async def measure(options: ScaleOptions, report: Report) -> ScaleRun:
     run = ScaleRun(setting, [], [], [])
     with pinned(cores.load), ExitStack() as stack:
         mock = stack.enter_context(closing(start_mock(cores)))
-        wakers = [stack.enter_context(closing(keep_awake(core))) for core in (cores.load, cores.subject)]
-        load = [mock.process.pid, *(waker.pid for waker in wakers)]
         for number in range(1, options.rounds + 1):
-            await _Round(options, run, mock, load, number, report).go()
+            await _Round(options, run, mock, number, report).go()
     return run
-
-
-def keep_awake(core: int) -> ChildProcess:
-    """A process that takes what nobody else wants of a core. One that sleeps between requests makes each look dear, and the more so
-    the fewer they are: that is the machine's way of waking, no property of a fleet."""
-    with pinned(core):
-        return ChildProcess([sys.executable, "-c", _AWAKE], name="awake")
 
 
 class _Round:
     def __init__(
-        self,
-        options: ScaleOptions,
-        run: ScaleRun,
-        mock: MockProvider,
-        load: list[int],
-        number: int,
-        report: Report,
+        self, options: ScaleOptions, run: ScaleRun, mock: MockProvider, number: int, report: Report
     ) -> None:
         self._options = options
         self._run = run
         self._mock = mock
-        self._load_pids = load
         self._number = number
         self._report = report
         self._core = assign_cores().subject
@@ -160,9 +141,9 @@ class _Round:
             counted = -self._counted(scenario.model)
             warm_up = await driver.run(self._options.warm_up_s)
             gc.collect()
-            before = read(fleet.parts, load=self._load_pids, redis_meter=meter)
+            before = read(fleet.parts, load=[self._mock.process.pid], redis_meter=meter)
             window = warm_up if warm_up.is_void else await driver.run(self._options.seconds)
-            after = read(fleet.parts, load=self._load_pids, redis_meter=meter)
+            after = read(fleet.parts, load=[self._mock.process.pid], redis_meter=meter)
         counted += self._counted(scenario.model)
         found = sample(window, before, after, round_=self._number, subject=f"fleet/{nodes}", scenario=kind)
         answered = warm_up.requests + window.requests
