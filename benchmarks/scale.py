@@ -61,7 +61,10 @@ class ScaleOptions:
     seconds: float = 4.0
     rounds: int = 3
     rest_s: float = _REST_S
-    warm_up_s: float = _WARM_UP_S
+
+    @property
+    def warm_up_s(self) -> float:
+        return min(_WARM_UP_S, self.seconds)
 
     def loads(self, nodes: int) -> dict[str, float]:
         """Requests per second of each kind of load; where both are the same, it is measured once."""
