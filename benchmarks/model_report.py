@@ -69,8 +69,8 @@ class Comparison:
 
 
 def validate(costs: Costs, scale: Mapping[str, Any], *, requests: int = 4000) -> list[Check]:
-    """Fleets as they were measured, on one core for all nodes. A node's own work is taken from the fleet of one at both of its loads,
-    and in between by the load of the core; all else is foretold."""
+    """Fleets as they were measured, on one core for all nodes. What a node works by itself is learnt from the fleet of one, at both of
+    its loads, for a node that has more to do finds its caches warmer; all else is foretold."""
     measured = _medians(scale)
     smallest = min(nodes for nodes, _ in measured)
     own = sorted(
@@ -80,7 +80,7 @@ def validate(costs: Costs, scale: Mapping[str, Any], *, requests: int = 4000) ->
     )
     checks = []
     for (nodes, load), found in measured.items():
-        fleet = Fleet(nodes, 1, found["per_s"], _between(own, found["per_s"]), cores=1)
+        fleet = Fleet(nodes, 1, found["per_s"], _between(own, found["per_s"] / nodes), cores=1)
         told = simulate(fleet, costs, requests=requests)
         for figure, value in (("calls", told.calls), ("node_us", told.node_us), ("redis_us", told.redis_us)):
             checks.append(Check(nodes, load, found["per_s"], figure, found[figure], value))
@@ -92,12 +92,13 @@ def _calls_us(costs: Costs, nodes: int, per_s: float, requests: int) -> float:
     return simulate(Fleet(nodes, 1, per_s, node_us=0.0, cores=1), costs, requests=requests).node_us
 
 
-def _between(points: Sequence[tuple[float, float]], x: float) -> float:
-    """On the straight line between two points; beyond them as at the nearer one."""
-    (x0, y0), (x1, y1) = points[0], points[-1]
-    if x1 == x0:
-        return y0
-    return y0 + (y1 - y0) * min(1.0, max(0.0, (x - x0) / (x1 - x0)))
+def _between(points: Sequence[tuple[float, float]], rate: float) -> float:
+    """Between two points that are known, by the logarithm of the rate; beyond them as at the nearer one."""
+    (low, at_low), (high, at_high) = points[0], points[-1]
+    if low == high:
+        return at_low
+    part = math.log(rate / low) / math.log(high / low)
+    return at_low + (at_high - at_low) * min(1.0, max(0.0, part))
 
 
 def _medians(scale: Mapping[str, Any]) -> dict[tuple[int, str], dict[str, float]]:
