@@ -49,6 +49,7 @@ class Allowance:
 
     Args:
         hurry: called when somebody waits for the report of what was spent.
+        stir: called when a request comes that is the first since the last wish.
 
     Attributes:
         left: what is held and not spent.
@@ -57,7 +58,12 @@ class Allowance:
     """
 
     def __init__(
-        self, model: str, *, now: Callable[[], float], hurry: Callable[[], None] = lambda: None
+        self,
+        model: str,
+        *,
+        now: Callable[[], float],
+        hurry: Callable[[], None] = lambda: None,
+        stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.left = _NOTHING
@@ -74,9 +80,12 @@ class Allowance:
         self._gone = _NOTHING
         self._now = now
         self._hurry = hurry
+        self._stir = stir
 
     def note(self, ask: Ask) -> None:
         """Learns from an ask how much a request needs, and how often one comes."""
+        if not self._asks:
+            self._stir()
         self._asks += 1
         self._one = _needs(ask)
 
@@ -167,8 +176,9 @@ class LeaseKeeper:
         self._nodes = nodes
         self._loop_time = asyncio.get_running_loop().time
         self._hurry = asyncio.Event()
+        self._stirred = asyncio.Event()
         self.allowances = {
-            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set, stir=self._stirred.set)
             for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
@@ -182,6 +192,7 @@ class LeaseKeeper:
         """Renews whenever it is due while Redis answers, until cancelled."""
         is_urgent = False
         while True:
+            await self._until_wanted()
             if self._watch.connected and self._ledger.is_asserted and (is_urgent or self._is_due()):
                 is_urgent = False
                 await self._renew()
@@ -192,6 +203,12 @@ class LeaseKeeper:
             except TimeoutError:
                 pass
             self._hurry.clear()
+
+    async def _until_wanted(self) -> None:
+        """A domain that nobody uses costs no timer: a node may have hundreds of them."""
+        self._stirred.clear()
+        if self._pending is None and all(allowance.is_idle() for allowance in self.allowances.values()):
+            await self._stirred.wait()
 
     def _is_due(self) -> bool:
         waited_s = self._loop_time() - self._renewed_at

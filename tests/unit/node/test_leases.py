@@ -286,7 +286,7 @@ async def test_renewals_come_as_often_as_the_fleet_can_bear(nodes: int, renewals
     keeper.allowances["a.m"].note(an_ask())
     await asyncio.sleep(0.6)
     asked_first = len(ledger.calls)
-    await asyncio.sleep(5.4)
+    await asyncio.sleep(4.7)
     task.cancel()
 
     assert asked_first == 1
@@ -309,3 +309,20 @@ async def test_what_was_spent_is_reported_at_once_where_somebody_waits() -> None
 
     assert allowance.is_reported
     assert asyncio.get_running_loop().time() - began_s < 0.1
+
+
+@in_virtual_time
+async def test_a_domain_that_nobody_uses_costs_no_timer() -> None:
+    """An idle keeper sleeps until a request comes, and again when all that it held was given up."""
+    ledger = Ledger()
+    keeper = _keeper(ledger)
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(keeper.run())
+    await settle_down()
+    assert not loop._scheduled  # type: ignore[attr-defined]
+
+    keeper.allowances["a.m"].note(an_ask())
+    await settle_down()
+    assert len(ledger.calls) == 1
+    assert len(loop._scheduled) == 1  # type: ignore[attr-defined]
+    task.cancel()
