@@ -12,6 +12,7 @@ from shared_state.errors import LoopDetectedError, RequestError
 
 #: Sent by the official OpenAI and Anthropic SDKs with every request: 0, then 1, 2 ...
 _REPEATS: Final = b"x-stainless-retry-count"
+PASSPORT_HEADERS: Final = frozenset({HEADER, _REPEATS})
 
 
 def read_passport(scope: Scope) -> Passport:

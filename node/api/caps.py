@@ -14,7 +14,7 @@ from shared_state.errors import RequestError
 _MAX_PRICE: Final = b"x-modelmesh-max-price"
 _PROVIDERS: Final = b"x-modelmesh-allow-providers"
 _REGIONS: Final = b"x-modelmesh-regions"
-_NAMES: Final = frozenset({_MAX_PRICE, _PROVIDERS, _REGIONS})
+CAPS_HEADERS: Final = frozenset({_MAX_PRICE, _PROVIDERS, _REGIONS})
 _USD: Final = re.compile(r"(?:\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})")
 _LONGEST_LIST: Final = 4096
 
@@ -25,11 +25,11 @@ def read_caps(scope: Scope) -> Caps | None:
     Raises:
         RequestError: one of the headers is empty or is not what it must be.
     """
-    if _NAMES.isdisjoint(headers_of(scope)):
+    if CAPS_HEADERS.isdisjoint(headers_of(scope)):
         return None
     found: dict[bytes, str] = {}
     for key, value in scope["headers"]:
-        if key in _NAMES:
+        if key in CAPS_HEADERS:
             text = value.decode("latin-1").strip()
             # A list may come in several headers; so much money and so much money is no amount.
             found[key] = f"{found[key]},{text}" if key in found else text

@@ -8,15 +8,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import getrandbits
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
-from node.api.body import header, parse_object, read_body
-from node.api.border import read_passport
-from node.api.caps import read_caps
+from node.api.body import header, headers_of, parse_object, read_body
+from node.api.border import PASSPORT_HEADERS, read_passport
+from node.api.caps import CAPS_HEADERS, read_caps
 from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
@@ -42,6 +42,16 @@ log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256
+#: Headers that route a call; most calls have none of them.
+ROUTING_HEADERS: Final = (
+    CAPS_HEADERS
+    | PASSPORT_HEADERS
+    | {
+        b"x-modelmesh-provider",
+        b"x-modelmesh-deadline",
+        b"x-modelmesh-session",
+    }
+)
 _LONGEST_SESSION = 256
 
 
@@ -194,21 +204,27 @@ def build_call(
     Raises:
         RequestError: a header is not what it must be.
     """
-    preferred, passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
-    return Call(
+    call = Call(
         surface=surface,
         request_id=request_id,
         fields=fields,
         body_bytes=len(body),
         started=started,
-        deadline_s=_sooner(_deadline(scope), passport.left_s),
-        provider=preferred.decode("latin-1") if preferred else None,
         prompt_tokens=weigh(body, fields),
-        caps=read_caps(scope),
         key=key,
-        session=_session(scope),
-        passport=passport,
     )
+    if not ROUTING_HEADERS.isdisjoint(headers_of(scope)):
+        _read_headers(call, scope)
+    return call
+
+
+def _read_headers(call: Call, scope: Scope) -> None:
+    """What the headers say of who may serve a call, and how long it may take."""
+    preferred, call.passport = header(scope, b"x-modelmesh-provider"), read_passport(scope)
+    call.deadline_s = _sooner(_deadline(scope), call.passport.left_s)
+    call.provider = preferred.decode("latin-1") if preferred else None
+    call.caps = read_caps(scope)
+    call.session = _session(scope)
 
 
 async def _take(claim: Claim, call: Call, interrupts: Interrupts) -> Answer | None:

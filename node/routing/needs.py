@@ -60,6 +60,8 @@ _OF_FIELDS: Final[Mapping[str, int]] = {
     "reasoning_effort": Feature.REASONING.value,
     "audio": Feature.AUDIO.value,
 }
+#: Fields by which a body may want something of its model; most bodies have none of them.
+_WANTING: Final = frozenset({*_OF_FIELDS, "response_format", "text", "modalities"})
 _OF_PARTS: Final[Mapping[str, int]] = {
     "image_url": Feature.VISION.value,
     "input_image": Feature.VISION.value,
@@ -322,6 +324,8 @@ def _longest_text(part: Mapping[str, Any]) -> int:
 
 def _wanted_by_fields(fields: Mapping[str, Any]) -> int:
     wants = 0
+    if _WANTING.isdisjoint(fields):
+        return wants
     for name in _OF_FIELDS.keys() & fields.keys():
         if _is_asked(fields[name]):
             wants |= _OF_FIELDS[name]

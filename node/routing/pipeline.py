@@ -217,7 +217,7 @@ class Pipeline:
 
     def _filter_delivery(self, plan: Plan) -> None:
         plan.members = plan.prospect.delivering
-        if not any(members for _, members in plan.members):
+        if not plan.prospect.is_deliverable:
             mode = "streaming" if plan.call.is_stream else "synchronous"
             raise RequestError(
                 f"no model of {plan.call.name!r} supports {mode} delivery",
@@ -275,7 +275,7 @@ class Pipeline:
 
     def _score(self, plan: Plan) -> None:
         """Scores of the configuration alone have ordered the pool when it was built; a trial is due whatever the score."""
-        if not any(pool.score is not None and pool.score.live for pool, _ in plan.members):
+        if not plan.prospect.is_scored:
             return
         plan.members = list(plan.members)
         for place, (pool, members) in enumerate(plan.members):

@@ -19,11 +19,15 @@ class Prospect(NamedTuple):
     Attributes:
         serving: those that serve the API, by pool.
         delivering: those of them that deliver in the asked mode.
-        floor: abilities that every one of the latter has.
+        is_deliverable: whether there are any of the latter.
+        is_scored: whether scores that live facts move decide about some of them.
+        floor: abilities that every one of them has.
     """
 
     serving: Members
     delivering: Members
+    is_deliverable: bool
+    is_scored: bool
     floor: Abilities
 
 
@@ -52,7 +56,13 @@ class Prospects:
             (pool, [model for model in members if getattr(model.config.delivery, mode)])
             for pool, members in serving
         ]
-        return Prospect(serving, delivering, self.fitness.floor(delivering))
+        return Prospect(
+            serving,
+            delivering,
+            is_deliverable=any(members for _, members in delivering),
+            is_scored=any(pool.score is not None and pool.score.live for pool, _ in delivering),
+            floor=self.fitness.floor(delivering),
+        )
 
 
 def _serving(call: Call, resolution: Resolution) -> Members:
