@@ -36,7 +36,7 @@ class Window:
         elapsed_s: from the first request to the last byte of the last answer.
         latencies_s: of each request, to the last byte.
         first_s: of each request, to the first content; for a plain answer, to the first byte of the body.
-        reconnects: answers after which the server closed the connection.
+        reconnects: connections that the server closed between two requests.
         faults: what was wrong with answers, the first few; any one makes the window void.
     """
 
@@ -118,13 +118,19 @@ class Driver:
         elif client.due > now:
             self._loop.call_later(client.due - now, self._ask_on_time, client)
         else:
-            client.ask()
+            self._ask(client)
 
     def _ask_on_time(self, client: _Client) -> None:
         if time.perf_counter() < self.until:
-            client.ask()
+            self._ask(client)
         else:
             self.note_idle()
+
+    def _ask(self, client: _Client) -> None:
+        if client.is_closed.done():
+            self.replace(client)  # the server has given up a connection that was idle
+        else:
+            client.ask()
 
     def note_fault(self, what: str) -> None:
         """Book a fault; further requests would only cost time."""
@@ -139,7 +145,7 @@ class Driver:
             self._finished.set()
 
     def replace(self, client: _Client) -> None:
-        """Let a connection that the server has closed after an answer ask again on a new one."""
+        """Let a connection that the server has closed between two requests ask again on a new one."""
         self.window.reconnects += 1
         task = self._loop.create_task(self._replace(client))
         self._tasks.add(task)

@@ -130,6 +130,19 @@ async def test_a_closed_connection_is_replaced() -> None:
     assert window.requests == window.reconnects > _UNARY.connections
 
 
+async def test_a_connection_that_was_closed_while_idle_is_replaced(mock: MockProvider) -> None:
+    """A server may give up idle connections between two windows."""
+    async with Driver(Target(mock.port), _UNARY) as driver:
+        await driver.run(0.05)
+        for client in driver._clients:
+            client._transport.abort()
+        await asyncio.wait([client.is_closed for client in driver._clients])
+        window = await driver.run(0.05)
+
+    assert not window.is_void, window.faults
+    assert window.requests > window.reconnects == _UNARY.connections
+
+
 async def test_nobody_there_is_said_at_once() -> None:
     """Without a server there is no window."""
     with pytest.raises(DriverError, match="does not take connections"):
