@@ -24,7 +24,7 @@ from benchmarks.tables import rich_table, sheets
 from tests.support.processes import ProcessFailedError
 
 RESULTS: Final = Path(__file__).parent / "results"
-_DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast", "node/fast-nolimits")
+_DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast")
 #: Peers in one run with nodes: the loads that all of them can be given, fewer rounds, for they start slowly.
 _PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", "node/fast-nolimits", *PEERS)
 _PEER_SCENARIOS: Final = ("unary1", "unary32", "unary128", "mixed", "heads", "burst")
