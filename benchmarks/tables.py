@@ -97,6 +97,13 @@ def _rate(load: Load) -> str:
     return _number(load.per_s, 0) + share
 
 
+def _capacity(load: Load) -> str:
+    """What its CPU per request would let one core carry, and what came of it, which the load side or the neighbours may have held down."""
+    if not load.cpu_us:
+        return _rate(load)
+    return f"{1e6 / load.cpu_us:,.0f} / {_rate(load)}"
+
+
 def _added(load: Load) -> str:
     if load.added_p50_ms is None:
         return _NONE
@@ -142,7 +149,7 @@ def _rest(one: Figures, _: Sequence[Figures]) -> str:
 _SUMMARY: dict[str, Cell] = {
     "CPU us / request, 32 conns": _under(UNARY[1], lambda load: _number(load.cpu_us, 0)),
     f"x {FLOOR}": _ratio,
-    "requests / s of one core, 128 conns (share in use)": _under(UNARY[2], _rate),
+    "requests / s of one core, 128 conns: by CPU / measured (share in use)": _under(UNARY[2], _capacity),
     "added p50 / p99 ms, 1 conn": _under(UNARY[0], _added),
     "added p50 / p99 ms, 128 conns": _under(UNARY[2], _added),
     **{f"CPU us / chunk, {name}": _under(name, _chunk) for name in reversed(STREAMS)},
