@@ -9,7 +9,7 @@ NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 SUITE  := not containers and not topologies and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: topologies help run test check ready cluster compose-test bench bench-peers bench-scale exactness
+.PHONY: topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -46,6 +46,12 @@ bench-scale: $(STAMP) ## what a request costs on 1 to 8 nodes, and a model up to
 	$(BIN)/python -m benchmarks.scale $(ARGS)
 	$(BIN)/python -m benchmarks.model_report
 	$(BIN)/python -m benchmarks fleets
+
+bench-streams: $(STAMP) ## thousands of open streams, time to the first token, slow readers (ARGS='--streams 1000')
+	$(BIN)/python -m benchmarks.streams $(ARGS)
+
+soak: $(STAMP) ## an hour of mixed load with aborts: nothing may grow (ARGS='--minutes 3')
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 exactness: $(STAMP) ## the long outside test: no limit exceeded, books balance, amid all faults (ARGS='--faults node-kill --seeds 1')
 	$(BIN)/python -m benchmarks.exactness $(ARGS)

@@ -61,6 +61,16 @@ def rss_bytes(*pids: int) -> int:
     )
 
 
+def pss_bytes(pid: int) -> int:
+    """The same, with what processes share divided among them."""
+    return sum(_pss_bytes(member) for member in tree(pid))
+
+
+def _pss_bytes(pid: int) -> int:
+    lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 @dataclass(frozen=True, slots=True)
 class RedisReading:
     """Counters of a Redis server, or their growth.

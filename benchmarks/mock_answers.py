@@ -22,6 +22,7 @@ _GARBAGE_BODY = b'{"id": "chatcmpl-0", "choices": [{"index": 0, "mess\xff\x00\xf
 _GARBAGE_EVENTS = b'data: {"id": "chatcmpl-0", "choi\n\ndata \xff\xfe: {{{\n\n'
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _DONE = b"data: [DONE]\n\n"
+_JSON = "application/json"
 _LAST_CHUNK = b"0\r\n\r\n"
 
 Headers = Sequence[tuple[str, str]]
@@ -113,12 +114,14 @@ def compose(call: Call, behaviour: Behaviour, *, name: str, n: int, headers: Hea
     return compose_unary(_completion(call, reply, name=name, n=n), behaviour, headers=headers)
 
 
-def compose_unary(body: bytes, behaviour: Behaviour, *, headers: Headers = ()) -> Script:
+def compose_unary(
+    body: bytes, behaviour: Behaviour, *, headers: Headers = (), content_type: str = _JSON
+) -> Script:
     """The script of an answer with a content-length; an error status replaces the body."""
     fault = behaviour.fault
     if fault.status >= 400:
         return _directed(error_script(fault, headers=headers), behaviour)
-    return _directed(unary_script(body, fault, headers=headers), behaviour)
+    return _directed(unary_script(body, fault, headers=headers, content_type=content_type), behaviour)
 
 
 def _directed(script: Script, behaviour: Behaviour) -> Script:
@@ -157,7 +160,7 @@ def _head(status: int, content_type: str, headers: Headers) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n"
 
 
-_JSON_HEAD = _head(200, "application/json", ())
+_JSON_HEAD = _head(200, _JSON, ())
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _EVENTS_HEAD = _head(200, _EVENT_STREAM, [("transfer-encoding", "chunked")]) + b"\r\n"
 
@@ -175,10 +178,10 @@ def unary_script(
     *,
     status: int = 200,
     headers: Headers = (),
-    content_type: str = "application/json",
+    content_type: str = _JSON,
 ) -> Script:
     """An answer with a content-length."""
-    if fault is NO_FAULT and not headers and status == 200:
+    if fault is NO_FAULT and not headers and status == 200 and content_type is _JSON:
         return Script(200, b"%bcontent-length: %d\r\n\r\n%b" % (_JSON_HEAD, len(body), body))
     body = _faulty_body(body, fault)
     head = _head(status, content_type, _fault_headers(fault, headers))

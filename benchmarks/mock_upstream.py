@@ -41,9 +41,10 @@ from benchmarks.mock_calls import CHAT, COMPLETIONS, EMBEDDINGS, Call, CallError
 from benchmarks.mock_connection import Connection, Request
 from benchmarks.mock_control import PREFIX, ControlDesk
 from benchmarks.mock_ledger import Entry, Ledger, SlidingLimit
+from benchmarks.mock_media import MEDIA, compose_media, read_media
 
 _MODELS = "/v1/models"
-_CALLS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS})
+_CALLS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS}) | MEDIA
 #: What routers of self-hosted engines ask an engine before they send it traffic.
 _ENGINE = frozenset({"/health", "/get_server_info", "/server_info", "/get_model_info", "/model_info"})
 _ENGINE_FACTS = b'{"is_generation":true}'
@@ -117,7 +118,7 @@ class MockUpstream:
 
     def _call(self, request: Request, now: float) -> tuple[Call, str, Script]:
         try:
-            call = read_call(request.path, request.body)
+            call = _read(request)
         except CallError as error:
             return _NO_CALL, "bad-request", error_script(Fault(status=400), message=str(error))
         headers: Headers = ()
@@ -130,7 +131,11 @@ class MockUpstream:
             behaviour = self._choose(request, call.model)
         except BehaviourError as error:
             return call, "bad-order", error_script(Fault(status=400), message=str(error))
-        script = compose(call, behaviour, name=self.options.name, n=self._n, headers=headers)
+        name = self.options.name
+        if call.path in MEDIA:
+            script = compose_media(call, behaviour, name=name, headers=headers)
+        else:
+            script = compose(call, behaviour, name=name, n=self._n, headers=headers)
         return call, behaviour.text, script
 
     def _choose(self, request: Request, model: str) -> Behaviour:
@@ -152,6 +157,12 @@ class MockUpstream:
         else:
             body = model_list(known, self.options.name, only=model)
         return behaviour.text, compose_unary(body, behaviour)
+
+
+def _read(request: Request) -> Call:
+    if request.path in MEDIA:
+        return read_media(request.path, request.body, request.headers.get(b"content-type", b""))
+    return read_call(request.path, request.body)
 
 
 def _rate_headers(limit: SlidingLimit, wait_s: float) -> Headers:

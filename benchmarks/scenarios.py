@@ -12,7 +12,6 @@ from benchmarks.mock_calls import CHAT
 
 #: Size of every request body: a short conversation.
 BODY_BYTES: Final = 2048
-_OUTPUT_TOKENS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class Scenario:
         stagger_s: between the starts of two connections, so that paced streams do not tick together.
         rate_per_s: requests of all connections together, at random times; 0: as fast as answers come.
         mix: what each connection asks for in turn, instead of one thing.
+        max_tokens: asked for; the mock gives no more chunks than that.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Scenario:
     stagger_s: float = 0.0
     rate_per_s: float = 0.0
     mix: tuple[Scenario, ...] = ()
+    max_tokens: int = 256
 
     @property
     def turns(self) -> tuple[Scenario, ...]:
@@ -64,7 +65,7 @@ class Scenario:
 
     def body(self, model_prefix: str = "") -> bytes:
         """The request's body, of `BODY_BYTES`."""
-        fields: dict[str, object] = {"model": model_prefix + self.model, "max_tokens": _OUTPUT_TOKENS}
+        fields: dict[str, object] = {"model": model_prefix + self.model, "max_tokens": self.max_tokens}
         if self.is_stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         bare = orjson.dumps(fields | {"messages": [{"role": "user", "content": ""}]})

@@ -151,8 +151,10 @@ class Bench:
 
     async def share(self, node: int, entries: int) -> None:
         """The exchange of retry budgets of one pool."""
-        sent = Sent(next(self._numbers), 50, 1)
-        await share_retries(self._store, _POOL, sent, node=f"bench{node}", share=0.1, floor=10, nodes=8)
+        sent = Sent(next(self._numbers), 50, 1, good=50)
+        await share_retries(
+            self._store, _POOL, sent, node=f"bench{node}", rules=self._pool.retry.budget, nodes=8
+        )
 
     async def publish(self, node: int, entries: int) -> None:
         """An event to whoever listens."""

@@ -1,9 +1,10 @@
 """What admission and settlement cost: server and client time per request by batch, how much one hot domain carries, how long an admission takes.
 
-    python -m benchmarks.state_layer [--seconds 2] [--json FILE]
+    python -m benchmarks.state_layer [--seconds 2] [--json FILE] [--beside CHECKOUT [--rounds 5]]
 
 Starts a server of its own on a unix socket. Every request is admitted through five windows (three of the model, two of
-the account), counted in flight, settled with its usage and booked in the statistics.
+the account), counted in flight, settled with its usage and booked in the statistics. A batch is settled by the exchange that admits the next one.
+With --beside another checkout is measured in turns with this one, by its own code; the figures are medians.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import itertools
 import json
 import os
 import platform
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -32,12 +37,13 @@ from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 from tests.support.valkey import ValkeyServer
 
-BATCHES = (1, 32, 128)
+BATCHES = (1, 8, 32, 128)
 HOT_BATCH = 128
 IN_PARALLEL = 4
 #: Requests per second at which the latency of an admission is measured: half of what one client core should carry.
 PACE = 20_000
 _TICK_S = 0.001
+_SCRIPTS = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
 _PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99}
 _HUGE = 10**9
 _CONFIG = {
@@ -119,21 +125,31 @@ class Load:
         """Admits and settles a batch."""
         await self.settle(await self.admit(size))
 
+    async def exchange(self, size: int, ended: list[str]) -> list[str]:
+        """Admits a batch and settles the one before it, in one call; the new reservations."""
+        asks = [self.ask() for _ in range(size)]
+        settlements = [self.settlement(reservation) for reservation in ended]
+        verdicts, applied = await self._idle[0].exchange(asks, settlements)
+        if any(verdict.code for verdict in verdicts) or not all(applied or ()):
+            raise RuntimeError("a request was refused, or a settlement was not applied")
+        return [ask.reservation for ask in asks]
+
     async def server_us(self) -> int:
         """Time that the server has spent in scripts so far."""
         stats = await self._store.client.info("commandstats")
-        return sum(int(stats[name]["usec"]) for name in ("cmdstat_evalsha", "cmdstat_eval") if name in stats)
+        return sum(int(stats[name]["usec"]) for name in _SCRIPTS if name in stats)
 
 
 async def measure_cost(load: Load, batch: int, seconds: float) -> Cost:
     """One batch after the other."""
-    await load.serve(batch)
+    ended = await load.admit(batch)
     server_us, cpu_s, began_s, requests = await load.server_us(), time.process_time(), time.monotonic(), 0
     while time.monotonic() - began_s < seconds:
-        await load.serve(batch)
+        ended = await load.exchange(batch, ended)
         requests += batch
     took_s, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
     server_us = await load.server_us() - server_us
+    await load.settle(ended)
     return Cost(
         batch,
         round(server_us / requests, 2),
@@ -219,6 +235,62 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
         await store.aclose()
 
 
+def measure_beside(other: Path, seconds: float, rounds: int) -> dict[str, object]:
+    """This checkout and another one by turns, each with a server of its own: the median cost by batch of both."""
+    checkouts = {"before": other.resolve(), "now": Path(__file__).resolve().parents[1]}
+    runs: dict[str, list[dict[str, object]]] = {name: [] for name in checkouts}
+    for _ in range(rounds):
+        for name, checkout in checkouts.items():
+            runs[name].append(_measure_checkout(checkout, seconds))
+    costs = {name: _median_costs(results) for name, results in runs.items()}
+    return {key: runs["now"][-1][key] for key in ("date", "machine", "server")} | {"rounds": rounds, **costs}
+
+
+def _measure_checkout(checkout: Path, seconds: float) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.state_layer",
+            "--seconds",
+            str(seconds),
+            "--json",
+            str(file),
+        ]
+        subprocess.run(
+            command,
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        figures: dict[str, object] = json.loads(file.read_text())
+        return figures
+
+
+def _median_costs(results: list[dict[str, object]]) -> list[dict[str, float]]:
+    by_batch: dict[int, list[dict[str, float]]] = {}
+    for result in results:
+        for cost in result["costs"]:  # type: ignore[attr-defined]
+            by_batch.setdefault(cost["batch"], []).append(cost)
+    return [
+        {key: round(statistics.median(cost[key] for cost in costs), 2) for key in costs[0]}
+        for costs in by_batch.values()
+    ]
+
+
+def show_beside(result: dict[str, object]) -> None:
+    """Both, one above the other."""
+    print(f"{result['machine']}; {result['server']}; {result['date']}; medians of {result['rounds']} rounds")
+    print(f"{'batch':>6} {'server us':>10} {'client CPU us':>14} {'elapsed us':>11}")
+    for name in ("before", "now"):
+        for cost in result[name]:  # type: ignore[attr-defined]
+            print(
+                "{batch:>6} {server_us:>10} {client_cpu_us:>14} {round_trip_us:>11}".format(**cost), "", name
+            )
+
+
 def show(result: dict[str, object]) -> None:
     """The figures as a table."""
     print(f"{result['machine']}; {result['server']}; {result['date']}")
@@ -240,12 +312,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.state_layer", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="measure this one as well, by turns")
+    parser.add_argument("--rounds", type=int, default=5, help="turns with --beside")
     options = parser.parse_args()
-    with closing(ValkeyServer()) as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(measure(server.start().url, options.seconds))
-    show(result)
+    if options.beside:
+        result = measure_beside(options.beside, options.seconds, options.rounds)
+        show_beside(result)
+    else:
+        result = _measure_here(options.seconds)
+        show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _measure_here(seconds: float) -> dict[str, object]:
+    with closing(ValkeyServer()) as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(measure(server.start().url, seconds))
 
 
 if __name__ == "__main__":

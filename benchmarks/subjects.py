@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from benchmarks.scenarios import ORDERS, Target
@@ -99,7 +100,7 @@ _NGINX_CONF: Final = """\
 worker_processes 1;
 pid nginx.pid;
 error_log stderr warn;
-events { worker_connections 4096; }
+events { worker_connections %(connections)d; }
 http {
     access_log off;
     client_body_temp_path body;
@@ -132,6 +133,10 @@ class Nginx(Subject):
 
     name = "nginx"
 
+    def __init__(self, *, connections: int = 4096) -> None:
+        super().__init__()
+        self._connections = connections
+
     def start(self, mock_port: int) -> float:
         return await_answer(self._front([mock_port]), self.port, "/v1/models")
 
@@ -144,7 +149,8 @@ class Nginx(Subject):
         self.port = free_port()
         conf = directory / "nginx.conf"
         servers = "\n        ".join(f"server 127.0.0.1:{port};" for port in ports)
-        conf.write_text(_NGINX_CONF % {"port": self.port, "servers": servers})
+        facts = {"port": self.port, "servers": servers, "connections": self._connections}
+        conf.write_text(_NGINX_CONF % facts)
         return self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
 
 
@@ -155,27 +161,40 @@ class Node(Subject):
         engine: of both sides, ``fast`` or ``stock``.
         has_limits: whether requests, tokens and concurrency are limited, far above what a run can use.
         launcher: runs the node instead of ``python -m node``.
+        models: names that are asked for.
+        timeouts: clocks of the account, where the defaults will not do.
     """
 
     def __init__(
-        self, engine: str, *, has_limits: bool = True, launcher: tuple[str, ...] = ("-m", "node")
+        self,
+        engine: str,
+        *,
+        has_limits: bool = True,
+        launcher: tuple[str, ...] = ("-m", "node"),
+        models: Iterable[str] = ORDERS,
+        timeouts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.name = f"node/{engine}" if has_limits else f"node/{engine}-nolimits"
         self._engine = engine
         self._has_limits = has_limits
         self._launcher = launcher
+        self._models = list(models)
+        self._timeouts = dict(timeouts)
 
     def start(self, mock_port: int) -> float:
         url = self._start_valkey()
         config = self._directory() / "mesh.json"
-        config.write_text(
-            json.dumps(node_config(mock_port, engine=self._engine, has_limits=self._has_limits))
-        )
+        config.write_text(json.dumps(self._config(mock_port)))
         self.port = free_port()
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
         command = [sys.executable, *self._launcher, "-c", str(config), "--redis", url, *address]
         return await_answer(self._launch("node", command), self.port, "/ready")
+
+    def _config(self, mock_port: int) -> dict[str, Any]:
+        config = node_config(mock_port, engine=self._engine, has_limits=self._has_limits, models=self._models)
+        config["providers"]["mock"]["timeouts"] = self._timeouts
+        return config
 
 
 class Fleet(Nginx):
@@ -217,8 +236,11 @@ class Fleet(Nginx):
         return await_answer(self._front(self._ports), self.port, "/ready")
 
 
-def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, Any]:
+def node_config(
+    mock_port: int, *, engine: str, has_limits: bool, models: Iterable[str] = ORDERS
+) -> dict[str, Any]:
     """The configuration of a node that is measured: one account, one model and one pool per kind of request."""
+    names = list(models)
     model_limits = dict.fromkeys(("rpm", "rpd", "tpm", "tpd", "concurrency"), _PLENTY) if has_limits else {}
     account_limits = dict.fromkeys(("rpm", "tpm"), _PLENTY) if has_limits else {}
     return {
@@ -240,9 +262,9 @@ def node_config(mock_port: int, *, engine: str, has_limits: bool) -> dict[str, A
                 "capabilities": ["chat-completion"],
                 "limits": model_limits,
             }
-            for name in ORDERS
+            for name in names
         },
-        "pools": {name: {"models": [f"mock.{name}"]} for name in ORDERS},
+        "pools": {name: {"models": [f"mock.{name}"]} for name in names},
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh.drawing import BAD, GOOD, QUIET, table, text
+from modelmesh.drawing import BAD, GOOD, QUIET, table, text, until
 from shared_state.shapes.status import BalanceView, BooksView, BookView
 
 _COUNTS: Final = ("admitted", "settled", "abandoned", "in_flight", "difference")
@@ -23,7 +23,14 @@ _MEANINGS: Final = {
 
 def audit_view(books: BooksView) -> RenderableType:
     """The accounts, their sums, the causes, the verdict."""
-    return Group(_accounts(books), _sums(books), _causes(books), *_differences(books), _verdict(books))
+    return Group(
+        _accounts(books),
+        _sums(books),
+        _causes(books),
+        *_leftovers(books),
+        *_differences(books),
+        _verdict(books),
+    )
 
 
 def rows_off(books: BooksView) -> list[BookView]:
@@ -83,6 +90,17 @@ def _causes(books: BooksView) -> Table:
         meaning = Text(_MEANINGS.get(cause, ""), style=QUIET)
         view.add_row(text(cause.replace("_", " ")), Text(str(off), style=style), meaning)
     return view
+
+
+def _leftovers(books: BooksView) -> list[Table]:
+    """What the scheduler is going to delete, and when."""
+    if not books.leftovers:
+        return []
+    view = table("No longer configured", "what", "domain", "name", "goes", "#in flight")
+    for left in books.leftovers:
+        goes = "never" if left.goes is None else until(left.goes, now=books.time)
+        view.add_row(text(left.kind), text(left.domain), text(left.id), goes, str(left.in_flight))
+    return [view]
 
 
 def _differences(books: BooksView) -> list[Table]:

@@ -25,6 +25,7 @@ _STYLES: Final = {
     "ready": FAIR,
     "ramp": GOOD,
     "over": QUIET,
+    "panic": BAD,
     "alert": "bold magenta",
     "opened": "bold magenta",
     "restored": "bold magenta",
@@ -64,7 +65,7 @@ def follow(
 def event_line(event: EventView) -> Text:
     """Time, event, who, why, until when, and which node said so."""
     what = event.type.replace("_", " ")
-    who = event.model or event.provider or event.domain
+    who = event.model or event.provider or event.pool or event.domain
     line = Text.assemble(
         (_clock(event.time), QUIET),
         "  ",

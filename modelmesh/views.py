@@ -118,7 +118,7 @@ def pools_view(pools: Iterable[PoolView]) -> Table:
     )
     for pool in pools:
         view.add_row(
-            text(pool.id),
+            _pool_text(pool),
             text(pool.capability),
             text(pool.strategy),
             Text(str(pool.active), style=GOOD if pool.active else BAD),
@@ -128,6 +128,13 @@ def pools_view(pools: Iterable[PoolView]) -> Table:
             windows_text(pool.windows),
         )
     return view
+
+
+def _pool_text(pool: PoolView) -> Text:
+    name = text(pool.id)
+    if pool.panic is not None:
+        name.append(f" panic: {pool.panic.asked} asked, {pool.panic.answered} answered", style=BAD)
+    return name
 
 
 def models_view(models: Iterable[ModelView], *, now: float) -> Table:
@@ -183,7 +190,7 @@ def events_view(events: Iterable[EventView], *, now: float) -> Table:
         view.add_row(
             f"{span(now - event.time)} ago",
             text(event.type.replace("_", " ")),
-            text(event.model or event.provider or event.domain),
+            text(event.model or event.provider or event.pool or event.domain),
             text(event.reason),
             until(event.until, now=now),
             text(event.node),

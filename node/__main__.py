@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 from node.options import parse
+from shared_state.lean import lean_imports
 
 if __name__ == "__main__":
     options = parse(sys.argv[1:])  # before the import of everything else: --help is quick
 
-    from node.app import run
+    with lean_imports():
+        from node.app import run
 
     sys.exit(run(options))

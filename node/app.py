@@ -7,10 +7,12 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -23,6 +25,7 @@ from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
 from shared_state.config.loader import load_config
 from shared_state.errors import ConfigurationError
+from shared_state.home import state_folder
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
@@ -38,6 +41,7 @@ _GC_ALLOCATIONS = 20_000
 def run(options: NodeOptions) -> int:
     """Runs a node until SIGTERM; its exit code."""
     _configure_logging()
+    _raise_descriptor_limit()
     try:
         topology = build_topology(load_config(options.config_path))
         build_strategies(topology.pools.values())
@@ -61,7 +65,13 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
     ops = Doorkeeper([SecretStr(admin)] if admin else [], is_open=_is_loopback(host))
     service = NodeService(
-        topology, store, name=options.name or "node", host=_reachable(host), port=port, ops=ops
+        topology,
+        store,
+        name=options.name or "node",
+        host=_reachable(host),
+        port=port,
+        ops=ops,
+        home=_home(),
     )
     stop, abort = _signals()
     await service.start()
@@ -103,6 +113,13 @@ async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Ev
     failed.cancel()
     stop.set()
     await service.announce_drain()
+
+
+def _home() -> Path | None:
+    try:
+        return state_folder(os.environ)
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -166,6 +183,13 @@ def _is_loopback(host: str) -> bool:
 def _refuse(message: str) -> int:
     sys.stderr.write(message + "\n")
     return 1
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows: a stream takes two, and the usual limit of 1024 would end at 500 of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems call unlimited what they do not allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _configure_logging() -> None:

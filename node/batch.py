@@ -1,11 +1,13 @@
 """Group commit: all admissions and settlements that wait for a quota domain travel in one script call.
 
-While one call is under way the next batch gathers, so batches grow with the load and a lonely request waits for nobody.
+While one call is under way the next batch gathers, so batches grow with the load and a lonely request waits for nobody. A settlement
+waits a moment for an admission to travel with, unless somebody waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,6 +15,7 @@ from typing import Final
 import structlog
 
 from node.early import EarlyWord
+from node.spool import Shelf
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
@@ -25,6 +28,10 @@ _AWAY: Final = Verdict(Code.STORE_AWAY)
 _IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)
 _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
+#: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
+_COMPANY_S: Final = 0.005
+
+_Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
 
 
 class DomainBatcher:
@@ -32,18 +39,29 @@ class DomainBatcher:
 
     Args:
         on_reply: called after each reply, for its epoch may be news.
+        shelf: where settlements are kept on disk while Redis is away.
     """
 
     def __init__(
-        self, ledger: DomainLedger, watch: StoreWatch, *, on_reply: Callable[[DomainLedger], None]
+        self,
+        ledger: DomainLedger,
+        watch: StoreWatch,
+        *,
+        on_reply: Callable[[DomainLedger], None],
+        shelf: Shelf | None = None,
     ) -> None:
         self._ledger = ledger
         self._watch = watch
         self._on_reply = on_reply
-        self._asks: deque[tuple[Ask, PoolConfig, asyncio.Future[Verdict]]] = deque()
+        self._shelf = shelf
+        self._asks: deque[_Waiting] = deque()
         self._outbox: deque[Settlement] = deque()
         self._admitting: asyncio.Task[None] | None = None
+        #: Carries settlements alone; else they travel with asks, so many of them just now.
         self._settling: asyncio.Task[None] | None = None
+        self._aboard = 0
+        self._company: asyncio.TimerHandle | None = None
+        self._is_urgent = False
         self._handed = self._applied = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._early = EarlyWord(ledger, watch, on_reply=on_reply)
@@ -83,8 +101,8 @@ class DomainBatcher:
             return
         self._outbox.append(settlement)
         self._handed += 1
-        if self._settling is None:
-            self._settling = asyncio.get_running_loop().create_task(self._settle_all())
+        if self._admitting is None:
+            self._await_company()
 
     def learn(self, model: str, learned: Sequence[tuple[str, int, int]]) -> bool:
         """Hands over what the head of a long answer says about the provider's limits; False if it has to wait for the settlement."""
@@ -96,36 +114,52 @@ class DomainBatcher:
             return
         applied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((self._handed, applied))
+        self._settle_now()
         await asyncio.wait([applied], timeout=within_s)
 
     async def flush(self) -> None:
         """Waits until every settlement handed over so far has reached Redis."""
-        while self._settling is not None:
-            await asyncio.wait([self._settling])
+        while self._outbox:
+            self._settle_now()
+            under_way = [task for task in (self._settling, self._admitting) if task is not None]
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def _admit_all(self) -> None:
         try:
             while self._asks:
+                await asyncio.sleep(
+                    0
+                )  # a turn of the loop: nothing if it is idle; if it is busy, whoever is next comes along
                 batch = [self._asks.popleft() for _ in range(min(len(self._asks), MAX_BATCH))]
-                await self._admit_batch(batch)
+                await self._admit_batch(batch, self._board())
         finally:
             self._admitting = None
+            self._await_company()
 
-    async def _admit_batch(self, batch: list[tuple[Ask, PoolConfig, asyncio.Future[Verdict]]]) -> None:
+    def _board(self) -> list[Settlement]:
+        """The settlements that travel with the asks."""
+        if self._settling is not None or not self._ledger.is_asserted:
+            return []
+        settlements = self._next_settlements()
+        self._aboard = len(settlements)
+        self._stop_waiting()
+        return settlements
+
+    async def _admit_batch(self, batch: list[_Waiting], settlements: list[Settlement]) -> None:
         try:
-            verdicts = await self._ledger.admit([ask for ask, _, _ in batch])
+            verdicts, applied = await self._exchange(batch, settlements)
         except STORE_ERRORS as error:
             self._watch.report_failure(error)
-            for ask, pool, answer in batch:
-                self._give_back(ask, pool)
-                if not answer.done():
-                    answer.set_result(_IN_DOUBT)
+            self._answer_in_doubt(batch)
             return
         except Exception as error:  # a fault of ours: nobody may wait for an answer that never comes
             for _, _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
+            self._settle_now()  # apart from the asks, so that it shows whose fault it was
             return
+        if applied is not None:
+            self._forget_settled(len(applied))
         for (ask, pool, answer), verdict in zip(batch, verdicts, strict=True):
             if not answer.done():
                 answer.set_result(verdict)
@@ -133,21 +167,68 @@ class DomainBatcher:
                 self._give_back(ask, pool)
         self._on_reply(self._ledger)
 
+    def _answer_in_doubt(self, batch: list[_Waiting]) -> None:
+        for ask, pool, answer in batch:
+            self._give_back(ask, pool)
+            if not answer.done():
+                answer.set_result(_IN_DOUBT)
+
+    async def _exchange(
+        self, batch: list[_Waiting], settlements: list[Settlement]
+    ) -> tuple[list[Verdict], list[bool] | None]:
+        try:
+            return await self._ledger.exchange([ask for ask, _, _ in batch], settlements)
+        finally:
+            self._aboard = 0
+
     def _give_back(self, ask: Ask, pool: PoolConfig) -> None:
         self.settle(Settlement(ask.reservation, ask.model, pool, Outcome.NEUTRAL, flags=NOT_SENT))
+
+    def _next_settlements(self) -> list[Settlement]:
+        return list(itertools.islice(self._outbox, MAX_BATCH))
+
+    def _await_company(self) -> None:
+        """Sees to it that what waits in the outbox goes soon: at once if it has to, or is a whole batch."""
+        if not self._outbox:
+            return
+        if self._is_urgent or len(self._outbox) >= MAX_BATCH:
+            self._settle_now()
+        elif self._company is None and self._settling is None:
+            self._company = asyncio.get_running_loop().call_later(_COMPANY_S, self._settle_now)
+
+    def _stop_waiting(self) -> None:
+        if self._company is not None:
+            self._company.cancel()
+            self._company = None
+
+    def _settle_now(self) -> None:
+        """Sends what is in the outbox; if a part of it is under way, then as soon as that has arrived."""
+        self._stop_waiting()
+        self._is_urgent = bool(self._outbox)
+        if self._outbox and self._settling is None and not self._aboard:
+            self._settling = asyncio.get_running_loop().create_task(self._settle_all())
 
     async def _settle_all(self) -> None:
         try:
             while self._outbox:
-                batch = [self._outbox[i] for i in range(min(len(self._outbox), MAX_BATCH))]
+                batch = self._next_settlements()
                 if await self._settle_batch(batch):
-                    for _ in batch:
-                        self._outbox.popleft()
-                    self._tell_waiters(len(batch))
+                    self._forget_settled(len(batch))
                 else:
+                    if self._shelf is not None:
+                        self._shelf.keep(self._outbox, self._applied)
                     await asyncio.sleep(_RETRY_S)
         finally:
             self._settling = None
+
+    def _forget_settled(self, count: int) -> None:
+        for _ in range(count):
+            self._outbox.popleft()
+        if not self._outbox:
+            self._is_urgent = False
+            if self._shelf is not None:
+                self._shelf.clear()
+        self._tell_waiters(count)
 
     def _tell_waiters(self, applied: int) -> None:
         self._applied += applied

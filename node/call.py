@@ -14,6 +14,53 @@ from shared_state.errors import ModelMeshError, ProviderError
 from shared_state.ledger import Settlement, Verdict
 from shared_state.topology import ModelSpec, PoolSpec
 
+Fields = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What a complete answer is made of."""
+
+    OBJECT = "object"
+    TEXT = "text"
+    BYTES = "bytes"
+
+
+def _usage(answer: Fields) -> Any:
+    return answer.get("usage")
+
+
+def _always(_: frozenset[str]) -> bool:
+    return True
+
+
+def _object(_: Fields) -> Kind:
+    return Kind.OBJECT
+
+
+def _answers(fields: Fields) -> int:
+    return int(fields.get("n") or 1)
+
+
+def _nothing_more(_: Fields) -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventShape:
+    """Streams whose events name their types, and which end with an event of their own.
+
+    Attributes:
+        ends: types of the last event, which tells the usage.
+        fails: types of events after which there will be no answer.
+        opening: types that come before any content and hold none.
+        usage_of: from the last event to its usage.
+    """
+
+    ends: frozenset[str]
+    fails: frozenset[str] = frozenset({"error"})
+    opening: frozenset[str] = frozenset()
+    usage_of: Callable[[Fields], Any] = _usage
+
 
 @dataclass(frozen=True, slots=True)
 class Surface:
@@ -26,6 +73,18 @@ class Surface:
         serves: whether a model with these capabilities can answer here.
         check: raises RequestError for a body that no provider could serve.
         most_output: most tokens that the body allows in the answer; None if it does not say.
+        answers: how many answers the body asks for, each of which may take all the output that the model can give.
+        more_tokens: tokens of the input that count more than once.
+        usage_of: from a complete answer to its usage in OpenAI's words; None if it reports none.
+        asks_usage: whether a stream reports its usage only if ``stream_options`` asks for it.
+        default_model: what ``model`` means where the API lets callers leave it out.
+        kind: what the answer to a body is, if it is no stream of events; ``proof`` is for objects.
+        stream_mark: the field, and its value, that asks for a stream of events.
+        events: the shape of these events; None for chunks with ``choices`` and an end marker.
+        files: forms are taken, with one of these fields at least; empty where bodies are JSON alone.
+        is_sure: whether a model of these capabilities, which may answer here, surely can: then its refusal is its own fault.
+        stand_in: the API by which a provider is asked that has none like this; how it is translated is known to ``node.routing.bridge``.
+        is_metered: answers count in tokens whatever the model; else only if it has a price for them, or says how many there may be.
     """
 
     name: str
@@ -33,8 +92,62 @@ class Surface:
     proof: str
     streams: bool
     serves: Callable[[frozenset[str]], bool]
-    check: Callable[[dict[str, Any]], None]
-    most_output: Callable[[dict[str, Any]], int | None]
+    check: Callable[[Fields], None]
+    most_output: Callable[[Fields], int | None]
+    answers: Callable[[Fields], int] = _answers
+    more_tokens: Callable[[Fields], int] = _nothing_more
+    usage_of: Callable[[Fields], Any] = _usage
+    asks_usage: bool = False
+    default_model: str = ""
+    kind: Callable[[Fields], Kind] = _object
+    stream_mark: tuple[str, Any] = ("stream", True)
+    events: EventShape | None = None
+    files: frozenset[str] = frozenset()
+    is_sure: Callable[[frozenset[str]], bool] = _always
+    stand_in: Surface | None = None
+    is_metered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file in a form."""
+
+    name: str
+    size_bytes: int
+    is_image: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """A part of a form as it came: its headers, each with its line end, and its content."""
+
+    head: bytes
+    content: memoryview
+    is_model: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A multipart body that can be sent again, under another boundary and with another model's name in it.
+
+    Attributes:
+        boundary: occurs nowhere in the parts.
+        tokens: of the files, at most.
+    """
+
+    parts: tuple[FormPart, ...]
+    uploads: tuple[Upload, ...]
+    boundary: bytes
+    tokens: int
+
+    def body(self, model: str, boundary: bytes | None = None) -> bytes:
+        """The body for a model of that name."""
+        mark, name = boundary or self.boundary, model.encode()
+        pieces: list[bytes | memoryview] = []
+        for part in self.parts:
+            content = name if part.is_model else part.content
+            pieces += (b"--", mark, b"\r\n", part.head, b"\r\n", content, b"\r\n")
+        return b"".join([*pieces, b"--", mark, b"--\r\n"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +182,7 @@ class Call:
         how: a probe looks at states in a way of its own.
         session: the caller's name for a conversation, empty for none.
         passport: what it says of its way so far.
+        form: the body, if it came as a form; ``fields`` are its texts.
     """
 
     surface: Surface
@@ -85,6 +199,7 @@ class Call:
     session: str = ""
     how: How = How.NORMAL
     passport: Passport = FRESH
+    form: Form | None = None
 
     @property
     def name(self) -> str:
@@ -98,8 +213,14 @@ class Call:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the answer goes out as it comes."""
-        return self.surface.streams and self.fields.get("stream") is True
+        """Whether the answer is a stream of events."""
+        name, value = self.surface.stream_mark
+        return self.surface.streams and self.fields.get(name) == value
+
+    @property
+    def kind(self) -> Kind:
+        """What the answer is if it is no stream of events; bytes go out as they come."""
+        return self.surface.kind(self.fields)
 
 
 class Fallback(StrEnum):
@@ -180,8 +301,8 @@ class Reply(Protocol):
     async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
         """Sends a complete answer."""
 
-    async def begin(self, trail: Trail) -> None:
-        """Sends the head of an event stream."""
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
+        """Sends the head of an event stream, or of bytes of that type."""
 
     async def part(self, data: bytes) -> None:
         """Sends a piece of the stream."""
@@ -190,4 +311,4 @@ class Reply(Protocol):
         """Ends the stream."""
 
     async def break_off(self, error: ModelMeshError) -> None:
-        """Ends a stream that has begun with an error event in the caller's dialect."""
+        """Ends a stream that has begun with an error event in the caller's dialect; bytes are cut off."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import httpx
 import structlog
@@ -29,10 +30,12 @@ from node.leases import LeaseKeeper
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionLog, DecisionMetrics
 from node.observe.metrics import Metrics
+from node.observe.process import ProcessGauges
 from node.observe.request_log import RequestLog
 from node.observe.retries import RetryCounters
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
+from node.panics import PanicWatch
 from node.providers.connector import Connector
 from node.providers.listing import list_models
 from node.routing.budget import RetryBudgets
@@ -47,6 +50,7 @@ from node.routing.sessions import Sessions
 from node.routing.strategies import build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
+from node.spool import Spool
 from node.terms import TermKeeper
 from node.upstream import open_transport
 from node.watch import StoreWatch
@@ -74,10 +78,19 @@ class NodeService:
         name: shown to operators; made unique for this process.
         host, port: where it serves, for the registry.
         ops: who may operate it.
+        home: this machine's state folder, for what an outage leaves unsettled; None if it has none.
     """
 
     def __init__(
-        self, topology: Topology, store: Store, *, name: str, host: str, port: int, ops: Doorkeeper
+        self,
+        topology: Topology,
+        store: Store,
+        *,
+        name: str,
+        host: str,
+        port: int,
+        ops: Doorkeeper,
+        home: Path | None,
     ) -> None:
         config = topology.config
         self.id = f"{name}-{secrets.token_hex(3)}"
@@ -92,7 +105,10 @@ class NodeService:
         self._keyring = Keyring(ClientKeys(store, config.keys.pepper), self.watch)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
         self._transport: httpx.AsyncBaseTransport = open_transport(
-            config.server.upstream, limit_per_origin=_CONNECTIONS_PER_ORIGIN, replay_stale=False
+            config.server.upstream,
+            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
+            replay_stale=False,
+            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
         )
         self.nodes_seen = 1
         self._ledgers = {
@@ -100,6 +116,9 @@ class NodeService:
             for domain in topology.domains.values()
         }
         self._connectors = {p.id: Connector(p, self._transport) for p in topology.providers.values()}
+        self._spool = Spool(
+            home, self.watch, store=f"{store.masked_url} {config.redis.namespace}", node=self.id
+        )
         self._batchers = self._build_batchers()
         self._leases = {
             domain: LeaseKeeper(ledger, self.watch, nodes=lambda: self.nodes_seen)
@@ -116,6 +135,7 @@ class NodeService:
         )
         self._gatehouse = self._build_gatehouse()
         self.router = self._build_router()
+        self._panics = PanicWatch(store, self.snapshot, self.watch, self.router.faith, node=self.id)
         self.request_log = RequestLog(self.id)
         self.metrics = Metrics(
             self.snapshot,
@@ -133,6 +153,7 @@ class NodeService:
         )
         self.metrics.add(DecisionMetrics(self.decisions))
         self.metrics.add(RetryCounters(self.budgets))
+        self.metrics.add(ProcessGauges(self._transport))
         self.info = NodeInfo(
             id=self.id,
             host=host,
@@ -190,7 +211,7 @@ class NodeService:
             self.snapshot.observe_epoch(ledger.domain.id, ledger.epoch)
 
         return {
-            domain: DomainBatcher(ledger, self.watch, on_reply=on_reply)
+            domain: DomainBatcher(ledger, self.watch, on_reply=on_reply, shelf=self._spool.shelf(domain))
             for domain, ledger in self._ledgers.items()
         }
 
@@ -314,7 +335,9 @@ class NodeService:
             self._keyring.run(),
             self.decisions.run(),
             self.findings.run(),
+            self._panics.run(),
             self._beat(),
+            self._spool.run({spec.id: self._batchers[spec.domain] for spec in self.topology.models.values()}),
         ]
         loops += [self.signals.run(), self.budgets.run(), *(keeper.run() for keeper in self._terms.values())]
         if self.topology.config.redis.on_loss == "leased":

@@ -1,14 +1,17 @@
 """This node's view of how models do over the cluster: read once a second, corrected in between by what the node does itself.
 
 All nodes see the same numbers for a second, and would all run to the same model. So a node counts what it has sent since the last reading
-once for every node of the cluster: behind a load balancer the others have just done the same.
+once for every node of the cluster: behind a load balancer the others have just done the same. What they had under way beyond that when it
+was read has ended after about the time that the model takes to answer, and so has its weight.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -87,6 +90,8 @@ class Signals:
         self._sent: Counter[str] = Counter()
         self._wanted = frozenset(model.id for domain in domains for model in domain.models)
         self._told: dict[str, tuple[float, float]] = {}
+        self._wake = asyncio.Event()
+        watch.on_return(self._wake.set)
 
     def begin(self, model: str) -> None:
         """An attempt of this node begins."""
@@ -123,19 +128,31 @@ class Signals:
         speed = (seen.latency_ms, seen.first_token_ms, seen.peak_ms, age_s)
         if self._now() - reading.read_at > _FRESH_S:
             return Signal(*speed, in_flight=float(self._in_flight[model] * self._nodes()))
-        more = (self._in_flight[model] - reading.own_in_flight) * self._nodes()
+        in_flight = self._fleet_in_flight(model, reading)
         sent = (self._sent[model] - reading.own_sent) * self._nodes()
-        return Signal(*speed, max(0.0, seen.in_flight + more), *_room(seen, sent))
+        return Signal(*speed, in_flight, *_room(seen, sent))
+
+    def _fleet_in_flight(self, model: str, reading: _Reading) -> float:
+        """This node's own times the nodes, and what was read beyond that, as far as it may still be under way: whole attempts, for a rest of
+        one would decide between equals for the whole second.
+        """
+        beyond, latency_ms = reading.standing.in_flight, reading.standing.latency_ms
+        beyond -= reading.own_in_flight * self._nodes()
+        left = math.exp((reading.read_at - self._now()) * 1000 / latency_ms) if latency_ms else 1.0
+        return max(0.0, float(self._in_flight[model] * self._nodes() + round(beyond * left)))
 
     async def run(self) -> None:
-        """Reads once a second while Redis answers, until cancelled."""
+        """Reads once a second while Redis answers, until cancelled; at once when it is back, for a node that knows nothing chooses blindly."""
         while True:
             if self._watch.connected:
                 try:
                     await self.read()
                 except STORE_ERRORS as error:
                     self._watch.report_failure(error)
-            await asyncio.sleep(_POLL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await self._wake.wait()
+            self._wake.clear()
 
     async def read(self) -> None:
         """Reads all domains once.

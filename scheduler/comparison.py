@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -26,18 +26,25 @@ class Standing(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configured model of the provider."""
+    """A configured model of the provider, and its sizes by the configuration or the catalogue."""
 
     id: str
     upstream: str
+    context_window: int | None = None
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be told and done."""
+    """What is to be told and done.
+
+    Attributes:
+        mismatches: configured model -> sizes that are listed otherwise; told once, until one of both is another.
+    """
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
+    mismatches: Mapping[str, str] = field(default_factory=dict)
 
 
 def compare(
@@ -49,25 +56,30 @@ def compare(
     provider: str,
     now_s: float,
 ) -> Changes:
-    """What has changed. Of a first list only what is deprecated is told, for nothing is known to be new.
+    """What has changed. Of a first list only what is deprecated or has other sizes is told, for nothing is known to be new.
 
     A configured model that was on no list yet is never taken for gone: vendors do not list every name that they understand.
     """
     old, new = _by_id(before.models), _by_id(now)
     news: list[ModelNews] = []
     orders: list[ModelOrder] = []
+    mismatches: dict[str, str] = {}
     for model in configured:
         was, found = _find(old, model.upstream), _find(new, model.upstream)
         standing = standing_of(found, now_s)
         stood = standing_of(was, before.time_ms / 1000) if before.time_ms else _at_first(standing)
         news += _news_of(model.id, was, found, stood, standing, rules)
         orders += _orders_of(model.id, stood, standing, rules)
+        if found is not None and (mismatch := "; ".join(mismatches_of(model, found))):
+            mismatches[model.id] = mismatch
+            if before.mismatches.get(model.id) != mismatch:
+                news.append(ModelNews("model_changed", model.id, mismatch))
     if before.time_ms and rules.on_new_model == "notify":
         known = {name for model in configured for name in names_of(model.upstream)}
         news += _discovered(
             [model for name, model in new.items() if name not in old.keys() | known], provider
         )
-    return Changes(tuple(news), tuple(orders))
+    return Changes(tuple(news), tuple(orders), mismatches)
 
 
 def standing_of(model: ListedModel | None, now_s: float) -> Standing:
@@ -139,6 +151,19 @@ def differences(was: ListedModel, found: ListedModel) -> list[str]:
         f"{name} {old:.15g} -> {new:.15g}"
         for name, old, new in pairs
         if old is not None and new is not None and old != new
+    ]
+
+
+def mismatches_of(configured: Configured, found: ListedModel) -> list[str]:
+    """Sizes that the list has and the configuration has otherwise: a text may be refused, or sent for nothing."""
+    pairs = [
+        ("context_window", configured.context_window, found.context_window),
+        ("max_output_tokens", configured.max_output_tokens, found.max_output_tokens),
+    ]
+    return [
+        f"{name} {listed} listed, {ours} configured"
+        for name, ours, listed in pairs
+        if ours is not None and listed is not None and ours != listed
     ]
 
 

@@ -71,15 +71,21 @@ class Nodes:
         )
         self._turns = itertools.count()
 
-    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def post(
+        self, path: str, body: dict[str, Any], *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """What a node answers to an order under ``/ops/``; another one is asked if it cannot be reached.
+
+        Args:
+            timeout_s: how long the node itself may take over it.
 
         Raises:
             NoNodeError: no live node could be reached.
             NodeRefusedError: the node did not accept the token, or the order.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        answer, node = await self._ask("POST", path, _TIMEOUT, json=body)
+        timeout = _TIMEOUT if timeout_s is None else httpx.Timeout(timeout_s + _GRACE_S, connect=_CONNECT_S)
+        answer, node = await self._ask("POST", path, timeout, json=body)
         return _understand(answer, node)
 
     async def get(self, path: str, *, timeout_s: float) -> NodeAnswer:

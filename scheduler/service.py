@@ -20,6 +20,7 @@ from scheduler.jobs.copies import Copies
 from scheduler.jobs.flush import Flush
 from scheduler.jobs.health import HealthMonitor
 from scheduler.jobs.leases import LeaseEnder
+from scheduler.jobs.leftovers import Leftovers
 from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
@@ -30,6 +31,7 @@ from scheduler.jobs.sync import Sync
 from scheduler.leadership import Leadership
 from scheduler.nodes import Nodes
 from scheduler.options import SchedulerOptions
+from scheduler.pulses import Pulses
 from scheduler.reports import Reports
 from scheduler.sinks import Sink, make_sink
 from scheduler.timetable import Job, Timetable
@@ -48,6 +50,7 @@ PROBES_EVERY_S: Final = 0.5
 AUDIT_EVERY_S: Final = 60.0
 REAP_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
+FORGET_EVERY_S: Final = 600.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 SYNC_LOOK_EVERY_S: Final = 5.0
@@ -73,15 +76,14 @@ class SchedulerService:
     ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
         domains = DomainDirectory(store, topology)
+        pulses = Pulses(store, accounts)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
         self._nodes = Nodes(store, token=admin_token)
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
-            Job(
-                "recovery", Recovery(store, accounts).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True
-            ),
+            Job("recovery", Recovery(store, pulses).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
             Job(
                 "maintenance",
                 Maintenance(store, topology).run,
@@ -98,7 +100,7 @@ class SchedulerService:
             ),
             Job(
                 "probes",
-                Probes(store, topology, self._nodes).run,
+                Probes(store, topology, self._nodes, pulses).run,
                 PROBES_EVERY_S,
                 _PROBES_TIMEOUT_S,
                 is_loop=True,
@@ -107,6 +109,7 @@ class SchedulerService:
             Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
             Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
+            Job("leftovers", Leftovers(store, topology, self._flush).run, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         if self._copies is not None:

@@ -19,9 +19,9 @@ from shared_state.config.checks import (
     check_base_url,
     check_discovery,
     check_names,
+    counts_money,
     domain_of,
     merge_limits,
-    spends_money,
     with_budget,
 )
 from shared_state.config.faults import FaultLog, suggest
@@ -350,13 +350,13 @@ def _check_prices(parts: Parts, log: FaultLog) -> None:
     """Money can be limited only where prices are known; a free model says so with prices of 0."""
     everywhere = MESH_GATE in parts.gates
     dear_pools = {
-        model.id for pool in parts.pools.values() for model in pool.models if spends_money(pool.config.limits)
+        model.id for pool in parts.pools.values() for model in pool.models if counts_money(pool.config.limits)
     }
     for model in parts.models.values():
         provider = parts.providers.get(model.provider)
         if model.is_priced:
             continue
-        if spends_money(model.config.limits) or (provider and spends_money(provider.config.limits)):
+        if counts_money(model.config.limits) or (provider and counts_money(provider.config.limits)):
             where = "here or on its provider"
         elif everywhere or model.id in dear_pools:
             where = "on a pool that holds it" if model.id in dear_pools else "by the budget of the mesh"

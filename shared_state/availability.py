@@ -2,6 +2,7 @@
 
 Evidence is passive first: attempts of ordinary traffic, each counted once. Where there was none, a probe counts. Each attempt
 moves the average by a tenth of its distance, one look by half of it at most; a probe moves it by three tenths. It begins at 1.
+A rate limit or a spent quota is no outage: whoever refuses so is there, but has not shown that it works either. It is no evidence.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Health:
         fails: probes in a row that failed.
         probed: server time (unix seconds) of the last probe with a verdict; None before the first.
         minute, ok, bad: the latest minute that was looked at, and what it held then.
+        own_ok, own_bad: attempts of our own probes that the statistics will hold at the next look.
     """
 
     score: float = 1.0
@@ -53,6 +55,8 @@ class Health:
     minute: int = 0
     ok: int = 0
     bad: int = 0
+    own_ok: int = 0
+    own_bad: int = 0
 
 
 class Evidence(NamedTuple):
@@ -63,7 +67,7 @@ class Evidence(NamedTuple):
 
 
 def look(health: Health, rows: Iterable[MinuteRow], *, minute: int) -> tuple[Health, Evidence]:
-    """What the statistics hold that was not looked at before; neutral attempts are no evidence.
+    """What the statistics hold that was not looked at before; neutral and limited attempts are no evidence, nor are our own probes.
 
     Args:
         rows: of this entity, from ``health.minute`` on.
@@ -75,12 +79,13 @@ def look(health: Health, rows: Iterable[MinuteRow], *, minute: int) -> tuple[Hea
     for row in rows:
         if row.minute < health.minute:
             continue
-        good, failed = row.metrics.get("ok", 0), row.metrics.get("failed", 0)
+        good = row.metrics.get("ok", 0)
+        failed = row.metrics.get("failed", 0) - row.metrics.get("limited", 0)
         ok, bad = ok + good, bad + failed
         if row.minute == minute:
             last_ok, last_bad = last_ok + good, last_bad + failed
-    evidence = Evidence(max(0, ok - health.ok), max(0, bad - health.bad))
-    return replace(health, minute=minute, ok=last_ok, bad=last_bad), evidence
+    evidence = Evidence(max(0, ok - health.ok - health.own_ok), max(0, bad - health.bad - health.own_bad))
+    return replace(health, minute=minute, ok=last_ok, bad=last_bad, own_ok=0, own_bad=0), evidence
 
 
 def take_traffic(health: Health, evidence: Evidence) -> Health:

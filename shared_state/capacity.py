@@ -98,7 +98,7 @@ def _kinds(members: Iterable[ModelSpec], uses: Mapping[str, DomainUse]) -> list[
         for scope in (uses[model.domain].account, uses[model.domain].models[model.id])
         for window in scope
     ]
-    kinds = {(window.dimension, window.period) for window in windows if window.period}
+    kinds = {(w.dimension, w.period) for w in windows if w.period and w.is_enforced}
     return sorted(kinds, key=lambda kind: (kind[0], PERIODS.index(kind[1])))
 
 
@@ -135,7 +135,11 @@ def _part(
 def _tightest(scope: Iterable[WindowUse], dimension: Dimension, period: str) -> WindowUse | None:
     """The window that leaves least for a period: its own, or a longer one that is nearly full."""
     rank = PERIODS.index(period)
-    bounding = [w for w in scope if w.dimension == dimension and w.period and PERIODS.index(w.period) >= rank]
+    bounding = [
+        w
+        for w in scope
+        if w.dimension == dimension and w.is_enforced and w.period and PERIODS.index(w.period) >= rank
+    ]
     return min(bounding, key=lambda window: window.remaining, default=None)
 
 

@@ -169,6 +169,17 @@ class ClusterClient(RedisCluster):
             async with self._gates[node.name]:
                 return await self._send(node, words, options)
 
+    async def ask_at(self, key: str, *words: Any) -> Any:
+        """Sends a command without a key to the node that this one lives on.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the node is away or slow, or nobody knows where it is.
+        """
+        async with self.reaching():
+            node = self.nodes_manager.get_node_from_slot(self.keyslot(key))
+            async with self._gates[node.name]:
+                return await self._send(node, words, {})
+
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterReads:
         """Several reads in one go; a cluster has no transactions over its nodes."""
         return ClusterReads(self)  # type: ignore[abstract]  # redis-py's own declaration is incomplete
@@ -212,7 +223,7 @@ class ClusterClient(RedisCluster):
 
     def _node_of(self, words: tuple[Any, ...]) -> ClusterNode:
         name = str(words[0]).upper()
-        place = 3 if name in ("EVAL", "EVALSHA") else 1
+        place = 3 if name in ("EVAL", "EVALSHA", "FCALL") else 1
         key = self._home if name in _KEYLESS else words[place]
         return self.nodes_manager.get_node_from_slot(self.keyslot(key))
 
@@ -233,6 +244,17 @@ async def primaries(client: Client) -> list[tuple[str, Ask]]:
     async with client.reaching():
         nodes = client.get_primaries()
     return [(str(node.name), partial(client.execute_command, target_nodes=[node])) for node in nodes]
+
+
+async def ask_at(client: Client, key: str, *words: Any) -> Any:
+    """Sends a command without a key to the server that this one lives on.
+
+    Raises:
+        RedisError, OSError, TimeoutError: it is away or slow.
+    """
+    if isinstance(client, ClusterClient):
+        return await client.ask_at(key, *words)
+    return await client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> Client:

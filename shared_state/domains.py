@@ -73,7 +73,15 @@ async def read_pulses(store: Store, domains: Sequence[str]) -> dict[str, Pulse]:
 
 async def next_lease_ends(store: Store, domains: Sequence[str]) -> dict[str, float]:
     """When the first lease of each domain ends, in unix milliseconds; infinity where there is none."""
-    names = [store.keys.leases(domain) + ":ends" for domain in domains]
+    return await _read_firsts(store, domains, [store.keys.leases(domain) + ":ends" for domain in domains])
+
+
+async def next_recoveries(store: Store, domains: Sequence[str]) -> dict[str, float]:
+    """When the first recovery of each domain is due, in unix milliseconds; infinity where there is none."""
+    return await _read_firsts(store, domains, [store.keys.due(domain) for domain in domains])
+
+
+async def _read_firsts(store: Store, domains: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     found = await _read_each(store, names, lambda pipe, name: pipe.zrange(name, 0, 0, withscores=True))
     return {
         domain: float(rows[0][1]) if rows else math.inf for domain, rows in zip(domains, found, strict=True)
@@ -178,10 +186,14 @@ async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token:
     return abandoned
 
 
-async def read_nodes_on_record(store: Store, domain: str) -> set[str]:
-    """The nodes whose sequences the domain knows."""
-    fields = await store.command("HKEYS", store.keys.sequences(domain))
-    return {field.decode().rpartition("\t")[0] for field in fields}
+async def read_nodes_on_record(store: Store, domains: Sequence[str]) -> dict[str, set[str]]:
+    """The nodes whose sequences each domain knows."""
+    names = [store.keys.sequences(domain) for domain in domains]
+    found = await _read_each(store, names, lambda pipe, name: pipe.hkeys(name))
+    return {
+        domain: {field.decode().rpartition("\t")[0] for field in fields}
+        for domain, fields in zip(domains, found, strict=True)
+    }
 
 
 async def forget_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import ormsgpack
 
@@ -60,7 +60,7 @@ LEASED: Final = 4
 STREAM: Final = 64
 UNKNOWN: Final = -1
 
-#: Flags of a pool's rules, as in ``lua/settle.lua``.
+#: Flags of a pool's rules, as in ``lua/exchange.lua``.
 _AUTH_TAKES_ACCOUNT, _OUTAGE_TAKES_ACCOUNT, _ACCOUNT_IS_MANUAL, _QUOTA_IS_MANUAL = 1, 2, 4, 8
 
 
@@ -162,10 +162,10 @@ class Settlement:
 
 
 class Batch(NamedTuple):
-    """Asks or settlements as they travel: each entry names its model by its place among `models`, from 1.
+    """Asks or settlements as they travel: each entry names its group, and each group its model, by its place among `models`, from 1.
 
     Attributes:
-        rules: of settlements, the pools' rules that entries name by their place.
+        rules: of settlements, the pools' rules that groups name by their place.
     """
 
     models: tuple[str, ...]
@@ -173,58 +173,117 @@ class Batch(NamedTuple):
     rules: bytes = b""
 
 
-def pack_asks(asks: Sequence[Ask]) -> Batch:
-    """A batch for ``admit.lua``."""
-    models = distinct(ask.model for ask in asks)
+#: An entry by itself, apart from its batch. The model stands in its first place, a group's head in the places before the numbers.
+Entry = list[Any]
+#: Places in a group of asks: model, pool, lease ms, how, resent, then sums. Places that an ask takes in the flat list of them.
+_ASK_HEAD: Final = 5
+_ASK_STRIDE: Final = 5
+#: Of settlements: model, policy, pool.
+_SETTLEMENT_HEAD: Final = 3
+_SETTLEMENT_STRIDE: Final = 10
+
+
+def pack_asks(asks: Sequence[Ask], models: tuple[str, ...] = ()) -> Batch:
+    """A batch for ``exchange.lua``.
+
+    Args:
+        models: all that travel along; by default those that are asked for.
+    """
+    models = models or distinct(ask.model for ask in asks)
     index = {model: i for i, model in enumerate(models, 1)}
-    entries = [
-        (
-            ask.reservation,
-            index[ask.model],
-            ask.pool,
-            ask.tokens_in,
-            ask.tokens_out,
-            ask.cost_nano,
-            ask.lease_ms,
-            1 if ask.resent else 0,
-            int(ask.how),
-        )
-        for ask in asks
-    ]
-    return Batch(models, ormsgpack.packb(entries))
+    groups: dict[tuple[str, str, int, int, bool], list[Any]] = {}
+    flat: list[Any] = []
+    for ask in asks:
+        key = (ask.model, ask.pool, ask.lease_ms, ask.how, ask.resent)
+        group = groups.get(key)
+        if group is None:
+            head = [index[ask.model], ask.pool, ask.lease_ms, int(ask.how), int(ask.resent)]
+            group = groups[key] = [*head, 0, 0, 0, 0, len(groups) + 1]
+        group[5] += 1
+        group[6] += ask.tokens_in
+        group[7] += ask.tokens_out
+        group[8] += ask.cost_nano
+        flat += (group[9], ask.reservation, ask.tokens_in, ask.tokens_out, ask.cost_nano)
+    return Batch(models, ormsgpack.packb((list(groups.values()), flat)))
 
 
-def pack_settlements(settlements: Sequence[Settlement]) -> Batch:
-    """A batch for ``settle.lua``."""
-    models = distinct(s.model for s in settlements)
+def pack_settlements(settlements: Sequence[Settlement], models: tuple[str, ...] = ()) -> Batch:
+    """A batch for ``exchange.lua``.
+
+    Args:
+        models: all that travel along; by default those of the settlements.
+    """
+    models = models or distinct(s.model for s in settlements)
     index = {model: i for i, model in enumerate(models, 1)}
     policies: dict[int, tuple[int, PoolConfig]] = {}
-    for s in settlements:
-        policies.setdefault(id(s.pool), (len(policies) + 1, s.pool))
-    entries = [
-        (
-            s.reservation,
-            index[s.model],
-            policies[id(s.pool)][0],
-            int(s.outcome),
-            s.tokens_in,
-            s.tokens_out,
-            s.cost_nano,
-            s.latency_ms,
-            s.first_token_ms,
-            s.retry_after_ms,
-            s.flags,
-            s.dispatch_delay_ms,
-            s.pool_id,
-            plain(s.learned),
-        )
-        for s in settlements
-    ]
+    groups: dict[tuple[str, int, str], int] = {}
+    heads: list[tuple[int, int, str]] = []
+    flat: list[Any] = []
+    aside: list[Any] = []
+    for place, s in enumerate(settlements, 1):
+        key = (s.model, id(s.pool), s.pool_id)
+        group = groups.get(key)
+        if group is None:
+            policy, _ = policies.setdefault(id(s.pool), (len(policies) + 1, s.pool))
+            heads.append((index[s.model], policy, s.pool_id))
+            group = groups[key] = len(heads)
+        flat += (s.reservation, group, int(s.outcome), s.tokens_in, s.tokens_out, s.cost_nano)
+        flat += (s.latency_ms, s.first_token_ms, s.flags, s.dispatch_delay_ms)
+        if s.retry_after_ms or s.learned:
+            aside.append((place, s.retry_after_ms, plain(s.learned)))
     return Batch(
         models,
-        ormsgpack.packb(entries),
+        ormsgpack.packb((heads, flat, aside)),
         ormsgpack.packb([_policy(pool) for _, pool in policies.values()]),
     )
+
+
+def unpack_asks(packed: bytes) -> list[Entry]:
+    """The asks of a batch, each by itself: model, pool, lease ms, how, resent, reservation, tokens in, tokens out, cost."""
+    groups, flat = ormsgpack.unpackb(packed)
+    return [
+        [*groups[flat[at] - 1][:_ASK_HEAD], *flat[at + 1 : at + _ASK_STRIDE]]
+        for at in range(0, len(flat), _ASK_STRIDE)
+    ]
+
+
+def join_asks(entries: Iterable[Entry]) -> bytes:
+    """What `unpack_asks` took apart, packed again."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    flat: list[Any] = []
+    for entry in entries:
+        head = tuple(entry[:_ASK_HEAD])
+        group = groups.setdefault(head, [*head, 0, 0, 0, 0, len(groups) + 1])
+        for place, amount in enumerate((1, *entry[_ASK_HEAD + 1 :]), _ASK_HEAD):
+            group[place] += amount
+        flat += (group[-1], *entry[_ASK_HEAD:])
+    return ormsgpack.packb((list(groups.values()), flat))
+
+
+def unpack_settlements(packed: bytes) -> list[Entry]:
+    """The settlements of a batch, each by itself: model, policy, pool, reservation, outcome and so on, then what stands aside."""
+    groups, flat, aside = ormsgpack.unpackb(packed)
+    entries = []
+    for at in range(0, len(flat), _SETTLEMENT_STRIDE):
+        reservation, group, *rest = flat[at : at + _SETTLEMENT_STRIDE]
+        entries.append([*groups[group - 1], reservation, *rest, ()])
+    for place, *said in aside:
+        entries[place - 1][-1] = said
+    return entries
+
+
+def join_settlements(entries: Iterable[Entry]) -> bytes:
+    """What `unpack_settlements` took apart, packed again."""
+    groups: dict[tuple[Any, ...], int] = {}
+    flat: list[Any] = []
+    aside: list[Any] = []
+    for place, entry in enumerate(entries, 1):
+        group = groups.setdefault(tuple(entry[:_SETTLEMENT_HEAD]), len(groups) + 1)
+        reservation, *rest, said = entry[_SETTLEMENT_HEAD:]
+        flat += (reservation, group, *rest)
+        if said:
+            aside.append((place, *said))
+    return ormsgpack.packb((list(groups), flat, aside))
 
 
 def plain(learned: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

@@ -25,6 +25,7 @@ ModelMeshError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
     ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
+    │   └── ApiMissingError        it has no such API
     ├── AuthenticationError
     ├── RateLimitError
     ├── QuotaExhaustedError
@@ -322,6 +323,14 @@ class RejectedRequestError(ProviderError):
     type = "invalid_request_error"
     blame = Blame.CALLER
     retryable = False
+
+
+class ApiMissingError(RejectedRequestError):
+    """The provider has no such API for the model, which may be well all the same; another provider may have it."""
+
+    default_code = "unsupported_api"
+    blame = Blame.NOBODY
+    retryable = True
 
 
 class OutputOverrunError(ProviderError):

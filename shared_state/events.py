@@ -15,10 +15,10 @@ class Event:
     Attributes:
         type: ``model_deactivated``, ``model_activated``, ``model_trial``, ``model_ready``, ``model_ramp``,
             ``model_trial_over``, and the same for ``provider_``; ``model_discovered``, ``model_deprecated``,
-            ``model_changed``, ``provider_health_changed`` (discovery); ``model_rotated`` (a pool has moved on to it by an order); ``state_restored``.
+            ``model_changed``, ``provider_health_changed`` (discovery); ``model_rotated`` (a pool has moved on to it by an order); ``pool_panic``, ``pool_panic_over``; ``state_restored``.
         time_ms: server time.
         epoch: the domain's epoch after the change.
-        kind: ``model``, ``provider``, ``account`` or ``domain``.
+        kind: ``model``, ``provider``, ``pool``, ``account`` or ``domain``.
         numbers: those that belong to the event; ``state_corrected`` has what was said again, ``state_restored`` ``age_ms`` of the copy, ``reservations`` and ``books`` (admissions).
     """
 

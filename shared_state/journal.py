@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple
 
 import ormsgpack
 
-from shared_state.entries import MAX_BATCH, Batch, distinct
+from shared_state.entries import (
+    MAX_BATCH,
+    Batch,
+    Entry,
+    distinct,
+    join_asks,
+    join_settlements,
+    unpack_asks,
+    unpack_settlements,
+)
 
 #: An append-only file or a replica lags by seconds; the windows of a minute are whole even if everything is lost.
 _LEAST_MS: Final = 10_000
@@ -21,10 +30,9 @@ _MOST_MS: Final = 60_000
 _COPY_MARGIN_MS: Final = 1_000
 _MOST_ENTRIES: Final = 100_000
 
-Entry = list[Any]
-#: Places in a packed ask: reservation, model, tokens in, tokens out, cost, lease ms, resent, how.
-_RESERVATION, _MODEL, _POLICY = 0, 1, 2
-_TOKENS_IN, _TOKENS_OUT, _COST, _LEASE_MS, _RESENT = 3, 4, 5, 6, 7
+#: Places in an entry that stands by itself; the policy is that of a settlement, the rest belong to asks.
+_MODEL, _POLICY = 0, 1
+_LEASE_MS, _RESENT, _RESERVATION, _TOKENS_IN, _TOKENS_OUT, _COST = 2, 4, 5, 6, 7, 8
 
 
 class Record(NamedTuple):
@@ -44,7 +52,7 @@ class Record(NamedTuple):
 
     def entries(self) -> list[Entry]:
         """What of the batch was applied."""
-        unpacked: list[Entry] = ormsgpack.unpackb(self.packed)
+        unpacked = unpack_settlements(self.packed) if self.rules else unpack_asks(self.packed)
         left_out = set(self.left_out)
         return [entry for place, entry in enumerate(unpacked) if place not in left_out]
 
@@ -144,11 +152,11 @@ class Journal:
         """What was admitted after a sequence, and what of it is in flight however old."""
         old = _grouped_by_sequence(self._old.values(), sequence)
         for part in _merged([*old, *self._admissions.above(sequence)]):
-            entries: list[Entry] = ormsgpack.unpackb(part.batch.packed)
+            entries = unpack_asks(part.batch.packed)
             for entry in entries:
                 entry[_RESENT] = 1
             yield part._replace(
-                batch=part.batch._replace(packed=ormsgpack.packb(entries), rules=b""),
+                batch=part.batch._replace(packed=join_asks(entries)),
                 tokens=sum(entry[_TOKENS_IN] + entry[_TOKENS_OUT] for entry in entries),
                 cost_nano=sum(entry[_COST] for entry in entries),
             )
@@ -186,7 +194,7 @@ def _grouped_by_sequence(old: Iterable[tuple[int, str, Entry, int]], above: int)
         if group is None or model not in group.models:
             models = (*(group.models if group else ()), model)
             group = groups[sequence] = Group(sequence, group.entries if group else [], models, [])
-        group.entries.append([entry[_RESERVATION], group.models.index(model) + 1, *entry[_POLICY:]])
+        group.entries.append([group.models.index(model) + 1, *entry[_MODEL + 1 :]])
     return [groups[sequence] for sequence in sorted(groups)]
 
 
@@ -213,10 +221,11 @@ def _as_one(groups: list[Group]) -> Replay:
     rules: list[Any] = []
     for group in groups:
         for entry in group.entries:
-            moved = [entry[_RESERVATION], index[group.models[entry[_MODEL] - 1]], *entry[_POLICY:]]
+            moved = [index[group.models[entry[_MODEL] - 1]], *entry[_MODEL + 1 :]]
             if group.rules:
                 moved[_POLICY] += len(rules)
             entries.append(moved)
         rules += group.rules
-    batch = Batch(models, ormsgpack.packb(entries), ormsgpack.packb(rules))
+    packed = (join_settlements if rules else join_asks)(entries)
+    batch = Batch(models, packed, ormsgpack.packb(rules) if rules else b"")
     return Replay(groups[-1].sequence, batch, len(entries))

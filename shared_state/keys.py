@@ -18,7 +18,7 @@ class Keys:
     def __init__(self, namespace: str) -> None:
         self._prefix = f"{namespace}:{SCHEMA}:"
 
-    # -- a quota domain: written by admit, settle, abandon, set_state, recover; read by nodes and reports
+    # -- a quota domain: written by exchange, abandon, set_state, recover; read by nodes and reports
 
     def domain(self, domain: str) -> str:
         """Hash ``epoch`` (int, +1 with every change of state), ``minute`` (last one with statistics), ``fence``.
@@ -69,7 +69,7 @@ class Keys:
         return f"{self.domain(domain)}:books"
 
     def statistics(self, domain: str, minute: int) -> str:
-        """Hash ``model TAB pool TAB metric`` -> sum over one minute of server time; expires an hour after the flush."""
+        """Hash ``model TAB pool`` -> sums over one minute of server time (msgpack, a list in the order of ``statistics.py``); expires an hour after the flush."""
         return f"{self.domain(domain)}:stat:{minute}"
 
     def minutes(self, domain: str) -> str:
@@ -85,8 +85,8 @@ class Keys:
         return f"{self.domain(domain)}:news"
 
     def listing(self, domain: str, provider: str) -> str:
-        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last; by the leading
-        scheduler, expires without it.
+        """Hash ``version`` (+1 with each list), ``time`` (server ms), ``models`` (JSON): what a provider listed last, ``mismatches`` (JSON): configured
+        models whose sizes are listed otherwise; by the leading scheduler, expires without it.
         """
         return f"{self.domain(domain)}:list:{provider}"
 
@@ -124,6 +124,13 @@ class Keys:
         return f"{self._prefix}{{cluster}}:audit"
 
     @property
+    def known(self) -> str:
+        """Hash ``domain|provider|model TAB domain TAB id`` -> server ms at which a leading scheduler had it in its configuration last; a field goes
+        with what it stands for.
+        """
+        return f"{self._prefix}{{cluster}}:known"
+
+    @property
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
@@ -152,10 +159,16 @@ class Keys:
         return f"{self._prefix}{{pool:{pool}}}:current"
 
     def retries(self, pool: str) -> str:
-        """Hash of the retry budget: ``q:<second>`` requests and ``t:<second>`` retries of the last seconds, ``n:<node>`` the part given to a node;
-        written by nodes once a second while they send, expires a minute after the last.
+        """Hash of the retry budget: ``q:<second>`` requests, ``t:<second>`` retries and ``g:<second>`` good answers of the last seconds,
+        ``n:<node>`` the part given to a node; written by nodes once a second while they send, expires a minute after the last.
         """
         return f"{self._prefix}{{pool:{pool}}}:retries"
+
+    def panic(self, domain: str) -> str:
+        """Hash of a pool's panic, in the domain of its gate: ``since`` and ``over`` (server ms), ``asked``, ``answered``, ``n:<node>`` (sequence of
+        its last report); by nodes that have asked on faith, read by operators, deleted at its end, expires a minute after the last report.
+        """
+        return f"{self.domain(domain)}:panic"
 
     def claim(self, digest: str) -> str:
         """Hash of an idempotency key: state (running, kept, lost), owner, print (fingerprint of the request), head and body of the answer.

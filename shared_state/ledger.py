@@ -1,4 +1,4 @@
-"""Admission and settlement of one quota domain: the typed side of ``admit.lua``, ``settle.lua`` and ``renew_leases.lua``.
+"""Admission and settlement of one quota domain: the typed side of ``exchange.lua`` and ``renew_leases.lua``.
 
 All take batches, for many callers share one round trip. When Redis is away they raise; whether the batch was applied is
 then unknown. Every batch carries a sequence: an admission that was given up is void once the next batch has arrived, however
@@ -63,8 +63,10 @@ __all__ = [
 
 _TABLES_KEPT: Final = 256
 _STALE_CALENDAR: Final = -2
-#: Where a reply's particulars begin, behind time, epoch, note and what belongs to the note.
-_HEAD: Final = 4
+#: Where particulars begin in the reply to an exchange, and to a renewal: behind time, epoch, notes and what belongs to them.
+_EXCHANGED: Final = 7
+_RENEWED: Final = 4
+_CALENDAR_TRIES: Final = 3
 _HAS_LEFT: Final = -1
 
 
@@ -75,6 +77,7 @@ class Note(IntEnum):
     STALE = 1
     UNASSERTED = 2
     HELD = 3
+    STALE_CALENDAR = 4
 
 
 class DomainLedger:
@@ -149,22 +152,8 @@ class DomainLedger:
         Raises:
             RedisError, OSError, TimeoutError: the store is away; asks may have been admitted.
         """
-        batch = pack_asks(asks)
-        self._enter()
-        try:
-            sequence, reply = await self._in_turn("admit", batch)
-            if any(code == Code.STALE_CALENDAR for code in reply[_HEAD + 1 :: 4]):
-                self._tables.clear()
-                sequence, reply = await self._in_turn("admit", batch)
-            if reply[2] != Note.FINE:
-                return [Verdict(Code.HELD, reply[3])] * len(asks)
-            verdicts = [_ADMITTED] * len(asks)
-            for i in range(_HEAD, len(reply), 4):
-                verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
-            self._note_admissions(sequence, batch, asks, verdicts)
-            return verdicts
-        finally:
-            self._leave_call()
+        verdicts, _ = await self.exchange(asks, ())
+        return verdicts
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Applies each settlement once; False for one whose reservation was settled or abandoned before.
@@ -173,22 +162,46 @@ class DomainLedger:
             TermChangedError: none was applied; they have to wait for this node's assertion.
             RedisError, OSError, TimeoutError: the store is away; settlements may have been applied.
         """
-        batch = pack_settlements(settlements)
+        _, applied = await self.exchange(None, settlements)
+        if applied is None:
+            raise TermChangedError(self.domain.id)
+        return applied
+
+    async def exchange(
+        self, asks: Sequence[Ask] | None, settlements: Sequence[Settlement]
+    ) -> tuple[list[Verdict], list[bool] | None]:
+        """Settles, then admits, in one call; see `settle` and `admit`.
+
+        Args:
+            asks: even if there are none, what is past its lease is abandoned; None leaves that to others.
+
+        Returns:
+            A verdict for each ask; for each settlement whether it was applied now, or None if all have to wait for this node's assertion.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; both may have been applied.
+        """
+        models = distinct(entry.model for part in (asks or (), settlements) for entry in part)
+        asked = pack_asks(asks, models) if asks is not None else None
+        ended = pack_settlements(settlements, models) if settlements else None
+        verdicts: list[Verdict] = []
+        applied: list[bool] | None = []
+        tries = 0
         self._enter()
         try:
-            sequence, reply = await self._in_turn("settle", batch)
-            if reply[1] < 0:
-                self._tables.clear()
-                sequence, reply = await self._in_turn("settle", batch)
-            if reply[2] != Note.FINE:
-                raise TermChangedError(self.domain.id)
-            unknown = tuple(place - 1 for place in reply[_HEAD:])
-            record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
-            self.journal.settled(record, [s.reservation for s in settlements])
-            applied = [True] * len(settlements)
-            for place in unknown:
-                applied[place] = False
-            return applied
+            while asked or ended:
+                sequences, reply = await self._send_next(asked, ended)
+                if Note.STALE_CALENDAR in (reply[2], reply[4]):
+                    self._tables.clear()
+                    tries += 1
+                is_over = tries == _CALENDAR_TRIES
+                if asked and (is_over or reply[2] not in _AGAIN):
+                    verdicts = self._take_verdicts(sequences[0], asked, asks or (), reply)
+                    asked = None
+                if ended and (is_over or reply[4] not in _AGAIN):
+                    applied = self._take_settled(sequences[1], ended, settlements, reply)
+                    ended = None
+            return verdicts, applied
         finally:
             self._leave_call()
 
@@ -227,7 +240,7 @@ class DomainLedger:
         )
 
         async def send() -> list[Any]:
-            head = self._head(sequence, replay_in)
+            head = self._head(sequence, replay_in=replay_in)
             return await self._run("renew_leases", self._table(models), head, life_ms, share, packed)
 
         self._enter()
@@ -236,25 +249,31 @@ class DomainLedger:
             if reply[1] < 0:
                 self._tables.clear()
                 reply = await send()
-            self._observe(reply)
+            self._observe(reply[1], reply[2], reply[3])
             if reply[2] == Note.UNASSERTED:
                 raise TermChangedError(self.domain.id)
-            return [Amounts(*reply[i : i + 5]) for i in range(_HEAD, len(reply), 5)]
+            return [Amounts(*reply[i : i + 5]) for i in range(_RENEWED, len(reply), 5)]
         finally:
             self._leave_call()
 
     async def replay(self, kind: str, batch: Batch, *, sequence: int, term: int) -> None:
         """Says again what a server has lost; nothing is refused.
 
+        Args:
+            kind: ``admit`` or ``settle``.
+
         Raises:
             TermChangedError: that term is over.
             RedisError, OSError, TimeoutError: the store is away; it may have been applied.
         """
-        head = self._head(sequence, term)
-        reply = await self._send(kind, batch, head)
-        if reply[1] < 0 or any(code == Code.STALE_CALENDAR for code in reply[_HEAD + 1 :: 4]):
+        asked, ended = (batch, None) if kind == "admit" else (None, batch)
+        sequences = (sequence, 0) if asked else (0, sequence)
+        reply: list[Any] = []
+        for _ in range(_CALENDAR_TRIES):
+            reply = await self._send(asked, ended, self._head(*sequences, replay_in=term))
+            if Note.STALE_CALENDAR not in (reply[2], reply[4]):
+                break
             self._tables.clear()
-            reply = await self._send(kind, batch, head)
         if reply[2] == Note.UNASSERTED:
             raise TermChangedError(self.domain.id)
 
@@ -264,7 +283,7 @@ class DomainLedger:
         Raises:
             RedisError, OSError, TimeoutError: the store is away; it may have been applied.
         """
-        head = ormsgpack.packb((self.node, 0, 0, term, max(epoch, self.epoch), 1))
+        head = ormsgpack.packb((self.node, term, max(epoch, self.epoch), 1))
         return await self._run("assert_term", head, self.domain.id, self._store.keys.channel, verb, said)
 
     async def leave(self) -> None:
@@ -314,42 +333,76 @@ class DomainLedger:
         batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
         return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
 
-    async def _in_turn(self, kind: str, batch: Batch) -> tuple[int, list[Any]]:
-        """Sends a batch under the next sequence; again, if one that was sent later has arrived first, for then it changed nothing."""
-        while True:
-            self.sequences[kind] = sequence = self.sequences[kind] + 1
-            try:
-                reply = await self._send(kind, batch, self._head(sequence))
-            except BaseException:
-                if kind == "admit":
-                    self._void = max(self._void, sequence)
-                raise
-            self._observe(reply)
-            if reply[2] != Note.STALE:
-                return sequence, reply
-            self.sequences[kind] = max(self.sequences[kind], reply[3])
+    async def _send_next(self, asked: Batch | None, ended: Batch | None) -> tuple[tuple[int, int], list[Any]]:
+        """Sends what there is, each part under its next sequence. A part that says STALE has changed nothing: one that was sent later
+        has arrived first."""
+        sequences = (self._next("admit") if asked else 0, self._next("settle") if ended else 0)
+        try:
+            reply = await self._send(asked, ended, self._head(*sequences))
+        except BaseException:
+            self._void = max(self._void, sequences[0])
+            raise
+        for kind, note, value in (("admit", *reply[2:4]), ("settle", *reply[4:6])):
+            self._observe(reply[1], note, value)
+            if note == Note.STALE:
+                self.sequences[kind] = max(self.sequences[kind], value)
+        return sequences, reply
 
-    async def _send(self, kind: str, batch: Batch, head: bytes) -> list[Any]:
-        rules = (batch.rules,) if batch.rules else ()
-        return await self._run(kind, self._table(batch.models), batch.packed, head, *rules)
+    def _next(self, kind: str) -> int:
+        self.sequences[kind] += 1
+        return self.sequences[kind]
 
-    def _head(self, sequence: int, replay_in: int = 0) -> bytes:
+    async def _send(self, asked: Batch | None, ended: Batch | None, head: bytes) -> list[Any]:
+        parts = (
+            asked.packed if asked else b"",
+            ended.packed if ended else b"",
+            ended.rules if ended else b"",
+        )
+        table = self._table((asked or ended or _NOTHING).models)
+        return await self._run("exchange", table, head, *parts)
+
+    def _head(self, *sequences: int, replay_in: int = 0) -> bytes:
         is_replay = 1 if replay_in else 0
         return ormsgpack.packb(
-            (self.node, sequence, self._void, replay_in or self.term, self.epoch, is_replay)
+            (self.node, replay_in or self.term, self.epoch, is_replay, self._void, *sequences)
         )
 
-    def _observe(self, reply: list[Any]) -> None:
-        note, value = reply[2], reply[3]
+    def _observe(self, epoch: int, note: int, value: int) -> None:
         if note == Note.FINE:
-            if reply[1] >= 0:
-                self.epoch = reply[1]
+            if epoch >= 0:
+                self.epoch = epoch
             self.term = self.term or value
         elif note == Note.UNASSERTED:
             self._lose_term(value)
         elif note == Note.HELD:
             self.hold_until_ms = value
             self.on_hold()
+
+    def _take_verdicts(
+        self, sequence: int, batch: Batch, asks: Sequence[Ask], reply: list[Any]
+    ) -> list[Verdict]:
+        if reply[2] == Note.STALE_CALENDAR:
+            return [Verdict(Code.STALE_CALENDAR)] * len(asks)
+        if reply[2] != Note.FINE:
+            return [Verdict(Code.HELD, reply[3])] * len(asks)
+        verdicts = [_ADMITTED] * len(asks)
+        for i in range(_EXCHANGED, len(reply), 4):
+            verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
+        self._note_admissions(sequence, batch, asks, verdicts)
+        return verdicts
+
+    def _take_settled(
+        self, sequence: int, batch: Batch, settlements: Sequence[Settlement], reply: list[Any]
+    ) -> list[bool] | None:
+        if reply[4] != Note.FINE:
+            return None
+        unknown = tuple(place - 1 for place in reply[6])
+        record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
+        self.journal.settled(record, [s.reservation for s in settlements])
+        applied = [True] * len(settlements)
+        for place in unknown:
+            applied[place] = False
+        return applied
 
     def _lose_term(self, hold_until_ms: int) -> None:
         self.is_asserted, self.hold_until_ms = False, hold_until_ms
@@ -358,16 +411,16 @@ class DomainLedger:
     def _note_admissions(
         self, sequence: int, batch: Batch, asks: Sequence[Ask], verdicts: list[Verdict]
     ) -> None:
-        refused = tuple(place for place, verdict in enumerate(verdicts) if verdict.code != Code.ADMITTED)
+        refused: tuple[int, ...] = ()
+        if verdicts.count(_ADMITTED) != len(verdicts):
+            refused = tuple(place for place, v in enumerate(verdicts) if v.code != Code.ADMITTED)
         if len(refused) == len(asks):
             return
         record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
-        reservations = [
-            ask.reservation
-            for ask, verdict in zip(asks, verdicts, strict=True)
-            if verdict.code == Code.ADMITTED
-        ]
-        self.journal.admitted(record, reservations)
+        left_out = set(refused)
+        self.journal.admitted(
+            record, [ask.reservation for place, ask in enumerate(asks) if place not in left_out]
+        )
 
     def _enter(self) -> None:
         self._under_way += 1
@@ -407,6 +460,9 @@ def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
     return Verdict(Code(code), at_ms, name.decode())
 
 
+_NOTHING: Final = Batch((), b"")
+#: The part has changed nothing and goes out again.
+_AGAIN: Final = (Note.STALE, Note.STALE_CALENDAR)
 _ADMITTED: Final = Verdict(Code.ADMITTED)
 _TRIAL: Final = Verdict(Code.ADMITTED, trial=True)
 _FROM_LEASE: Final = Verdict(Code.ADMITTED, from_lease=True)

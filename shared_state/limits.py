@@ -19,9 +19,13 @@ BUCKETS: Final = 120
 #: The way from admission to the provider's own clock, covered by keeping a bucket this much longer.
 GUARD_MS: Final = 250
 
+_TWO_DAYS_MS: Final = 48 * HOUR_MS
+
 Window = tuple[int, str, int, int, int, int, int, int]
 
 _NANO_PER_USD: Final = 10**9
+#: In place of a limit: the window refuses nothing.
+_COUNTS_ONLY: Final = 0
 
 
 class Algorithm(IntEnum):
@@ -148,7 +152,8 @@ def _money(limits: LimitsConfig, now_ms: int) -> list[Window]:
                 period, limits.timezone, now_ms, reset_hour=limits.reset_hour, reset_day=limits.reset_day
             )
             alert = round(most * limits.alert_threshold)
-            windows.append((Algorithm.CALENDAR, name, Dimension.COST, most, *periods, alert))
+            refused_at = most if limits.usd_enforced else _COUNTS_ONLY
+            windows.append((Algorithm.CALENDAR, name, Dimension.COST, refused_at, *periods, alert))
     return windows
 
 
@@ -190,6 +195,20 @@ def windows_of(limits: LimitsConfig, now_ms: int) -> list[Window]:
     return windows
 
 
+def money_periods(limits: LimitsConfig, now_ms: int) -> list[tuple[str, int]]:
+    """What limits money here over a period: its name, a cap's included, and when the running period ends."""
+    return [
+        ("usd_per_day" if window[5] - window[4] < _TWO_DAYS_MS else "usd_per_month", window[5])
+        for window in windows_of(limits, now_ms)
+        if window[0] == Algorithm.CALENDAR and window[2] == Dimension.COST and window[3] != _COUNTS_ONLY
+    ]
+
+
 def has_limits(limits: LimitsConfig) -> bool:
-    """Whether anything is limited at all."""
+    """Whether anything is limited or counted at all."""
     return bool(windows_of(limits, 0))
+
+
+def may_refuse(limits: LimitsConfig) -> bool:
+    """Whether anything is limited, so that a call may be refused."""
+    return any(window[3] != _COUNTS_ONLY for window in windows_of(limits, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 import ormsgpack
@@ -16,6 +17,7 @@ from shared_state.store import Store
 #: Reason of the standby that a retired model is put on; a list that has the model again ends it.
 RETIRED: Final = "retired by its provider"
 _MODELS: Final = TypeAdapter(list[ListedModel])
+_MISMATCHES: Final = TypeAdapter(dict[str, str])
 _NEVER: Final = 0
 
 
@@ -47,11 +49,13 @@ class Listing:
     Attributes:
         version: 0 if there is none.
         time_ms: server time at which it was compared; 0 if there is none that can be compared with.
+        mismatches: what was told of configured models whose sizes are listed otherwise.
     """
 
     version: int = _NEVER
     time_ms: int = 0
     models: tuple[ListedModel, ...] = field(default=())
+    mismatches: Mapping[str, str] = field(default_factory=dict)
 
 
 async def read_listing(store: Store, domain: str, provider: str) -> Listing:
@@ -61,11 +65,14 @@ async def read_listing(store: Store, domain: str, provider: str) -> Listing:
         RedisError, OSError, TimeoutError: the store is away.
     """
     key = store.keys.listing(domain, provider)
-    version, time_ms, models = await store.command("HMGET", key, "version", "time", "models")
+    version, time_ms, models, told = await store.command(
+        "HMGET", key, "version", "time", "models", "mismatches"
+    )
     if version is None:
         return Listing()
     try:
-        return Listing(int(version), int(time_ms), tuple(_MODELS.validate_json(models)))
+        mismatches = _MISMATCHES.validate_json(told or b"{}")
+        return Listing(int(version), int(time_ms), tuple(_MODELS.validate_json(models)), mismatches)
     except ValidationError:  # another release's: as if it were the first
         return Listing(int(version), 0)
 
@@ -82,6 +89,7 @@ async def keep_listing(
     kept_s: float,
     news: Sequence[ModelNews],
     orders: Sequence[ModelOrder],
+    mismatches: Mapping[str, str] = MappingProxyType({}),
 ) -> bool:
     """Keeps a list and tells its news, once; False if another list was kept since the one of that version.
 
@@ -100,6 +108,7 @@ async def keep_listing(
             ormsgpack.packb([list(order) for order in orders]),
             RETIRED,
             time_ms,
+            _MISMATCHES.dump_json(dict(mismatches)),
         ],
     )
     if told < 0:

@@ -54,6 +54,12 @@ class ProviderSpec:
     api_key: SecretStr | None
     config: ProviderConfig
 
+    @property
+    def has_responses(self) -> bool:
+        """Whether it has a Responses API of its own."""
+        stated = self.config.responses
+        return self.connector.has_responses if stated is None else stated
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolSpec:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import ormsgpack
+
 from shared_state.store import Store
 
 #: Upper bounds (ms) of the latency buckets ``latency_le_1`` ...; the last bucket is open.
@@ -28,6 +30,14 @@ METRICS: Final = (
     "cost",
     "latency_ms",
     "first_token_ms",
+)
+#: Counted besides; a durable store keeps them as it keeps the latency buckets. ``limited``: failed attempts that met a limit or a spent quota.
+FURTHER_METRICS: Final = ("limited",)
+#: The numbers of a packed row, in the order of ``lua/include/bookkeeping.lua``.
+_PACKED: Final = (
+    *METRICS,
+    *(f"latency_le_{i}" for i in range(1, len(LATENCY_BOUNDS_MS) + 2)),
+    *FURTHER_METRICS,
 )
 
 
@@ -65,12 +75,18 @@ async def read_minute(store: Store, domain: str, minute: int) -> list[MinuteRow]
 
 
 def decode_minute(domain: str, minute: int, raw: Mapping[bytes, bytes]) -> list[MinuteRow]:
-    """The sums in a minute's hash."""
+    """The sums in a minute's hash; what nobody counted is left out.
+
+    A release before this one left a field for each metric: ``model TAB pool TAB metric``.
+    """
     rows: dict[tuple[str, str], MinuteRow] = {}
     for name, value in raw.items():
-        model, pool, metric = name.decode().split("\t")
+        model, pool, *metric = name.decode().split("\t")
         row = rows.setdefault((model, pool), MinuteRow(domain, model, pool, minute))
-        row.metrics[metric] = int(value)
+        found = zip(metric or _PACKED, [int(value)] if metric else ormsgpack.unpackb(value), strict=False)
+        for counted, amount in found:
+            if amount:
+                row.metrics[counted] = row.metrics.get(counted, 0) + amount
     return list(rows.values())
 
 

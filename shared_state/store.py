@@ -5,34 +5,28 @@ A timeout means "maybe applied": every script that changes something is idempote
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from shared_state import lua
 from shared_state.addresses import mask_url, parse_address
 from shared_state.cancellation import obey_cancellation
 from shared_state.connections import STORE_ERRORS, close_client, open_client, open_subscriber
 from shared_state.deadline import Deadline
 from shared_state.keys import Keys
+from shared_state.scripts import (
+    Script,
+    forget_libraries,
+    has_no_functions,
+    is_unknown_function,
+    load_library,
+)
 
 __all__ = ["STORE_ERRORS", "Argument", "Script", "Store", "mask_url"]
 
 Argument = str | bytes | int
-
-
-class Script:
-    """A Lua command: its text and the digest that the server knows it by."""
-
-    __slots__ = ("digest", "name", "text")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.text = lua.source(name)
-        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Store:
@@ -52,6 +46,7 @@ class Store:
         self.keys = Keys(namespace)
         self.timeout_s = timeout_s
         self._scripts: dict[str, Script] = {}
+        self._has_functions = True
         self.client = open_client(self._address, timeout_s=timeout_s, name=name, home=self.keys.leader)
         self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
@@ -70,12 +65,55 @@ class Store:
         if known is None:
             known = self._scripts[script] = Script(script)
         async with Deadline(self.timeout_s):
-            try:
-                reply = await self._execute("EVALSHA", known.digest, len(keys), *keys, *args)
-            except NoScriptError:
-                reply = await self._execute("EVAL", known.text, len(keys), *keys, *args)
+            if self._has_functions and known.function:
+                reply = await self._call(known, keys, args)
+            else:
+                reply = await self._evaluate(known, keys, args)
         obey_cancellation()
         return reply
+
+    async def _call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Calls it as a function; where there are none it is evaluated, now and from now on."""
+        words = ("FCALL", script.function, len(keys), *keys, *args)
+        try:
+            return await self._execute(*words)
+        except ResponseError as error:
+            if not (is_unknown_function(error) or has_no_functions(error)):
+                raise
+            is_loading = is_unknown_function(error)
+        try:
+            if is_loading:
+                await load_library(self.client, script, keys[0])
+                return await self._execute(*words)
+        except ResponseError as error:
+            if not has_no_functions(error):
+                raise
+        self._has_functions = False
+        return await self._evaluate(script, keys, args)
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        try:
+            return await self._execute("EVALSHA", script.digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._execute("EVAL", script.text, len(keys), *keys, *args)
+
+    async def forget_libraries(self) -> int:
+        """Removes what other releases have left on the servers; how many libraries.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        if not self._has_functions:
+            return 0
+        try:
+            async with Deadline(self.timeout_s):
+                count = await forget_libraries(self.client)
+        except ResponseError as error:
+            if not has_no_functions(error):
+                raise
+            return 0
+        obey_cancellation()
+        return count
 
     async def command(self, *words: Argument) -> Any:
         """Sends a plain command; its reply as redis-py shapes it, text as bytes.

@@ -9,6 +9,7 @@ from typing import Final
 
 import ormsgpack
 
+from shared_state.config.limits import LimitsConfig
 from shared_state.forecast import Tank, runs_dry_in
 from shared_state.limits import Algorithm, Dimension, Window, windows_of
 from shared_state.recent import read_recent
@@ -50,6 +51,7 @@ class WindowUse:
         used: what was taken, reservations included.
         held: what nodes hold of it as leases, for an outage; it comes back unless it is used.
         resets_ms: when the period ends, or when a full sliding window has room again; 0 if it has.
+        is_enforced: False for one that is only counted and told, and never refuses.
     """
 
     name: str
@@ -61,10 +63,11 @@ class WindowUse:
     used: float
     held: int
     resets_ms: int
+    is_enforced: bool = True
 
     @property
     def remaining(self) -> float:
-        """What can still be admitted now."""
+        """What the limit leaves now."""
         return max(0.0, self.limit - self.used - self.held)
 
     @property
@@ -82,6 +85,8 @@ class WindowUse:
 
     def dry_in(self, rates: Rates, now_ms: int) -> float:
         """Seconds until it is full at this rate; infinity if it never is, or if nothing can be told."""
+        if not self.is_enforced:
+            return float("inf")
         if not self.period:
             return 0.0 if self.remaining <= 0 else float("inf")
         return runs_dry_in([self.tank(now_ms)], rates.get(self.dimension, 0.0))
@@ -109,12 +114,15 @@ async def read_domain_use(store: Store, domain: DomainSpec, *, now_ms: int) -> D
         "read_windows", [store.keys.domain(domain.id)], [ormsgpack.packb(scopes)]
     )
     uses = {
-        name: tuple(_uses(windows, row, read_ms)) for (name, windows), row in zip(scopes, rows, strict=True)
+        name: tuple(_uses(windows, row, read_ms, limits[name]))
+        for (name, windows), row in zip(scopes, rows, strict=True)
     }
     return DomainUse(domain.id, read_ms, uses.pop(""), uses)
 
 
-def _uses(windows: Sequence[Window], row: Sequence[int], now_ms: int) -> Iterable[WindowUse]:
+def _uses(
+    windows: Sequence[Window], row: Sequence[int], now_ms: int, limits: LimitsConfig
+) -> Iterable[WindowUse]:
     held = row[2 * len(windows) :]
     for window, used, resets_ms in zip(windows, row[::2], row[1::2], strict=False):
         algorithm, name, dimension, limit, *times = window[:7]
@@ -126,10 +134,11 @@ def _uses(windows: Sequence[Window], row: Sequence[int], now_ms: int) -> Iterabl
             dimension=Dimension(dimension),
             period=_period(name, algorithm, times),
             length_ms=_length_ms(algorithm, times, now_ms),
-            limit=limit,
+            limit=limit or round(getattr(limits, name) * _NANO_PER_USD),
             used=max(0, used),
             held=held[dimension - 1],
             resets_ms=max(0, resets_ms),
+            is_enforced=limit > 0,
         )
 
 

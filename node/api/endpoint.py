@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
 
+import orjson
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +18,8 @@ from node.api.auth import ClientDoor
 from node.api.body import header, headers_of, parse_object, read_body
 from node.api.border import PASSPORT_HEADERS, read_passport
 from node.api.caps import CAPS_HEADERS, read_caps
+from node.api.checks import check_files
+from node.api.form import is_form, read_form
 from node.api.once import Claim, Once, wait_until
 from node.api.record import Answer, Recorder
 from node.api.reply import AsgiReply
@@ -53,6 +56,7 @@ ROUTING_HEADERS: Final = (
     }
 )
 _LONGEST_SESSION = 256
+_IDEMPOTENCY = b"idempotency-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class Endpoint:
         started = asyncio.get_running_loop().time()
         request_id = request_id_of(scope)
         recorder = self._recorder(scope, send)
-        reply = AsgiReply(recorder or send, request_id)
+        is_typed = self._surface.events is not None
+        reply = AsgiReply(recorder or send, request_id, is_typed=is_typed)
         trail = Trail(mode=self._edge.watch.mode)
         name, call, claim = "", None, None
         try:
@@ -92,6 +97,7 @@ class Endpoint:
             name = call.name
             if recorder is not None:
                 claim = self._edge.once.claim(scope, body, key, recorder, trail)
+            del body  # it may be long, and the answer take minutes
             await self._serve(scope, call, claim, receive, reply, trail)
         except ClientDisconnectedError as error:
             trail.outcome = error.code or ""
@@ -140,18 +146,29 @@ class Endpoint:
     async def _read(
         self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None
     ) -> tuple[Call, bytes]:
+        surface = self._surface
         body = await read_body(scope, receive, limit_bytes=self._edge.max_body_bytes)
-        fields = parse_object(body)
+        kind = header(scope, b"content-type") if surface.files else None
+        if kind is not None and is_form(kind):
+            fields, form = read_form(kind, body, default_model=surface.default_model)
+            check_files(fields, form, surface.files)
+            body = orjson.dumps(fields)
+        else:
+            fields, form = parse_object(body), None
+            name_default(fields, surface)
         check_name(fields)
-        self._surface.check(fields)
-        call = build_call(
-            self._surface, scope, fields, body=body, request_id=request_id, started=started, key=key
-        )
+        surface.check(fields)
+        call = build_call(surface, scope, fields, body=body, request_id=request_id, started=started, key=key)
+        if form is not None:
+            call.form = form
+            call.prompt_tokens += form.tokens
+            if header(scope, _IDEMPOTENCY) is not None:
+                body = form.body(call.name, boundary=b"form")  # a repeat has another boundary
         return call, body
 
     def _recorder(self, scope: Scope, send: Send) -> Recorder | None:
         """Records the answer to a request that may be repeated."""
-        if header(scope, b"idempotency-key") is None:
+        if header(scope, _IDEMPOTENCY) is None:
             return None
         return Recorder(send, limit_bytes=self._edge.once.limit_bytes)
 
@@ -178,6 +195,12 @@ class Endpoint:
             await self._edge.router.serve(call, reply, interrupts, trail)
         finally:
             stop_watching()
+
+
+def name_default(fields: dict[str, Any], surface: Surface) -> None:
+    """Says for the caller which capability is meant, where the API has a model of its own for that."""
+    if surface.default_model and fields.get("model") is None:
+        fields["model"] = surface.default_model
 
 
 def check_name(fields: dict[str, Any]) -> None:
@@ -210,7 +233,7 @@ def build_call(
         fields=fields,
         body_bytes=len(body),
         started=started,
-        prompt_tokens=weigh(body, fields),
+        prompt_tokens=weigh(body, fields) + surface.more_tokens(fields),
         key=key,
     )
     if not ROUTING_HEADERS.isdisjoint(headers_of(scope)):

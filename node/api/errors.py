@@ -13,17 +13,26 @@ Headers = list[tuple[bytes, bytes]]
 
 def error_body(error: ModelMeshError, request_id: str) -> bytes:
     """``{"error": {message, type, code, param, request_id}}``."""
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "code": error.code,
-                "param": error.param,
-                "request_id": request_id,
-            }
-        }
-    )
+    return orjson.dumps({"error": _told(error, request_id)})
+
+
+def error_event(error: ModelMeshError, request_id: str, *, is_typed: bool) -> bytes:
+    """The last event of a stream that breaks off; where events name their types it is of the type ``error``."""
+    if not is_typed:
+        return b"data: " + error_body(error, request_id) + b"\n\n"
+    told = _told(error, request_id)
+    flat = {"type": "error", **{name: told[name] for name in ("code", "message", "param")}, "error": told}
+    return b"event: error\ndata: " + orjson.dumps(flat) + b"\n\n"
+
+
+def _told(error: ModelMeshError, request_id: str) -> dict[str, str | None]:
+    return {
+        "message": error.message,
+        "type": error.type,
+        "code": error.code,
+        "param": error.param,
+        "request_id": request_id,
+    }
 
 
 def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, bytes]:

@@ -6,61 +6,16 @@ It is admitted, charged and settled like any other; a model on standby takes it 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from typing import Any, Final
 
-import orjson
-
-from node.api.surfaces import CHAT, EMBEDDINGS
-from node.call import Call, Surface, Trail
+from node.api.probe_calls import probe_call
+from node.call import Call, Trail
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Interrupts
 from node.routing.router import Router
-from node.routing.weight import weigh
 from shared_state.entries import How
 from shared_state.errors import ModelMeshError, RejectedRequestError
 from shared_state.shapes.status import ProbeView
 from shared_state.topology import ModelSpec
-
-#: Models that think before they speak refuse fewer tokens, and the older name of the bound.
-_THINKERS_TOKENS: Final = 16
-
-
-def _chat(model: ModelSpec) -> dict[str, Any]:
-    bound = {"max_tokens": 1}
-    if model.config.features.reasoning:
-        bound = {"max_completion_tokens": _THINKERS_TOKENS}
-    fields = {"messages": [{"role": "user", "content": "ping"}], **bound}
-    return fields if model.config.delivery.synchronous else {**fields, "stream": True}
-
-
-def _embeddings(model: ModelSpec) -> dict[str, Any]:
-    return {"input": "ping"}
-
-
-#: A kind of API and the smallest request in it. What is not here costs too much to be asked for nothing.
-_PROBES: Final = ((CHAT, _chat), (EMBEDDINGS, _embeddings))
-
-
-def probe_call(model: ModelSpec, how: How) -> Call | None:
-    """The probe of a model; None if for what it does there is none."""
-    for surface, write in _PROBES:
-        if surface.serves(model.capabilities):
-            return _call(surface, {"model": model.id, **write(model)}, how)
-    return None
-
-
-def _call(surface: Surface, fields: dict[str, Any], how: How) -> Call:
-    body = orjson.dumps(fields)
-    return Call(
-        surface=surface,
-        request_id=f"probe-{uuid.uuid4().hex}",
-        fields=fields,
-        body_bytes=len(body),
-        started=asyncio.get_running_loop().time(),
-        prompt_tokens=weigh(body, fields),
-        how=how,
-    )
 
 
 class Prober:
@@ -70,9 +25,11 @@ class Prober:
         self._router = router
         self._log = request_log
 
-    async def probe(self, model: ModelSpec, *, is_startup: bool = False) -> ProbeView:
+    async def probe(
+        self, model: ModelSpec, *, is_startup: bool = False, within_s: float | None = None
+    ) -> ProbeView:
         """Asks a model once; whatever becomes of it is the answer."""
-        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE)
+        call = probe_call(model, How.STARTUP_PROBE if is_startup else How.PROBE, within_s)
         if call is None:
             return ProbeView(id=model.id, verdict="no_probe", message="there is no probe for what it does")
         reply, trail = _Silence(), Trail()
@@ -94,6 +51,7 @@ class Prober:
             verdict=verdict,
             latency_ms=latency_ms if trail.attempts else None,
             code=None if error is None else error.code,
+            cause=_cause(error, trail),
             message="" if error is None else error.message,
         )
 
@@ -115,6 +73,13 @@ def _verdict(error: ModelMeshError | None, trail: Trail) -> str:
     return "rejected" if isinstance(error, RejectedRequestError) else "failed"
 
 
+def _cause(error: ModelMeshError | None, trail: Trail) -> str | None:
+    """The code of the attempt's own error; the caller's is one about all attempts."""
+    failures = [step.error for step in trail.steps if step.error is not None]
+    last = failures[-1] if failures else error
+    return None if error is None or last is None or not trail.attempts else last.code
+
+
 class _Silence:
     """Nobody listens: what was learned is in the trail and in the books."""
 
@@ -125,7 +90,7 @@ class _Silence:
     async def whole(self, status: int, content_type: bytes, body: bytes, trail: Trail) -> None:
         self.is_started = True
 
-    async def begin(self, trail: Trail) -> None:
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
         self.is_started = True
 
     async def part(self, data: bytes) -> None:

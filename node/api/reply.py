@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import Send
 
-from node.api.errors import error_answer, error_body
+from node.api.errors import error_answer, error_event
 from node.api.record import Answer
 from node.call import Trail
 from shared_state.errors import ModelMeshError
@@ -19,13 +19,19 @@ _STREAM_HEADERS: list[tuple[bytes, bytes]] = [
 
 
 class AsgiReply:
-    """Sends answers, streams and errors with the headers of the contract."""
+    """Sends answers, streams and errors with the headers of the contract.
 
-    __slots__ = ("_request_id", "_send", "is_started", "status")
+    Args:
+        is_typed: the events of a stream name their types.
+    """
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    __slots__ = ("_is_raw", "_is_typed", "_request_id", "_send", "is_started", "status")
+
+    def __init__(self, send: Send, request_id: str, *, is_typed: bool = False) -> None:
         self._send = send
         self._request_id = request_id
+        self._is_typed = is_typed
+        self._is_raw = False
         self.is_started = False
         self.status = 0
 
@@ -38,10 +44,12 @@ class AsgiReply:
         ]
         await self._whole(status, headers, body)
 
-    async def begin(self, trail: Trail) -> None:
-        """Sends the head of an event stream."""
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
+        """Sends the head of an event stream, or of bytes of that type."""
         self._start(200)
-        headers = [*_STREAM_HEADERS, *trail_headers(trail, self._request_id)]
+        self._is_raw = bool(content_type)
+        kind = [(b"content-type", content_type)] if content_type else _STREAM_HEADERS
+        headers = [*kind, *trail_headers(trail, self._request_id)]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def part(self, data: bytes) -> None:
@@ -53,8 +61,13 @@ class AsgiReply:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def break_off(self, error: ModelMeshError) -> None:
-        """Ends a stream that has begun with an error event."""
-        await self.part(b"data: " + error_body(error, self._request_id) + b"\n\n")
+        """Ends a stream that has begun with an error event.
+
+        Bytes have no place for one: their answer stays unfinished, which the server makes known by cutting the connection.
+        """
+        if self._is_raw:
+            return
+        await self.part(error_event(error, self._request_id, is_typed=self._is_typed))
         await self.end()
 
     async def fail(self, error: ModelMeshError, trail: Trail) -> None:

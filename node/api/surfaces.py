@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from node.call import Surface
-from shared_state.errors import RequestError
+import orjson
+
+from node.api.checks import (
+    check_chat,
+    check_completion,
+    check_image,
+    check_input,
+    check_rerank,
+    check_response,
+    check_speech,
+    check_transcription,
+    check_variation,
+)
+from node.call import EventShape, Fields, Kind, Surface
+from node.routing.weight import weigh_text
 
 #: Nodes of the capability tree whose models do not hold a conversation.
 _NOT_CHAT: Final = (
@@ -17,55 +30,279 @@ _NOT_CHAT: Final = (
     "transformation.image-editing.",
     "transformation.audio-processing.",
     "retrieval.reranking",
+    "evaluation.content-moderation",
+    "evaluation.toxicity-detection",
 )
-_EMBEDDINGS: Final = "representation.embeddings."
+_EMBEDDINGS: Final = ("representation.embeddings.",)
+_MODERATION: Final = ("evaluation.content-moderation", "evaluation.toxicity-detection")
+_RERANKING: Final = ("retrieval.reranking",)
+_SPEAKS: Final = ("generation.audio-generation.",)
+_HEARS: Final = ("understanding.audio-understanding.",)
+_DRAWS: Final = ("generation.image-generation.",)
+_EDITS: Final = ("generation.image-generation.", "transformation.image-editing.")
+#: Formats of a transcription that are no JSON.
+_TEXTS: Final = frozenset({"text", "srt", "vtt"})
 
 
 def _chats(capabilities: frozenset[str]) -> bool:
     return any(not path.startswith(_NOT_CHAT) for path in capabilities)
 
 
-def _embeds(capabilities: frozenset[str]) -> bool:
-    return any(path.startswith(_EMBEDDINGS) for path in capabilities)
+class _Any:
+    """Whether one of the capabilities is at or below one of these places in the tree."""
+
+    def __init__(self, places: tuple[str, ...]) -> None:
+        self._places = places
+
+    def __call__(self, capabilities: frozenset[str]) -> bool:
+        return any(path.startswith(self._places) for path in capabilities)
 
 
-def _check_chat(fields: dict[str, Any]) -> None:
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise RequestError("'messages' must be a non-empty array", param="messages")
-    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-        raise RequestError("each of 'messages' must be an object with a 'role'", param="messages")
-    if not isinstance(fields.get("stream"), bool | None):
-        raise RequestError("'stream' must be a boolean", param="stream")
-    if not isinstance(fields.get("stream_options"), dict | None):
-        raise RequestError("'stream_options' must be an object", param="stream_options")
-    for name in ("max_tokens", "max_completion_tokens", "n"):
-        value = fields.get(name)
-        if value is not None and (
-            not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 31
-        ):
-            raise RequestError(f"'{name}' must be a positive integer", param=name)
+def _never(_: frozenset[str]) -> bool:
+    return False
 
 
-def _most_chat_output(fields: dict[str, Any]) -> int | None:
+def _no_output(_: Fields) -> int | None:
+    return 0
+
+
+# -- chat, completions
+
+
+def _most_chat_output(fields: Fields) -> int | None:
     stated = fields.get("max_completion_tokens") or fields.get("max_tokens")
     return None if stated is None else int(stated) * int(fields.get("n") or 1)
 
 
-def _check_embeddings(fields: dict[str, Any]) -> None:
-    given = fields.get("input")
-    if not isinstance(given, (str, list)) or not given:
-        raise RequestError("'input' must be a non-empty string or array", param="input")
+def _completions_asked(fields: Fields) -> int:
+    """Every prompt has answers of its own, and of ``best_of`` all but ``n`` are thrown away unseen, but billed."""
+    prompt = fields.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    return prompts * max(int(fields.get("n") or 1), int(fields.get("best_of") or 1))
 
 
-def _no_output(_: dict[str, Any]) -> int | None:
-    return 0
+def _most_completion_output(fields: Fields) -> int | None:
+    stated = fields.get("max_tokens")
+    return None if stated is None else int(stated) * _completions_asked(fields)
+
+
+# -- responses
+
+_OPENING: Final = frozenset(
+    f"response.{name}"
+    for name in ("created", "queued", "in_progress", "output_item.added", "content_part.added")
+)
+
+
+def _response_usage(event: Fields) -> Any:
+    response = event.get("response")
+    return response.get("usage") if isinstance(response, dict) else None
+
+
+# -- rerank
+
+
+def _query_again(fields: Fields) -> int:
+    """The query is read once with each document."""
+    query, documents = fields.get("query"), fields.get("documents")
+    if not isinstance(documents, list):
+        return 0
+    return weigh_text(orjson.dumps(query)) * (len(documents) - 1)
+
+
+def _rerank_usage(answer: Fields) -> Any:
+    """Jina and its like count all tokens together; Cohere what it bills, which may be searches instead of tokens."""
+    usage = answer.get("usage")
+    if isinstance(usage, dict):
+        return {"prompt_tokens": usage.get("total_tokens", usage.get("prompt_tokens"))}
+    meta = answer.get("meta")
+    for name in ("billed_units", "tokens"):
+        counts = meta.get(name) if isinstance(meta, dict) else None
+        tokens = counts.get("input_tokens") if isinstance(counts, dict) else None
+        if isinstance(tokens, int | float):
+            return {"prompt_tokens": int(tokens)}
+    return None
+
+
+# -- sound and images
+
+
+def _unstated(_: Fields) -> int | None:
+    return None
+
+
+def _transcription_kind(fields: Fields) -> Kind:
+    return Kind.TEXT if fields.get("response_format") in _TEXTS else Kind.OBJECT
+
+
+def _transcription_usage(answer: Fields) -> Any:
+    """What is billed by its length has no tokens."""
+    usage = answer.get("usage")
+    if isinstance(usage, dict) and usage.get("type") == "duration":
+        return {"prompt_tokens": 0}
+    return usage
 
 
 CHAT: Final = Surface(
-    "chat completions", "/chat/completions", "choices", True, _chats, _check_chat, _most_chat_output
+    "chat completions",
+    "/chat/completions",
+    "choices",
+    True,
+    _chats,
+    check_chat,
+    _most_chat_output,
+    asks_usage=True,
 )
 EMBEDDINGS: Final = Surface(
-    "embeddings", "/embeddings", "data", False, _embeds, _check_embeddings, _no_output
+    "embeddings", "/embeddings", "data", False, _Any(_EMBEDDINGS), check_input, _no_output
 )
-SURFACES: Final = (CHAT, EMBEDDINGS)
+RESPONSES: Final = Surface(
+    "responses",
+    "/responses",
+    "output",
+    True,
+    _chats,
+    check_response,
+    lambda fields: fields.get("max_output_tokens"),
+    events=EventShape(
+        ends=frozenset({"response.completed", "response.incomplete"}),
+        fails=frozenset({"error", "response.failed"}),
+        opening=_OPENING,
+        usage_of=_response_usage,
+    ),
+    is_sure=_never,
+    stand_in=CHAT,
+)
+COMPLETIONS: Final = Surface(
+    "completions",
+    "/completions",
+    "choices",
+    True,
+    _chats,
+    check_completion,
+    _most_completion_output,
+    answers=_completions_asked,
+    is_sure=_Any(("generation.text-generation.text-completion",)),
+    asks_usage=True,
+)
+MODERATIONS: Final = Surface(
+    "moderations",
+    "/moderations",
+    "results",
+    False,
+    _Any(_MODERATION),
+    check_input,
+    _no_output,
+    default_model="content-moderation",
+)
+RERANK: Final = Surface(
+    "rerank",
+    "/rerank",
+    "results",
+    False,
+    _Any(_RERANKING),
+    check_rerank,
+    _no_output,
+    more_tokens=_query_again,
+    usage_of=_rerank_usage,
+)
+SPEECH: Final = Surface(
+    "speech",
+    "/audio/speech",
+    "",
+    True,
+    _Any(_SPEAKS),
+    check_speech,
+    _unstated,
+    kind=lambda _: Kind.BYTES,
+    stream_mark=("stream_format", "sse"),
+    events=EventShape(ends=frozenset({"speech.audio.done"})),
+    is_metered=False,
+)
+IMAGES: Final = Surface(
+    "image generations",
+    "/images/generations",
+    "data",
+    True,
+    _Any(_DRAWS),
+    check_image,
+    _unstated,
+    default_model="text-to-image",
+    events=EventShape(ends=frozenset({"image_generation.completed"})),
+    is_metered=False,
+)
+IMAGE_EDITS: Final = Surface(
+    "image edits",
+    "/images/edits",
+    "data",
+    True,
+    _Any(_EDITS),
+    check_image,
+    _unstated,
+    default_model="image-generation",
+    events=EventShape(ends=frozenset({"image_edit.completed"})),
+    is_sure=_Any(
+        (
+            "generation.image-generation.image-to-image",
+            "generation.image-generation.inpainting",
+            "transformation.image-editing.",
+        )
+    ),
+    files=frozenset({"image"}),
+    is_metered=False,
+)
+IMAGE_VARIATIONS: Final = Surface(
+    "image variations",
+    "/images/variations",
+    "data",
+    False,
+    _Any(_EDITS),
+    check_variation,
+    _unstated,
+    default_model="image-generation",
+    is_sure=_never,
+    files=frozenset({"image"}),
+    is_metered=False,
+)
+TRANSCRIPTIONS: Final = Surface(
+    "transcriptions",
+    "/audio/transcriptions",
+    "text",
+    True,
+    _Any(_HEARS),
+    check_transcription,
+    _unstated,
+    usage_of=_transcription_usage,
+    kind=_transcription_kind,
+    events=EventShape(ends=frozenset({"transcript.text.done"}), usage_of=_transcription_usage),
+    files=frozenset({"file", "url"}),
+    is_metered=False,
+)
+TRANSLATIONS: Final = Surface(
+    "translations",
+    "/audio/translations",
+    "text",
+    False,
+    _Any(_HEARS),
+    check_transcription,
+    _unstated,
+    usage_of=_transcription_usage,
+    kind=_transcription_kind,
+    is_sure=_never,
+    files=frozenset({"file", "url"}),
+    is_metered=False,
+)
+SURFACES: Final = (
+    CHAT,
+    EMBEDDINGS,
+    COMPLETIONS,
+    RESPONSES,
+    MODERATIONS,
+    RERANK,
+    SPEECH,
+    IMAGES,
+    IMAGE_EDITS,
+    IMAGE_VARIATIONS,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+)

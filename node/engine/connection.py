@@ -145,6 +145,7 @@ class Connection(asyncio.Protocol):
         if abruptly:
             self._reset()
         else:
+            self._patience_s = _LINGER_S  # for the rest of an answer that is worth nothing
             self._end()
 
     def returned(self, cycle: Cycle) -> None:

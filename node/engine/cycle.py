@@ -122,6 +122,7 @@ class Cycle:
             _log.exception("the application failed on %s %s", self.scope["method"], self.scope["path"])
         finally:
             self._break_off(failure)
+            self.scope.pop("extensions", None)  # it leads back here, and a ring would wait for the collector
             self._wire.returned(self)
 
     # What the connection tells.

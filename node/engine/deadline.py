@@ -37,8 +37,9 @@ class Deadline:
         self._due = _NEVER
 
     def cancel(self) -> None:
-        """No deadline, and no timer that holds on to its owner."""
+        """No deadline any more, and nothing here that holds on to its owner."""
         self._due = _NEVER
+        self._on_passed = _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_due = None, _NEVER
@@ -53,3 +54,7 @@ class Deadline:
             self._on_passed()
         elif self._due is not _NEVER:
             self._arm(self._due)
+
+
+def _nobody() -> None:
+    """Stands for an owner that is gone."""

@@ -56,8 +56,9 @@ class RequestReader:
             self._count_head(len(data))
 
     def close(self) -> None:
-        """Read no more. The parser and this object hold each other: free them now, not at the next collection."""
+        """Read no more. Parser, this object and its owner hold one another: free them now, not at the next collection."""
         self._parser = None
+        self._begin = _begin_nothing
         self.in_head = False
 
     # What the parser calls.
@@ -123,6 +124,11 @@ class RequestReader:
         lines = [b"%b: %b\r\n" % header for header in self._headers if header[0] in _BODY_FRAMING]
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
         self.feed(rest)
+
+
+def _begin_nothing(*_: object) -> Cycle:
+    """Stands for an owner that is gone; nobody calls it, for nothing is parsed any more."""
+    raise RefusedError(400, "Nothing is read here any more.")
 
 
 class _BodyOnly:

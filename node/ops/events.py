@@ -209,6 +209,7 @@ def view_event(event: Event) -> EventView:
         domain=event.domain,
         model=event.id if event.kind == "model" else None,
         provider=event.id if event.kind == "provider" else None,
+        pool=event.id if event.kind == "pool" else None,
         reason=event.reason,
         until=event.until_ms / 1000 if event.until_ms > 0 else None,
         node=event.node or None,

@@ -217,7 +217,8 @@ def _call(decision: DecisionView) -> Call:
     surface = next((surface for surface in SURFACES if surface.name == decision.api), None)
     if surface is None:
         raise MissingInputError(f"the API {decision.api!r}, which this release does not know")
-    fields: dict[str, Any] = {"model": decision.asked, "stream": decision.is_stream}
+    mark, value = surface.stream_mark
+    fields: dict[str, Any] = {"model": decision.asked, mark: value if decision.is_stream else None}
     return Call(
         surface=surface,
         request_id=decision.request_id,

@@ -21,7 +21,9 @@ from shared_state.domains import read_domain
 from shared_state.events import Event
 from shared_state.gates import pool_gate
 from shared_state.leadership import read_lead
+from shared_state.leftovers import items_of, read_in_flight, read_known
 from shared_state.limits import has_limits
+from shared_state.panics import Panic, read_panics
 from shared_state.recent import read_recent
 from shared_state.registry import Registry
 from shared_state.shapes.statistics import StatsQuery, StatsView
@@ -30,8 +32,10 @@ from shared_state.shapes.status import (
     EventView,
     FindingView,
     JobView,
+    LeftoverView,
     ModelView,
     NodeView,
+    PanicView,
     PoolView,
     ProviderView,
     SchedulerView,
@@ -135,7 +139,7 @@ class Reports:
 
     async def pools(self) -> list[PoolView]:
         """All pools, from this node's snapshot; what their own limits have let through, from Redis."""
-        rows = []
+        rows, panics = [], await read_panics(self._store, list(self._topology.pools))
         for pool in self._topology.pools.values():
             active = sum(map(self._snapshot.is_active, pool.models))
             rows.append(
@@ -148,6 +152,7 @@ class Reports:
                     models=[model.id for model in pool.models],
                     current=self._snapshot.current.get(pool.id) or None,
                     windows=await self.gate_windows(self._topology.gates.get(pool_gate(pool.id))),
+                    panic=_panic_view(panics.get(pool.id)),
                 )
             )
         return rows
@@ -247,7 +252,8 @@ class Reports:
 
     async def news(self) -> list[Event]:
         """All events that the domains remember, oldest first."""
-        return await read_news(self._store, await self._directory.limited())
+        pools = [pool_gate(pool) for pool in self._topology.pools]
+        return await read_news(self._store, dict.fromkeys([*await self._directory.limited(), *pools]))
 
     async def events(self) -> list[EventView]:
         """The latest events of all domains, newest first."""
@@ -259,7 +265,25 @@ class Reports:
             await read_books(self._store, domain, limited=limited)
             for domain, limited in await self._directory.audited()
         ]
-        return view_books(domains, self._topology)
+        books = view_books(domains, self._topology)
+        return books.model_copy(update={"leftovers": await self._leftovers()})
+
+    async def _leftovers(self) -> list[LeftoverView]:
+        """What is known and not configured here."""
+        configured, grace_s = items_of(self._topology), self._topology.config.scheduler.forget_after
+        left = {item: at for item, at in (await read_known(self._store)).items() if item not in configured}
+        in_flight = await read_in_flight(self._store, sorted({item.domain for item in left}))
+        return [
+            LeftoverView(
+                kind=item.kind,
+                domain=item.domain,
+                id=item.id,
+                seen=at / 1000,
+                goes=at / 1000 + grace_s if grace_s else None,
+                in_flight=in_flight[item.domain],
+            )
+            for item, at in sorted(left.items())
+        ]
 
 
 def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
@@ -269,6 +293,12 @@ def _window_view(window: WindowUse, *, prefix: str = "") -> WindowView:
         limit=in_units(window.dimension, window.limit),
         resets=_seconds(window.resets_ms),
     )
+
+
+def _panic_view(panic: Panic | None) -> PanicView | None:
+    if panic is None:
+        return None
+    return PanicView(since=panic.since_ms / 1000, asked=panic.asked, answered=panic.answered)
 
 
 def _trigger(state: EntityState) -> str:

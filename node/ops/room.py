@@ -96,7 +96,8 @@ def _windows(
     uses: Iterable[WindowUse], limits: LimitsConfig, need: Estimate, *, prefix: str = ""
 ) -> Iterator[HeadroomWindow]:
     for window in uses:
-        yield _window(window, need, prefix)
+        if window.is_enforced:
+            yield _window(window, need, prefix)
     if limits.usd_per_request is not None:
         takes, limit = need.cost_nano / _NANO_PER_USD, limits.usd_per_request
         name, fits = f"{prefix}usd_per_request", takes <= limit

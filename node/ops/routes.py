@@ -185,7 +185,7 @@ class Ops:
             if model is None:
                 raise ModelNotFoundError(f"no model is called {name!r}")
             body = await read_small_body(request, ProbeBody)
-            return ViewResponse(await prober.probe(model, is_startup=body.startup))
+            return ViewResponse(await prober.probe(model, is_startup=body.startup, within_s=body.within))
 
         return Operation(
             "models/{name:path}/probe",

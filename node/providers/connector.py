@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from node.call import Call
+from node.call import Call, Kind
 from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
@@ -28,6 +28,9 @@ from shared_state.topology import ModelSpec, ProviderSpec
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _MAX_ERROR_BYTES: Final = 64 * 2**10
 
+_EVENTS: Final = b"text/event-stream"
+_ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
+
 #: httpx errors that mean: nothing of the request can have reached the provider.
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
@@ -38,8 +41,9 @@ class Connector:
     def __init__(self, provider: ProviderSpec, transport: httpx.AsyncBaseTransport) -> None:
         self.provider = provider
         self._transport = transport
-        self._addresses: dict[tuple[str, bool], Address] = {}
+        self._addresses: dict[tuple[str, bytes, bool], Address] = {}
         self._headers = _fixed_headers(provider)
+        self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
@@ -64,29 +68,37 @@ class Connector:
             passport: for a provider that is a router like this one.
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
+        headers = [(b"x-request-id", call.request_id.encode())]
+        if passport:
+            headers.append((HEADER, passport))
+        if call.form is None:
+            body = self._json(call, model)
+        else:
+            body = call.form.body(model.upstream)
+            headers.append((b"content-type", b"multipart/form-data; boundary=" + call.form.boundary))
+        accept = _EVENTS if call.is_stream else _ACCEPTS[call.kind]
+        address = self._address(call.surface.path, accept, is_form=call.form is not None)
+        return AddressedRequest(address, headers, body, on_send=on_send)
+
+    def _address(self, path: str, accept: bytes, *, is_form: bool) -> Address:
+        known = self._addresses.get((path, accept, is_form))
+        if known is None:
+            known = self._addresses[path, accept, is_form] = Address(
+                httpx.URL(self.provider.base_url + path),
+                [*(self._bare_headers if is_form else self._headers), (b"accept", accept)],
+                self._timeouts_s,
+            )
+        return known
+
+    def _json(self, call: Call, model: ModelSpec) -> bytes:
         fields = {**call.fields, "model": model.upstream}
-        if call.is_stream:
+        if call.is_stream and call.surface.asks_usage:
             options = fields.get("stream_options")
             fields["stream_options"] = {
                 **(options if isinstance(options, dict) else {}),
                 "include_usage": True,
             }
-        headers = [(b"x-request-id", call.request_id.encode())]
-        if passport:
-            headers.append((HEADER, passport))
-        address = self._address(call.surface.path, is_stream=call.is_stream)
-        return AddressedRequest(address, headers, orjson.dumps(fields), on_send=on_send)
-
-    def _address(self, path: str, *, is_stream: bool) -> Address:
-        known = self._addresses.get((path, is_stream))
-        if known is None:
-            accept = b"text/event-stream" if is_stream else b"application/json"
-            known = self._addresses[path, is_stream] = Address(
-                httpx.URL(self.provider.base_url + path),
-                [*self._headers, (b"accept", accept)],
-                self._timeouts_s,
-            )
-        return known
+        return orjson.dumps(fields)
 
     def listing_request(self) -> httpx.Request:
         """Asks for the provider's list of models."""
@@ -94,7 +106,7 @@ class Connector:
             "GET",
             httpx.URL(f"{self.provider.base_url}/models"),
             headers=[
-                *(header for header in self._headers if header[0] != b"content-type"),
+                *self._bare_headers,
                 (b"accept", b"application/json"),
             ],
             extensions={"timeout": self._timeouts_s},

@@ -6,17 +6,17 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
 
-from node.call import Call, Reply, Step, Target, Trail
+from node.call import Call, Kind, Reply, Step, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
-from node.providers.sse import MAX_EVENT_BYTES, StreamTap
+from node.providers.taps import Tap, drain, open_tap, until_content
 from node.providers.usage import Usage, cost_nano, usage_from
+from node.routing.bridge import bridged
 from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
@@ -27,6 +27,7 @@ from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
+    ApiMissingError,
     OutputOverrunError,
     ProviderError,
     ProviderProtocolError,
@@ -35,12 +36,14 @@ from shared_state.errors import (
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
-_DRAIN_S: Final = 0.5
 _SETTLE_WAIT_S: Final = 0.1
 #: How far a stream may go beyond what was reserved: providers count tokens, we count pieces.
 _OVERRUN: Final = 1.1
 _OVERRUN_PIECES: Final = 32
 _NO_BOUND: Final = sys.maxsize
+_NO_ROUTE: Final = frozenset({404, 405, 501})
+_BYTES: Final = b"application/octet-stream"
+_JSON: Final = b"application/json"
 _RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
@@ -69,11 +72,11 @@ class Attempt:
         is_reserved: bool = True,
         most_out: int | None = None,
     ) -> None:
-        self._call = call
+        self._caller = reply
+        self._call, self._reply = bridged(call, target.model, lane.connector.provider, reply)
         self._target = target
         self._lane = lane
         self._reservation = reservation
-        self._reply = reply
         self._interrupts = interrupts
         self._trail = trail
         self._deadline = deadline
@@ -88,7 +91,11 @@ class Attempt:
         self._learned: list[Learned] = []
         self._learned_at = self._admitted
         self._is_reserved = is_reserved
-        self._most_pieces = _NO_BOUND if most_out is None else round(most_out * _OVERRUN) + _OVERRUN_PIECES
+        self._most_pieces = (
+            _NO_BOUND
+            if most_out is None or not call.surface.is_metered
+            else round(most_out * _OVERRUN) + _OVERRUN_PIECES
+        )
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
         self.headers: RawHeaders | None = None
@@ -96,7 +103,7 @@ class Attempt:
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
         """Whom it answers, where it leaves its trail, what may interrupt it."""
-        return self._reply, self._trail, self._interrupts
+        return self._caller, self._trail, self._interrupts
 
     @property
     def waited_s(self) -> float:
@@ -145,14 +152,11 @@ class Attempt:
         try:
             self._start_clock()
             with self._interrupts:
-                request = self._lane.connector.request(
-                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
-                )
-                response = await self._lane.connector.send(request)
+                response = await self._send()
             self._learned = self._lane.connector.heed(response, self._target.model)
             self._learned_at = self._loop.time()
             self.headers = raw_headers(response)
-            if comfort is not None:
+            if comfort is not None or self._call.kind is Kind.BYTES:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
             else:
@@ -166,6 +170,25 @@ class Attempt:
         finally:
             if comfort is not None:
                 await comfort.stop()
+
+    async def _send(self) -> httpx.Response:
+        """The answer; where it is not sure that the provider has this API, a route that it does not know is nobody's failure.
+
+        The request lives no longer than this: a stream may take minutes, and what was asked may be long.
+        """
+        connector = self._lane.connector
+        try:
+            return await connector.send(
+                connector.request(
+                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
+                )
+            )
+        except ProviderError as error:
+            surface, model = self._call.surface, self._target.model
+            if error.status not in _NO_ROUTE or surface.is_sure(model.capabilities):
+                raise
+            message = f"{model.provider} has no {surface.name} API for {model.id!r} ({error.status})"
+            raise ApiMissingError(message, status=404) from error
 
     def _learn_early(self) -> None:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
@@ -183,7 +206,8 @@ class Attempt:
         clocks, now = self._lane.clocks, self._loop.time()
         longest, cause = (
             (clocks.first_token, Cause.FIRST_TOKEN)
-            if self._call.is_stream or self._call.is_probe  # an answer of one token is a first token
+            # An answer of one token is a first token; a sound or an image is not.
+            if self._call.is_stream or (self._call.is_probe and self._call.surface.is_metered)
             else (clocks.total, Cause.TOTAL)
         )
         if self._deadline <= now + longest:
@@ -197,50 +221,56 @@ class Attempt:
         connector = self._lane.connector
         with self._interrupts:
             body = await connector.read(response)
-        fields = unary_fields(body, provider=connector.provider.id)
-        if self._call.surface.proof not in fields:
-            self._refuse_answer(fields)
-        self._usage = usage_from(fields.get("usage"))
+        if self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
+            self._understand(unary_fields(body, provider=connector.provider.id))
         self._trail.first_content = self._first_content = self._loop.time()
         kind = content_type(response) or b"application/json"
         self._wait_for_reader(self._loop.time() + self._lane.clocks.total)
         with self._interrupts:
             await self._reply.whole(200, kind, body, self._trail)
 
+    def _understand(self, fields: dict[str, Any]) -> None:
+        """Usage of an answer in JSON; where a text is asked for some wrap it all the same."""
+        surface = self._call.surface
+        if surface.proof not in fields and (fields.get("error") or self._call.kind is Kind.OBJECT):
+            self._refuse_answer(fields)
+        self._usage = usage_from(surface.usage_of(fields))
+
     # -- streams
 
-    async def _relay_stream(self, response: httpx.Response, comfort: Comfort) -> None:
+    async def _relay_stream(self, response: httpx.Response, comfort: Comfort | None) -> None:
+        """Events, or bytes, of which no comfort may be a part."""
         provider = self._lane.connector.provider.id
-        if not content_type(response).startswith(b"text/event-stream"):
+        kind = content_type(response)
+        if not kind.startswith(b"text/event-stream") if comfort is not None else kind.startswith(_JSON):
             with self._interrupts:
                 body = await self._lane.connector.read(response)
             self._refuse_answer(unary_fields(body, provider=provider))
-        options = self._call.fields.get("stream_options")
-        asked = isinstance(options, dict) and options.get("include_usage") is True
-        tap = StreamTap(provider, hide_usage=not asked)
+        tap = open_tap(self._call, provider)
         parts = parts_of(response)
         try:
             with self._interrupts:
-                held = await _until_content(parts, tap)
-            await comfort.stop()
+                held = await until_content(parts, tap)
+            if comfort is not None:
+                await comfort.stop()
             self._first_content = self._trail.first_content = self._loop.time()
             with self._interrupts:
-                await self._pass_on(parts, tap, held)
+                await self._pass_on(parts, tap, held, b"" if comfort is not None else kind or _BYTES)
                 await self._reply.end()
-            await _drain(parts)
+            await drain(parts)
         except (httpx.HTTPError, OSError) as error:
             raise translate(error, provider=provider) from error
         finally:
             self._note_usage(tap)
             await response.aclose()
 
-    async def _pass_on(self, parts: AsyncIterator[bytes], tap: StreamTap, held: bytes) -> None:
+    async def _pass_on(self, parts: AsyncIterator[bytes], tap: Tap, held: bytes, kind: bytes) -> None:
         """Bytes go through as they come; only events count as progress, comments do not."""
         interrupts, loop, send = self._interrupts, self._loop, self._reply.part
         idle, ends = self._lane.clocks.idle, self._admitted + self._lane.clocks.total
         self._wait_for_reader(ends)
         if not self._reply.is_started:
-            await self._reply.begin(self._trail)
+            await self._reply.begin(self._trail, kind)
         await send(held)
         pieces, due = tap.pieces, min(loop.time() + idle, ends)
         while not tap.is_done:
@@ -257,7 +287,7 @@ class Attempt:
             due = min(due + now - began if tap.pieces == pieces else now + idle, ends)
             pieces = tap.pieces
 
-    def _stop_overrun(self, tap: StreamTap) -> NoReturn:
+    def _stop_overrun(self, tap: Tap) -> NoReturn:
         """Where money is limited a stream costs what was reserved for it, not what a provider likes; what came is charged."""
         prompt = prompt_tokens(self._call, self._target.model)
         self._usage = Usage(prompt, tap.tokens, is_estimated=True)
@@ -283,12 +313,12 @@ class Attempt:
         with self._interrupts:
             await self._reply.break_off(error)
 
-    def _note_usage(self, tap: StreamTap) -> None:
+    def _note_usage(self, tap: Tap) -> None:
         if not tap.is_done:
             return  # what was reported so far need not be all
         if tap.usage is not None:
             self._usage = tap.usage
-        else:
+        elif self._call.surface.is_metered:
             # Nothing of the prompt's reservation is given back: nobody knows better.
             prompt = prompt_tokens(self._call, self._target.model)
             self._usage = Usage(prompt, max(0, tap.tokens), is_estimated=True)
@@ -376,30 +406,6 @@ class Start(NamedTuple):
             is_reserved=self.is_reserved,
             most_out=self.most_out,
         )
-
-
-async def _until_content(parts: AsyncIterator[bytes], tap: StreamTap) -> bytes:
-    """Everything up to and with the first content, held back so that another model could still answer."""
-    held = b""
-    async for part in parts:
-        held += tap.feed(part)
-        if tap.has_content:
-            return held
-        if tap.is_done:
-            break
-        if len(held) > MAX_EVENT_BYTES:
-            raise ProviderProtocolError(f"{tap.provider} sent {len(held)} bytes without any content")
-    else:
-        tap.finish()
-    raise ProviderProtocolError(f"{tap.provider} ended its stream without any content")
-
-
-async def _drain(parts: AsyncIterator[bytes]) -> None:
-    """Reads what follows the end marker, normally nothing, so that the connection can be used again."""
-    with suppress(TimeoutError, httpx.HTTPError, OSError):
-        async with asyncio.timeout(_DRAIN_S):
-            async for _ in parts:
-                pass
 
 
 def _ms_beyond(delay_s: float) -> int:

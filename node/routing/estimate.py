@@ -44,9 +44,8 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
     tokens_in = prompt_tokens(call, model)
     stated = call.surface.most_output(call.fields)
     if stated is None:
-        answers = call.fields.get("n") or 1
-        tokens_out = (model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS) * int(answers)
-        if room is not None:
+        tokens_out = _most_of_one(call, model) * call.surface.answers(call.fields)
+        if room is not None and tokens_out:
             tokens_out = max(1, min(tokens_out, room - tokens_in))
         if output_room is not None:
             tokens_out = min(tokens_out, output_room)
@@ -55,6 +54,14 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
     tokens_in, tokens_out = min(tokens_in, _MOST_TOKENS), min(tokens_out, _MOST_TOKENS)
     cost = cost_nano(Usage(tokens_in, tokens_out), model.config.pricing)
     return Estimate(tokens_in, tokens_out, min(cost, _MOST_COST_NANO))
+
+
+def _most_of_one(call: Call, model: ModelSpec) -> int:
+    """Output of one answer, at most; of sound and images only where it counts."""
+    most = model.config.constraints.max_output_tokens
+    if most is None and not call.surface.is_metered and not model.config.pricing.output:
+        return 0
+    return most or DEFAULT_OUTPUT_TOKENS
 
 
 def prompt_tokens(call: Call, model: ModelSpec) -> int:
@@ -75,7 +82,7 @@ def expect(call: Call) -> Request:
     if call.prompt_tokens:  # images are many bytes and few tokens
         tokens_in = min(tokens_in, call.prompt_tokens)
     stated = call.surface.most_output(call.fields)
-    usual = _USUAL_OUTPUT_TOKENS * int(call.fields.get("n") or 1)
+    usual = (_USUAL_OUTPUT_TOKENS if call.surface.is_metered else 0) * call.surface.answers(call.fields)
     return Request(
         tokens_in=tokens_in,
         tokens_out=usual if stated is None else stated,

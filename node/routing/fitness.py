@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.call import Call, Caps, Target
+from node.providers.responses import beyond_chat
 from node.routing.estimate import estimate, expect
 from node.routing.needs import (
     NAMES,
+    RESPONSES,
     Abilities,
     Needs,
     abilities_of,
@@ -57,6 +59,14 @@ class TextFacts:
 
     def __init__(self, call: Call) -> None:
         self.needs = needs_of(call.fields, call.body_bytes)
+        if call.form is not None:
+            uploads = call.form.uploads
+            self.needs = self.needs._replace(
+                images=sum(upload.is_image for upload in uploads),
+                file_bytes=max((upload.size_bytes for upload in uploads), default=0),
+            )
+        if call.surface.stand_in is not None:
+            self.needs = self.needs._replace(beyond=beyond_chat(call.fields))
         self.counted: int | None = None
         self.costs: dict[str, int] = {}
         self._call = call
@@ -176,18 +186,21 @@ class _Inquiry:
         names = ", ".join(models[:_MOST_NAMED]) + more
         if kind in _OF_CAPS:
             return f"beyond {_OF_CAPS[kind]}: {names}"
-        if kind in _FEATURES:
+        if kind in _FEATURES or kind == RESPONSES:
             return f"no {kind} (asked for by {self._param(kind)!r}): {names}"
         return f"beyond {kind} ({self._param(kind)!r}): {names}"
 
     def _param(self, kind: str) -> str:
+        if kind == RESPONSES:
+            return self._text.needs.beyond
         return _OF_CAPS.get(kind) or param_of(kind, self._call.fields)
 
 
 def _declared(model: ModelSpec, topology: Topology) -> Declared:
+    provider = topology.providers[model.provider]
     return Declared(
-        abilities=abilities_of(model.config),
-        region=(topology.providers[model.provider].config.region or "").lower(),
+        abilities=abilities_of(model.config, has_responses=provider.has_responses),
+        region=(provider.config.region or "").lower(),
         is_priced="pricing" in model.config.model_fields_set,
     )
 

@@ -19,7 +19,7 @@ from shared_state.config import LimitsConfig
 from shared_state.domains import read_pulses
 from shared_state.gates import ANY_MODEL, build_gate, key_gate
 from shared_state.ledger import DomainLedger
-from shared_state.limits import has_limits
+from shared_state.limits import may_refuse
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 
@@ -88,7 +88,7 @@ class Gatehouse:
         batcher = self._batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=_ignore)
         leases = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
         self._waiting.append(TermKeeper(ledger, leases, _Stateless(ledger), self._watch).run)
-        is_limited = has_limits(domain.limits)
+        is_limited = may_refuse(domain.limits)
         if is_limited and self._holds_leases:
             self._waiting.append(leases.run)
         if self._is_started:

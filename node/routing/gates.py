@@ -6,7 +6,7 @@ attempts have used; whoever got through to no provider gets everything back. A c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from node.call import Target
@@ -17,14 +17,13 @@ from node.routing.pipeline import Plan
 from node.routing.stays import NOTHING, Gate, Stay, is_about_money, larger, wait_s
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey
-from shared_state.config import PoolConfig
+from shared_state.config import LimitsConfig, PoolConfig
 from shared_state.config.checks import spends_money
-from shared_state.config.limits import caps_of
-from shared_state.errors import (
-    BudgetExceededError,
-)
+from shared_state.errors import BudgetExceededError
 from shared_state.gates import MESH_GATE, pool_gate
 from shared_state.ledger import Code, Settlement, Verdict
+from shared_state.limits import money_periods
+from shared_state.state import Reason
 from shared_state.topology import ModelSpec, PoolSpec
 
 _LEAST_LEASE_MS: Final = 60_000
@@ -126,8 +125,11 @@ def _ends_the_call(verdict: Verdict, pool: PoolConfig) -> bool:
     return is_about_money(verdict) and pool.on_budget_exceeded != "rotate"
 
 
-def check_money(verdict: Verdict, target: Target, now_ms: int) -> None:
+def check_money(verdict: Verdict, target: Target, account: LimitsConfig, now_ms: int) -> None:
     """Where the pool says so, money spent on one candidate ends the call.
+
+    Args:
+        account: limits of the candidate's account.
 
     Raises:
         BudgetExceededError: it does.
@@ -135,17 +137,17 @@ def check_money(verdict: Verdict, target: Target, now_ms: int) -> None:
     if target.pool.config.on_budget_exceeded == "error" and is_about_money(verdict):
         raise BudgetExceededError(
             f"the money of {target.model.id} does not reach ({verdict.name})",
-            window=_money_window(verdict, target.model),
+            window=_money_window(verdict, (target.model.config.limits, account), now_ms),
             retry_after_s=wait_s(verdict, now_ms),
         )
 
 
-def _money_window(verdict: Verdict, model: ModelSpec) -> str:
-    """The window of money that refused; a cap is one of its period."""
-    periods = {cap.reason: cap.period for cap in caps_of(model.config.limits)}
-    if verdict.name not in periods:
+def _money_window(verdict: Verdict, scopes: Iterable[LimitsConfig], now_ms: int) -> str:
+    """The window of money that refused; a cap, and a standby for spent money, is one of the period that ends when it does."""
+    if verdict.name != Reason.BUDGET_EXCEEDED:
         return verdict.name
-    return "usd_per_day" if periods["budget_exceeded"] == "d" else "usd_per_month"
+    periods = [period for limits in scopes for period in money_periods(limits, now_ms)]
+    return next((name for name, ends_ms in periods if ends_ms == verdict.at_ms), periods[0][0])
 
 
 class Gates:

@@ -91,7 +91,7 @@ class Hedger:
         target = next((other for other in others if is_ordinary(plan, other)), None)
         if target is None or not self._watch.connected or not self._shares.may_begin(start.target):
             return None
-        if not tries.take_hedge():
+        if not await tries.take_hedge():
             return None
         lane, deadline = self._lanes[target.model.id], start.deadline
         need = estimate(plan.call, target.model, lane.token_room, lane.output_room)

@@ -11,7 +11,7 @@ from node.routing.estimate import output_room, token_room
 from node.routing.tokenizer import tokenizer_for
 from shared_state.config import TimeoutsConfig
 from shared_state.config.checks import spends_money
-from shared_state.limits import has_limits
+from shared_state.limits import may_refuse
 from shared_state.topology import ModelSpec, ProviderSpec
 
 #: How much longer than the longest call a reservation lives: time to settle.
@@ -60,7 +60,7 @@ def build_lane(
         clocks=clocks,
         token_room=token_room(limits, account),
         output_room=output_room(limits, account),
-        is_limited=has_limits(limits) or has_limits(account),
+        is_limited=may_refuse(limits) or may_refuse(account),
         spends_money=spends_money(limits) or spends_money(account),
         lease_ms=round((clocks.connect + clocks.total + _SETTLE_GRACE_S) * 1000),
     )

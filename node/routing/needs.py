@@ -45,6 +45,9 @@ class Feature(IntFlag):
     SYSTEM_PROMPT = 512
 
 
+#: What a model lacks whose provider only chats, where the request cannot be translated.
+RESPONSES: Final = "responses"
+
 NAMES: Final[Mapping[int, str]] = {feature.value: str(feature.name).lower() for feature in Feature}
 """Value of a feature -> its key in the configuration."""
 
@@ -99,6 +102,7 @@ class Needs(NamedTuple):
         images: pictures in the messages.
         file_bytes: size of the largest inline attachment.
         language: what ``language`` says, as a transcription does.
+        beyond: the field that only a provider with this API of its own can serve.
     """
 
     wants: int = 0
@@ -108,6 +112,7 @@ class Needs(NamedTuple):
     images: int = 0
     file_bytes: int = 0
     language: str = ""
+    beyond: str = ""
 
 
 class Abilities(NamedTuple):
@@ -115,6 +120,7 @@ class Abilities(NamedTuple):
 
     Attributes:
         lacks: features that are declared to be missing.
+        has_responses: whether the provider has a Responses API.
     """
 
     lacks: int
@@ -123,9 +129,10 @@ class Abilities(NamedTuple):
     images: int
     file_bytes: int
     languages: frozenset[str]
+    has_responses: bool = False
 
 
-def abilities_of(model: ModelConfig) -> Abilities:
+def abilities_of(model: ModelConfig, *, has_responses: bool = False) -> Abilities:
     """What a configured model declares."""
     sizes = model.constraints
     lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
@@ -136,6 +143,7 @@ def abilities_of(model: ModelConfig) -> Abilities:
         images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
         file_bytes=_UNKNOWN if sizes.max_file_size is None else sizes.max_file_size,
         languages=frozenset(map(_language, sizes.supported_languages)),
+        has_responses=has_responses,
     )
 
 
@@ -150,6 +158,7 @@ def floor_of(models: Sequence[Abilities]) -> Abilities:
         images=min((model.images for model in models), default=_UNKNOWN),
         file_bytes=min((model.file_bytes for model in models), default=_UNKNOWN),
         languages=common or (_NONE_IN_COMMON if languages else common),
+        has_responses=all(model.has_responses for model in models),
     )
 
 
@@ -169,6 +178,8 @@ def unfit(model: Abilities, needs: Needs) -> str | None:
         return "max_file_size"
     if model.languages and needs.language and needs.language not in model.languages:
         return "supported_languages"
+    if needs.beyond and not model.has_responses:
+        return RESPONSES
     return "context_window" if needs.input_least > model.window else None
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from shared_state.config import DeactivationConfig
+from shared_state.rotation.maintenance import Calendars
 from shared_state.state import EntityState
 from shared_state.topology import ModelSpec
 
@@ -28,6 +30,16 @@ class Patient:
     is_on_trial: bool
 
 
+class States(Protocol):
+    """Who knows the states of models and accounts."""
+
+    def model(self, spec: ModelSpec) -> EntityState:
+        """A model's state."""
+
+    def provider(self, spec: ModelSpec) -> EntityState:
+        """The state of the account that a model runs on."""
+
+
 @dataclass(slots=True)
 class Ward:
     """The members of one pool, as a request finds them.
@@ -40,6 +52,11 @@ class Ward:
     well: int = 0
     due: int = 0
     patients: list[Patient] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """How many count: those that nothing but health could keep away."""
+        return self.well + self.due + len(self.patients)
 
 
 def patient_of(model: ModelSpec, states: Sequence[EntityState], now_ms: int) -> Patient | None:
@@ -63,16 +80,36 @@ def let_in(rules: DeactivationConfig, ward: Ward) -> list[ModelSpec]:
 
     One of them on trial is left alone: the trial will tell.
     """
-    size = ward.well + ward.due + len(ward.patients)
     resting = [patient for patient in ward.patients if not patient.is_on_trial]
     resting.sort(key=lambda patient: (patient.ends_ms, patient.fails))
-    if _is_panic(rules, ward, size):
+    if is_panic(rules, ward):
         chosen = resting
     else:
-        most = max(1, math.floor(rules.max_ejected * size + 1e-9))
-        chosen = resting[: max(0, size - ward.well - most)]
+        most = max(1, math.floor(rules.max_ejected * ward.size + 1e-9))
+        chosen = resting[: max(0, ward.size - ward.well - most)]
     return [patient.model for patient in chosen]
 
 
-def _is_panic(rules: DeactivationConfig, ward: Ward, size: int) -> bool:
-    return rules.panic_threshold is not None and size > 0 and ward.well / size <= rules.panic_threshold
+def is_panic(rules: DeactivationConfig, ward: Ward) -> bool:
+    """Whether too few are well for health to count."""
+    return (
+        rules.panic_threshold is not None and ward.size > 0 and ward.well / ward.size <= rules.panic_threshold
+    )
+
+
+def take_stock(models: Sequence[ModelSpec], view: States, calendars: Calendars, now_ms: int) -> Ward:
+    """The whole of a pool, whoever asks for what; those that rest by the clock, an order or a limit do not count."""
+    ward = Ward()
+    for model in models:
+        state, provider = view.model(model), view.provider(model)
+        if calendars.rest_of(model.id, state, now_ms) is not None:
+            continue
+        closed = [entity for entity in (provider, state) if not entity.is_open(now_ms)]
+        patient = patient_of(model, closed, now_ms) if closed else None
+        if patient is not None:
+            ward.patients.append(patient)
+        elif not closed and (state.needs_trial(now_ms) or provider.needs_trial(now_ms)):
+            ward.due += 1
+        elif not closed:
+            ward.well += 1
+    return ward

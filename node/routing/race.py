@@ -63,14 +63,14 @@ class Runner:
         await self._race.reply.whole(status, content_type, body, self._race.trail)
         self._race.is_over = True
 
-    async def begin(self, trail: Trail) -> None:
-        """Sends the head of an event stream; before any content it is there to comfort the caller, and nobody's."""
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
+        """Sends the head of a stream; before any content it is there to comfort the caller, and nobody's."""
         if self.trail.first_content:
             self._race.claim(self)
         elif self._race.winner is not None:
             return
         if not self._race.reply.is_started:
-            await self._race.reply.begin(self._race.trail)
+            await self._race.reply.begin(self._race.trail, content_type)
 
     async def part(self, data: bytes) -> None:
         """Sends a piece of the stream, if it is content of the first to have any."""

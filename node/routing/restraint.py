@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from node.call import Target
@@ -12,7 +14,7 @@ from node.routing.pipeline import Plan
 from shared_state.clock import ServerClock
 from shared_state.ledger import Code, How, Verdict
 
-#: A step of the ramp takes at least so long; see ``settle.lua``.
+#: A step of the ramp takes at least so long; see ``lua/include/judging.lua``.
 _RAMP_STEP_S: Final = 1.0
 #: Calls beyond its share that a recovering model gets from this node when nobody else can serve.
 _SPARES_PER_S: Final = 10.0
@@ -21,6 +23,14 @@ _SPARES_AT_ONCE: Final = 3
 _FAITH_PER_S: Final = 2.0
 _FAITH_AT_MOST: Final = 10
 _EARNED_BY_SUCCESS: Final = 5.0
+
+
+@dataclass(slots=True)
+class Faith:
+    """What this node has asked of models that are away for their health, by pool: requests, and those that were answered."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
 
 
 class Restraint:
@@ -35,6 +45,7 @@ class Restraint:
         self._draw = draw
         self._spares: dict[str, Pace] = {}
         self._faiths: dict[str, Pace] = {}
+        self.faith = Faith()
 
     def verdict(self, plan: Plan, target: Target) -> Verdict | None:
         """When to come again, if the target is not to be asked now."""
@@ -46,9 +57,15 @@ class Restraint:
         )  # once a ramp has risen, and not all at once
         return Verdict(Code.STANDBY, self._clock.now_ms() + pause_ms, "ramp")
 
+    def note_start(self, target: Target) -> None:
+        """A target has admitted a call."""
+        if target.how is How.DESPITE:
+            self.faith.asked[target.pool.id] += 1
+
     def note_success(self, target: Target) -> None:
         """A model that was asked despite its illness has answered."""
         if target.how is How.DESPITE:
+            self.faith.answered[target.pool.id] += 1
             self._faith(target).earn(_EARNED_BY_SUCCESS)
 
     def _pace(self, plan: Plan, target: Target) -> Pace | None:

@@ -25,7 +25,7 @@ from node.routing.journey import Journey
 from node.routing.lanes import Lane
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.race import Race
-from node.routing.restraint import Restraint
+from node.routing.restraint import Faith, Restraint
 from node.routing.retry import Next, decide
 from node.routing.tries import Tries
 from node.routing.waiting import Waiting
@@ -79,6 +79,11 @@ class Router:
         self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
         self._restraint = Restraint(clock, draw)
         self.in_flight = 0
+
+    @property
+    def faith(self) -> Faith:
+        """What was asked of models that are away for their health."""
+        return self._restraint.faith
 
     @property
     def is_ready(self) -> bool:
@@ -183,7 +188,7 @@ class Router:
                 await self._carry(journey, start)
             except ProviderError as error:
                 journey.refusals.errors.append(error)
-                journey.tries.failed(error)
+                await journey.tries.failed(error)
                 decision = decide(
                     error,
                     rules,
@@ -201,6 +206,7 @@ class Router:
                 with journey.interrupts:
                     await asyncio.sleep(decision.pause_s)
             else:
+                journey.tries.answered()
                 return None
             finally:
                 journey.leave_gates(target, start.step.settlement)
@@ -225,13 +231,14 @@ class Router:
         trail.steps.append(step)
         if verdict.code != Code.ADMITTED:
             journey.leave_gates(target, None)
-            check_money(verdict, target, self._clock.now_ms())
+            check_money(verdict, target, lane.connector.provider.config.limits, self._clock.now_ms())
             journey.pass_over(target, verdict)
             return None
         if plan.on_admitted is not None:
             plan.on_admitted()
         journey.tries.begin()
         trail.target, trail.is_panic = target, target.how is How.DESPITE
+        self._restraint.note_start(target)
         is_reserved = verdict is not WITHOUT_STORE
         trail.mode = "exact" if is_reserved else self._on_loss
         attempts = journey.tries.for_next(has_other=bool(journey.others))

@@ -68,9 +68,12 @@ class Tries:
         """Attempts that the provider may make of the one that begins, if it is a router: one while there are other ways from here."""
         return 1 if has_other else self.left + 1
 
-    def take_hedge(self) -> bool:
+    async def take_hedge(self) -> bool:
         """Pays for an attempt beside the one that runs."""
-        return self.left > 0 and not self._is_repeat and self._budget.take()
+        if self.left <= 0 or self._is_repeat:
+            return False
+        await self._budget.refill()
+        return self._budget.take()
 
     def begin_hedge(self) -> None:
         """It begins."""
@@ -81,9 +84,15 @@ class Tries:
         """It was not made."""
         self._budget.give_back()
 
-    def failed(self, error: ProviderError) -> None:
-        """The attempt has failed."""
+    async def failed(self, error: ProviderError) -> None:
+        """The attempt has failed; what another would cost is looked after."""
         self._is_free = not error.sent
+        if not self._is_free and self.left > 0:
+            await self._budget.refill()
+
+    def answered(self) -> None:
+        """The attempt has answered the request."""
+        self._budget.note_answer()
 
     def take_detour(self) -> None:
         """The next attempt goes where the configuration sends a refused request."""

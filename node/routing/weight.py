@@ -31,6 +31,8 @@ _PIECE: Final = 16 * 1024
 _HALF: Final = (string.ascii_lowercase + " ").encode()
 _FOREIGN: Final = bytes(range(128, 256))
 _CONVERSATIONS: Final = ("messages", "input")
+_NUMBERED: Final = ("input", "prompt")
+_ITSELF: Final = -1
 
 
 def weigh(body: bytes, fields: dict[str, Any]) -> int:
@@ -66,9 +68,10 @@ def without_media(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
     Images and sound travel as base64 data, whose bytes say nothing about their tokens. Lists of token numbers are counted exactly.
     """
-    numbers = _token_numbers(fields.get("input"))
-    if numbers:
-        return {**fields, "input": None}, numbers
+    for name in _NUMBERED:
+        numbers = _token_numbers(fields.get(name))
+        if numbers:
+            return {**fields, name: None}, numbers
     tokens, lean = 0, fields
     for name in _CONVERSATIONS:
         items = fields.get(name)
@@ -90,9 +93,14 @@ def _token_numbers(given: Any) -> int:
 
 
 def _media_in(items: list[Any]) -> Iterator[tuple[int, int, int]]:
-    """Images and sounds of a conversation: place of the message, place in it, tokens."""
+    """Images and sounds of a conversation: place of the message, place in it, tokens. Moderations are asked for parts without messages."""
     for place, item in enumerate(items):
-        parts = item.get("content") if isinstance(item, dict) else None
+        if not isinstance(item, dict):
+            continue
+        if "type" in item and (weight := _media_tokens(item)):
+            yield place, _ITSELF, weight
+            continue
+        parts = item.get("content")
         for inner, part in enumerate(parts if isinstance(parts, list) else ()):
             weight = _media_tokens(part) if isinstance(part, dict) else 0
             if weight:
@@ -116,6 +124,9 @@ def _media_tokens(part: dict[str, Any]) -> int:
 def _taken_out(items: list[Any], found: list[tuple[int, int, int]]) -> list[Any]:
     lean = list(items)
     for place, inner, _ in found:
+        if inner == _ITSELF:
+            lean[place] = None
+            continue
         if lean[place] is items[place]:
             lean[place] = {**items[place], "content": list(items[place]["content"])}
         lean[place]["content"][inner] = None

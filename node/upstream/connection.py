@@ -12,8 +12,12 @@ from node.upstream.exchange import Exchange
 from node.upstream.faults import fault
 from node.upstream.wire import Call
 
-# Unread bytes above which the peer is made to wait; the kernel and one read of the loop come on top.
-UNREAD_MAX_BYTES = 64 * 1024
+# Unread bytes above which the peer is made to wait; one read comes on top. What is read together is also held together
+# wherever a slow reader of ours holds it up, several times over, and loops read up to 256 kB at once if they are let.
+UNREAD_MAX_BYTES = 32 * 1024
+_READ_MAX_BYTES = 32 * 1024
+# One for all: a loop fills it and says so within one step.
+_inbox = memoryview(bytearray(_READ_MAX_BYTES))
 # uvloop counts in whole milliseconds, so a timer may fire just before its time.
 _TIMER_SLACK_S = 0.002
 # A peer that announces its idle limit closes at it; we leave before.
@@ -33,7 +37,7 @@ class ConnectionOwner(Protocol):
         """The connection is closed. Called any number of times."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Carries exchanges one after the other; reports to its owner when it is free or gone.
 
     Attributes:
@@ -116,14 +120,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _inbox
+
+    def buffer_updated(self, nbytes: int) -> None:
         exchange = self._exchange
         if exchange is None:
             self.close()  # nobody asked: what follows could be taken for the next answer
             return
         response = exchange.response
         try:
-            response.feed(data)
+            response.feed(_inbox[:nbytes].tobytes())
         except httpx.RemoteProtocolError as error:
             self._fail(error)
             return

@@ -87,10 +87,10 @@ class Dialler:
     """Opens the connections of one origin.
 
     Args:
-        ssl_context: used for https, with the origin's name for SNI and for the certificate.
+        ssl_context: for an origin of https, with its name for SNI and for the certificate; None for one of http.
     """
 
-    def __init__(self, origin: Origin, names: NameCache, *, ssl_context: ssl.SSLContext) -> None:
+    def __init__(self, origin: Origin, names: NameCache, *, ssl_context: ssl.SSLContext | None) -> None:
         self._origin = origin
         self._names = names
         self._ssl_context = ssl_context
@@ -126,8 +126,8 @@ class Dialler:
                 lambda: connection,
                 address,
                 self._origin.port,
-                ssl=self._ssl_context if self._origin.is_tls else None,
-                server_hostname=self._origin.host if self._origin.is_tls else None,
+                ssl=self._ssl_context,
+                server_hostname=self._origin.host if self._ssl_context else None,
             )
         except BaseException:
             connection.close()

@@ -50,7 +50,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         replay_stale: bool = True,
     ) -> None:
         self._replay_stale = replay_stale
-        self._ssl_context = ssl_context or shared_ssl_context()
+        self._ssl_context = ssl_context
         self._limit_per_origin = limit_per_origin
         self._keepalive_expiry_s = keepalive_expiry_s
         self._max_age_s = max_age_s
@@ -131,7 +131,9 @@ class FastTransport(httpx.AsyncBaseTransport):
         return pool
 
     def _open_pool(self, url: httpx.URL) -> OriginPool:
-        dialler = Dialler(origin_of(url), self._names, ssl_context=self._ssl_context)
+        origin = origin_of(url)
+        ssl_context = self._ssl_context or shared_ssl_context() if origin.is_tls else None
+        dialler = Dialler(origin, self._names, ssl_context=ssl_context)
         if len(self._pools) >= _ORIGINS_MAX:
             self._pools = {key: pool for key, pool in self._pools.items() if not pool.is_empty}
         return OriginPool(

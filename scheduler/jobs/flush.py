@@ -39,11 +39,25 @@ class Flush:
             SinkError: the sink refuses; what it did not take stays in Redis.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        current = int((await read_server_time_s(self._store) - GRACE_S) // 60)
+        current = await self._current_minute()
         for domain in await self._domains.ids():
-            closed = await close_minutes(self._store, domain, before=current)
-            for start in range(0, len(closed), _MINUTES_AT_ONCE):
-                await self._move(domain, closed[start : start + _MINUTES_AT_ONCE])
+            await self._carry(domain, current)
+
+    async def carry(self, domain: str) -> None:
+        """Moves the closed minutes of a domain that may not be configured any more.
+
+        Raises:
+            As `run`.
+        """
+        await self._carry(domain, await self._current_minute())
+
+    async def _current_minute(self) -> int:
+        return int((await read_server_time_s(self._store) - GRACE_S) // 60)
+
+    async def _carry(self, domain: str, current: int) -> None:
+        closed = await close_minutes(self._store, domain, before=current)
+        for start in range(0, len(closed), _MINUTES_AT_ONCE):
+            await self._move(domain, closed[start : start + _MINUTES_AT_ONCE])
 
     async def _move(self, domain: str, minutes: Sequence[int]) -> None:
         rows: list[MinuteRow] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from scheduler.nodes import NobodyAliveError, NodeRefusedError, Nodes, NoNodeError
+from scheduler.jobs.checkups import Checkups, Findings, Patient
+from scheduler.nodes import NobodyAliveError, Nodes
 from shared_state.availability import (
     DomainHealth,
     Evidence,
@@ -22,31 +22,20 @@ from shared_state.availability import (
     take_probe,
     take_traffic,
 )
-from shared_state.errors import ModelMeshError
 from shared_state.recent import KEPT_MINUTES, Recent, read_recent
+from shared_state.rotation.probing import is_dear
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
-from shared_state.topology import DomainSpec, Topology
+from shared_state.topology import DomainSpec, ModelSpec, Topology
 
 log = structlog.get_logger(__name__)
 
-_PROBES_AT_ONCE: Final = 8
 #: What the first look takes for recent.
 _FIRST_MINUTES: Final = 2
 _KEPT_INTERVALS: Final = 10
 _KEPT_S: Final = 600.0
 #: After this long a request may try a provider that probes have put out: the default of ``recovery.cooldown``.
 _COOLDOWN_S: Final = 60.0
-#: The provider has not answered, or not as a server that is well. All other codes are answers.
-_ILL: Final = frozenset({"provider_unavailable", "provider_timeout", "provider_protocol"})
-_WELL: Final = frozenset(
-    {
-        "models_not_listed",
-        "provider_authentication",
-        "provider_rate_limited",
-        "provider_quota_exhausted",
-    }
-)
 
 
 @dataclass(slots=True)
@@ -57,7 +46,7 @@ class _Round:
     before: DomainHealth
     providers: dict[str, Health]
     models: dict[str, Health]
-    silent: list[str]
+    patients: list[Patient]
     now_s: float
 
 
@@ -66,8 +55,8 @@ class HealthMonitor:
 
     def __init__(self, store: Store, topology: Topology, nodes: Nodes) -> None:
         self._store = store
-        self._nodes = nodes
         self._rules = topology.config.discovery.health
+        self._checkups = Checkups(nodes, self._rules)
         names = self._rules.providers
         self._watched = frozenset(p for p in topology.providers if not names or p in names)
         self._domains = [
@@ -85,13 +74,12 @@ class HealthMonitor:
             RedisError, OSError, TimeoutError: the store is away.
         """
         rounds = [await self._look(domain) for domain in self._domains]
-        verdicts, failure = await self._probe([name for each in rounds for name in each.silent])
+        findings, failure = await self._checkups.look(
+            [patient for each in rounds for patient in each.patients]
+        )
         for each in rounds:
-            for name in each.silent:
-                if (is_well := verdicts.get(name)) is not None:
-                    each.providers[name] = take_probe(
-                        each.providers[name], is_well=is_well, now_s=round(each.now_s, 3)
-                    )
+            for patient in each.patients:
+                _take(each, patient.provider, findings[patient.provider])
             await self._keep(each, token)
         if failure is not None and not isinstance(failure, NobodyAliveError):
             raise failure
@@ -102,18 +90,29 @@ class HealthMonitor:
         owners = {model.id: model.provider for model in domain.models if model.provider in self._watched}
         recent = await self._read_since(domain.id, _oldest(before, owners))
         minute = int(recent.now_s // 60)
-        providers, silent = {}, []
+        models = {
+            model: _after(before.models.get(model), [r for r in recent.rows if r.model == model], minute)
+            for model in owners
+        }
+        providers, patients = {}, []
         for provider in (p.id for p in domain.providers if p.id in self._watched):
             rows = [row for row in recent.rows if owners.get(row.model) == provider]
             health, evidence = _after(before.providers.get(provider), rows, minute)
             providers[provider] = health
-            if not any(evidence):
-                silent.append(provider)
-        models = {
-            model: _after(before.models.get(model), [r for r in recent.rows if r.model == model], minute)[0]
-            for model in owners
-        }
-        return _Round(domain, before, providers, models, silent, recent.now_s)
+            own = sorted(
+                (model for model in domain.models if model.provider == provider and not is_dear(model)),
+                key=_price,
+            )
+            silent = [model.id for model in own if not any(models[model.id][1])]
+            patients.append(Patient(provider, not any(evidence), own, silent))
+        return _Round(
+            domain,
+            before,
+            providers,
+            {model: health for model, (health, _) in models.items()},
+            list(filter(self._checkups.wants, patients)),
+            recent.now_s,
+        )
 
     async def _read_since(self, domain: str, oldest: int) -> Recent:
         """The minutes from that one on, 0 for the first look."""
@@ -122,30 +121,6 @@ class HealthMonitor:
             back = min(KEPT_MINUTES, int(recent.now_s // 60) - oldest + 1)
             return await read_recent(self._store, [domain], minutes=back)
         return recent
-
-    async def _probe(self, providers: Sequence[str]) -> tuple[Mapping[str, bool], ModelMeshError | None]:
-        """Whether each is well; absent where nobody could say."""
-        gate = asyncio.Semaphore(_PROBES_AT_ONCE)
-        failures: list[ModelMeshError] = []
-
-        async def probe(provider: str) -> bool | None:
-            async with gate:
-                try:
-                    answer = await self._nodes.get(
-                        f"providers/{provider}/models", timeout_s=self._rules.timeout
-                    )
-                except (NoNodeError, NodeRefusedError) as error:
-                    failures.append(error)
-                    return None
-            if answer.status == 200 or answer.code in _WELL:
-                return True
-            return False if answer.code in _ILL else None
-
-        found = await asyncio.gather(*map(probe, providers))
-        verdicts = {
-            name: verdict for name, verdict in zip(providers, found, strict=True) if verdict is not None
-        }
-        return verdicts, failures[0] if failures else None
 
     async def _keep(self, each: _Round, token: int) -> None:
         threshold = self._rules.failure_threshold
@@ -190,6 +165,28 @@ def _oldest(before: DomainHealth, owners: Mapping[str, str]) -> int:
 def _after(before: Health | None, rows: Sequence[MinuteRow], minute: int) -> tuple[Health, Evidence]:
     health, evidence = look(before or Health(), rows, minute=minute)
     return take_traffic(health, evidence), evidence
+
+
+def _take(each: _Round, provider: str, findings: Findings) -> None:
+    """What probes have shown, of a provider and of its models; the statistics will hold them too, and must not say it again."""
+    now_s = round(each.now_s, 3)
+    if findings.is_well is not None:
+        each.providers[provider] = take_probe(each.providers[provider], is_well=findings.is_well, now_s=now_s)
+    each.providers[provider] = replace(
+        each.providers[provider], own_ok=sum(findings.ok.values()), own_bad=sum(findings.bad.values())
+    )
+    for model in {*findings.models, *findings.ok, *findings.bad}:
+        health = each.models[model]
+        if (is_well := findings.models.get(model)) is not None:
+            health = take_probe(health, is_well=is_well, now_s=now_s)
+        each.models[model] = replace(
+            health, own_ok=findings.ok.get(model, 0), own_bad=findings.bad.get(model, 0)
+        )
+
+
+def _price(model: ModelSpec) -> float:
+    pricing = model.config.pricing
+    return pricing.input + pricing.output + pricing.per_request
 
 
 def _moves(judged: DomainHealth, threshold: int) -> list[Move]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import structlog
 
 from scheduler.nodes import Nodes, NoNodeError
+from scheduler.pulses import Follower, Pulses
 from shared_state.domains import read_domain
 from shared_state.rotation.probing import interval_of, is_probed_on_start, is_waiting, waits_since_ms
 from shared_state.state import ACTIVE, DomainState, EntityState, Status
@@ -37,10 +38,13 @@ class Probes:
         nodes: who sends the probes.
     """
 
-    def __init__(self, store: Store, topology: Topology, nodes: Nodes) -> None:
+    def __init__(self, store: Store, topology: Topology, nodes: Nodes, pulses: Pulses) -> None:
         self._store = store
-        self._domains = list(topology.domains.values())
+        self._domains = topology.domains
         self._nodes = nodes
+        self._follower = Follower(pulses)
+        #: Domains in which somebody rests; the others are read when they have changed.
+        self._resting: set[str] = set()
         self._intervals_ms = {
             model.id: round(interval_of(model, topology) * 1000) for model in topology.models.values()
         }
@@ -60,10 +64,13 @@ class Probes:
         """
         if token != self._token:  # the lead is new
             self._token, self._owed = token, set(self._on_start)
+            self._follower.doubt_all()
         due: dict[str, _Probe] = {}
-        for domain in self._domains:
-            now_ms, state = await read_domain(self._store, domain)
-            for probe in self._due(domain, state, now_ms):
+        for name in dict.fromkeys([*await self._follower.changed(), *self._resting]):
+            now_ms, state = await read_domain(self._store, self._domains[name])
+            self._follower.note([name])
+            (self._resting.add if _has_resting(state) else self._resting.discard)(name)
+            for probe in self._due(self._domains[name], state, now_ms):
                 if len(due) < _AT_ONCE and due.setdefault(probe.about, probe) is probe:
                     self._last_ms[probe.about] = now_ms
         results = await asyncio.gather(*map(self._send, due.values()), return_exceptions=True)
@@ -99,6 +106,10 @@ class Probes:
         log.info(
             "probe", model=probe.model, **{key: said.get(key) for key in ("verdict", "latency_ms", "code")}
         )
+
+
+def _has_resting(state: DomainState) -> bool:
+    return any(e.status != Status.ACTIVE for e in (*state.models.values(), *state.providers.values()))
 
 
 def _about(model: ModelSpec, account: EntityState) -> str:

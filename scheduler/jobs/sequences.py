@@ -1,4 +1,4 @@
-"""Forgets the sequences of nodes that are gone, so that a domain's record of them does not grow for ever."""
+"""Forgets what nobody will ask for again: the sequences of nodes that are gone, the libraries of releases that have been replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class Sweep:
-    """Looks for nodes that have a sequence and are not registered.
+    """Looks for nodes that have a sequence and are not registered, and for libraries that are not of this release.
 
     A node is forgotten when two looks in a row have missed it: what it sent last must have arrived, and a registry that was lost
     must have had the time to fill again.
@@ -26,18 +26,20 @@ class Sweep:
         self._missed: dict[str, set[str]] = {}
 
     async def run(self, token: int) -> None:
-        """One look at every domain.
+        """One look at every domain and every server.
 
         Raises:
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away.
         """
-        for domain in await self._domains.ids():
-            on_record = await read_nodes_on_record(self._store, domain)
-            registered = {node.info.id for node in await self._registry.nodes()}
+        on_records = await read_nodes_on_record(self._store, await self._domains.ids())
+        registered = {node.info.id for node in await self._registry.nodes()}
+        for domain, on_record in on_records.items():
             missing = on_record - registered
             gone = missing & self._missed.get(domain, set())
             if gone:
                 await forget_nodes(self._store, domain, gone, token=token)
                 log.info("nodes forgotten", domain=domain, nodes=len(gone))
             self._missed[domain] = missing - gone
+        if forgotten := await self._store.forget_libraries():
+            log.info("libraries forgotten", libraries=forgotten)

@@ -92,7 +92,11 @@ class Sync:
         self, provider: ProviderSpec, before: Listing, models: list[ListedModel], token: int
     ) -> None:
         configured = [
-            Configured(m.id, m.upstream) for m in self._topology.models.values() if m.provider == provider.id
+            Configured(
+                m.id, m.upstream, m.config.constraints.context_window, m.config.constraints.max_output_tokens
+            )
+            for m in self._topology.models.values()
+            if m.provider == provider.id
         ]
         time_ms = int(await read_server_time_s(self._store) * 1000)
         changes = compare(before, models, configured, self._rules, provider=provider.id, now_s=time_ms / 1000)
@@ -107,6 +111,7 @@ class Sync:
             kept_s=max(_KEPT_S, _KEPT_INTERVALS * self._rules.interval),
             news=changes.news,
             orders=changes.orders,
+            mismatches=changes.mismatches,
         )
         if not is_first:
             return

@@ -42,6 +42,7 @@ class ConnectorProfile:
         requires_key: whether the provider refuses calls without a key.
         env_var: variable that holds the key, or the host of a local server.
         dialect: family of the rate-limit headers in its answers.
+        has_responses: whether it has OpenAI's Responses API.
     """
 
     id: str
@@ -51,6 +52,7 @@ class ConnectorProfile:
     requires_key: bool = True
     env_var: str | None = None
     dialect: str = "openai"
+    has_responses: bool = False
     extra_headers: Mapping[str, str] = field(default_factory=dict)
     models: tuple[CatalogueModel, ...] = ()
 

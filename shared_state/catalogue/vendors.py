@@ -28,6 +28,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="openai",
         base_url="https://api.openai.com/v1",
         env_var="OPENAI_API_KEY",
+        has_responses=True,
         models=(
             CatalogueModel("gpt-4o", _CHAT, 128_000, 16_384, 2.5, 10.0, _SCHEMAS_AND_EYES, zero_config=True),
             CatalogueModel(
@@ -114,6 +115,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="xai",
         base_url="https://api.x.ai/v1",
         env_var="XAI_API_KEY",
+        has_responses=True,
         models=(
             CatalogueModel("grok-2", _CHAT, 128_000, 32_768, features=_TOOLS, zero_config=True),
             CatalogueModel("grok-2-mini", _CHAT, 128_000, 32_768, features=_TOOLS),

@@ -90,7 +90,13 @@ def with_budget(limits: LimitsConfig, budget: BudgetConfig) -> LimitsConfig:
 def spends_money(limits: LimitsConfig) -> bool:
     """Whether money is limited."""
     has_cap = any(cap.reason == "budget_exceeded" for cap in caps_of(limits))
-    return has_cap or any((limits.usd_per_request, limits.usd_per_day, limits.usd_per_month))
+    has_budget = limits.usd_enforced and bool(limits.usd_per_day or limits.usd_per_month)
+    return has_cap or has_budget or bool(limits.usd_per_request)
+
+
+def counts_money(limits: LimitsConfig) -> bool:
+    """Whether money is limited, or counted as if it were."""
+    return spends_money(limits) or bool(limits.usd_per_day or limits.usd_per_month)
 
 
 def merge_limits(config: MeshConfig, log: FaultLog) -> dict[str, LimitsConfig]:

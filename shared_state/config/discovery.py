@@ -36,8 +36,10 @@ class HealthConfig(Section):
         3, ge=1, description="failed probes in a row that put a provider on standby"
     )
     providers: list[str] = Field(default_factory=list, description=_PROVIDERS)
-    method: Literal["lightweight"] = Field(
-        "lightweight", description="of a probe: the provider's list of models is asked for"
+    method: Literal["lightweight", "standard", "comprehensive"] = Field(
+        "lightweight",
+        description="of a probe: lightweight asks a silent provider for its list of models, which costs nothing; standard sends a tiny "
+        "request to its cheapest model; comprehensive asks for the list, and sends one to every model that is silent",
     )
 
 

@@ -22,10 +22,6 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "secrets.config": "cache_ttl cache_enabled",
     "providers.*": "quota pricing discovery catalogue batch files fine_tuning infrastructure connection_pool "
     "instance config auth execution error",
-    "providers.*.budget": "enforce",
-    "models.*.budget": "enforce",
-    "pools.*.budget": "enforce",
-    "budget": "enforce",
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
     "pools.*": "strategy_instance rotation",
@@ -89,7 +85,6 @@ _TODAY: Final[dict[str, str]] = {
 }
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
-    "discovery.health.method": frozenset({"standard", "comprehensive"}),
     "secrets.store": frozenset(
         {
             "modelmesh.json-secrets.v1",

@@ -60,6 +60,9 @@ class LimitsConfig(Section):
     alert_threshold: float = Field(
         0.8, gt=0, le=1, description="share of a money limit at which an event is published"
     )
+    usd_enforced: bool = Field(
+        True, description="false: money per day and month is counted and told, never refused"
+    )
     concurrency: int | None = Field(None, ge=1, description="calls in flight at once")
     min_delta: DurationS | None = Field(None, description="least time between two calls")
     timezone: str = Field("UTC", description="calendar of the day, week and month windows")
@@ -128,6 +131,16 @@ class BudgetConfig(Section):
     alert_threshold: float = Field(
         0.8, gt=0, le=1, description="share of a limit at which an event is published"
     )
+    enforce: bool = Field(
+        True,
+        description="false: money is counted and told, and neither refuses a call nor puts anything on standby",
+    )
+
+    @model_validator(mode="after")
+    def _limit_of_use(self) -> BudgetConfig:
+        if not self.enforce and self.per_request_limit is not None:
+            raise ValueError("per_request_limit only refuses; with enforce: false it would do nothing")
+        return self
 
     def as_limits(self) -> dict[str, float]:
         """What is set, under the names that ``LimitsConfig`` uses."""
@@ -136,6 +149,7 @@ class BudgetConfig(Section):
             "monthly_limit": "usd_per_month",
             "per_request_limit": "usd_per_request",
             "alert_threshold": "alert_threshold",
+            "enforce": "usd_enforced",
         }
         said = self.model_fields_set
         return {

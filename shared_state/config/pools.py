@@ -129,14 +129,20 @@ class RecoveryConfig(Section):
 
 
 class RetryBudgetConfig(Section):
-    """How many retries all nodes together make in a pool, counted over ten seconds: as `share` or as `floor` allows, whichever is more.
+    """How many retries all nodes together make in a pool, counted over ten seconds: as `share` allows, or as many as there were good
+    answers, up to `floor`; whichever is more.
 
     A retry is every attempt of a request behind its first, whichever model it goes to, if the one before may have reached its
     provider. With the budget used up a failure is answered at once.
     """
 
     share: float = Field(0.1, ge=0, le=10, description="retries for each request")
-    floor: float = Field(10.0, ge=0, le=1e6, description="retries a second that are always allowed")
+    floor: float = Field(
+        10.0,
+        ge=0,
+        le=1e6,
+        description="retries a second that good answers may pay for; a fifth of it is always allowed",
+    )
 
 
 class RetryConfig(Section):

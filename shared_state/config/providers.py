@@ -44,6 +44,11 @@ class ProviderConfig(Section):
         min_length=1,
         description="where the provider computes; for `x-modelmesh-regions` and dynamic pools",
     )
+    responses: bool | None = Field(
+        None,
+        description="whether it has a Responses API (`/responses`); else what chat can express is translated; "
+        "default: as its connector is known to",
+    )
     quota_domain: str | None = Field(
         None, description="entries with the same name share limits; default: own name"
     )

@@ -107,6 +107,11 @@ class SchedulerConfig(Section):
     probe_interval: DurationS = Field(
         300.0, description="of pools that say nothing else in recovery.probe_interval"
     )
+    forget_after: DurationS = Field(
+        259_200.0,
+        ge=0,
+        description="what Redis holds of domains, providers and models that no configuration has is deleted after this long; 0: never",
+    )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
 

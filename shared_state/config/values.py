@@ -58,4 +58,10 @@ Secret = SecretStr
 class Section(BaseModel):
     """Base of every configuration section: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=False,
+        hide_input_in_errors=True,
+        defer_build=True,  # the whole configuration is built once, not every section for itself and again in it
+    )

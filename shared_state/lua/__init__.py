@@ -1,12 +1,13 @@
-"""The Lua commands: one file each, shared pieces in ``include/``."""
+"""The Lua commands: one file each, shared pieces in ``include/``; one that is included further in belongs to that function alone."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from functools import cache
 from importlib.resources import files
 
-_INCLUDE = re.compile(r"^--#include (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^( *)--#include (\w+)$", re.MULTILINE)
 
 
 @cache
@@ -17,8 +18,12 @@ def source(name: str) -> str:
         FileNotFoundError: no such command or include.
     """
     folder = files(__name__)
-    text = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda m: (folder / "include" / f"{m[1]}.lua").read_text(encoding="utf-8"), text)
+
+    def piece(marker: re.Match[str]) -> str:
+        indent, included = marker.groups()
+        return textwrap.indent((folder / "include" / f"{included}.lua").read_text(encoding="utf-8"), indent)
+
+    return _INCLUDE.sub(piece, (folder / f"{name}.lua").read_text(encoding="utf-8"))
 
 
 def commands() -> list[str]:

@@ -3,7 +3,7 @@
 -- last one. Idempotent; an assertion that was cut short begins again.
 --
 -- KEYS[1]  the domain
--- ARGV[1]  msgpack {node, 0, 0, term: begin: the one asserted last, finish: the one that is asserted, epoch, 1}
+-- ARGV[1]  msgpack {node, term: begin: the one asserted last, finish: the one that is asserted, epoch, 1}
 -- ARGV[2]  name of the domain
 -- ARGV[3]  channel
 -- ARGV[4]  begin or finish
@@ -18,7 +18,7 @@
 --#include run
 --#include term
 
-local caller, now = read_caller(ARGV[1], ''), now_ms()
+local caller, now = read_caller(ARGV[1], {}), now_ms()
 home.domain, home.channel, home.node = ARGV[2], ARGV[3], caller.node
 local t = read_term(caller, now)
 local seq = KEYS[1] .. ':seq'

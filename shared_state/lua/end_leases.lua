@@ -31,7 +31,7 @@ end
 
 local tally = new_tally()
 local function book(model, requests)
-  local books = account_of(tally.books, model, '')
+  local books = books_of(tally, model, '')
   count(books, 'admitted', requests)
   count(books, 'abandoned', requests)
 end

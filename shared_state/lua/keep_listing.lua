@@ -13,6 +13,7 @@
 -- ARGV[9]  msgpack {{model, 'deactivate' or 'activate'}, ...}
 -- ARGV[10]  reason of the standby that this command brings about; no other is ended by it
 -- ARGV[11]  the time that it was compared at, ms
+-- ARGV[12]  JSON {configured model: sizes that are listed otherwise}, all that hold now
 -- Returns  1; 0 if another list was kept meanwhile; -1 if the token is out of date
 -- Publishes model_discovered, model_deprecated, model_changed, model_deactivated, model_activated
 --#include now
@@ -24,7 +25,7 @@ local key = KEYS[1] .. ':list:' .. ARGV[4]
 if (tonumber(redis.call('HGET', key, 'version') or 0)) ~= tonumber(ARGV[5]) then return 0 end
 home.domain, home.channel, home.node = ARGV[2], ARGV[3], 'scheduler'
 local now = now_ms()
-redis.call('HSET', key, 'version', int(tonumber(ARGV[5]) + 1), 'time', ARGV[11], 'models', ARGV[6])
+redis.call('HSET', key, 'version', int(tonumber(ARGV[5]) + 1), 'time', ARGV[11], 'models', ARGV[6], 'mismatches', ARGV[12])
 redis.call('PEXPIRE', key, ARGV[7])
 
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)

@@ -4,7 +4,7 @@
 --
 -- KEYS[1]  the domain
 -- ARGV[1]  msgpack {domain, channel, account windows, {{model, provider, windows}, ...}}
--- ARGV[2]  msgpack {node, sequence, 0, term, epoch, 1 if this is a replay}
+-- ARGV[2]  msgpack {node, term, epoch, 1 if this is a replay, admit sequence up to which admissions are given up, sequence}
 -- ARGV[3]  life of the leases, ms
 -- ARGV[4]  share: a lease takes at most one part in this many of what remains
 -- ARGV[5]  msgpack {{index of the model, {used: requests, tokens, in, out, cost}, {kept: the same}, requests wanted, {one request: the
@@ -21,12 +21,14 @@
 --#include bookkeeping
 --#include leases
 
-local limits, caller = cmsgpack.unpack(ARGV[1]), read_caller(ARGV[2], 'l')
+local limits, caller = cmsgpack.unpack(ARGV[1]), read_caller(ARGV[2], { 'l' })
 local life, share, wishes = tonumber(ARGV[3]), tonumber(ARGV[4]), cmsgpack.unpack(ARGV[5])
 home.domain, home.channel, home.node = limits[1], limits[2], caller.node
 local now = now_ms()
 local note, value = enter(caller, now)
 if note == UNASSERTED then return { now, 0, note, value } end
+local renewal = caller.parts[1]
+note, value = renewal.note, renewal.value
 local account = load_scope(KEYS[1] .. ':win:a', limits[3], now, account_in_flight)
 local scopes = {}
 for i, m in ipairs(limits[4]) do
@@ -92,14 +94,14 @@ local function renew(wish)
     return NOTHING
   end
   hold_both(scope, amounts, 1)
-  write_lease(name, caller.sequence, amounts)
+  write_lease(name, renewal.sequence, amounts)
   write_busy(name, running)
   redis.call('ZADD', KEYS[1] .. ':lease:ends', int(now + life), name)
   return amounts
 end
 
-local reply = { now, tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0), note, value }
-if note == FINE then keep_sequence(caller) end
+local reply = { now, home.epoch, note, value }
+if note == FINE then keep_sequences(caller) end
 for _, wish in ipairs(wishes) do
   for _, amount in ipairs(renew(wish)) do reply[#reply + 1] = amount end
 end

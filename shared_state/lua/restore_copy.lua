@@ -115,12 +115,12 @@ end
 local tally = new_tally()
 
 local function merge_reservation(r)
-  local record = write_record(r[3], r[4], r[5], r[6], r[7], r[8])
+  local record = write_record(r[3], r[4], r[5], r[6], record_tail(r[7], r[8]))
   if redis.call('HSETNX', KEYS[1] .. ':res:' .. r[1], r[2], record) == 1 then
     redis.call('ZADD', KEYS[1] .. ':flight', int(r[9]), member_of(r[1], r[2]))
     return 1
   end
-  count(account_of(tally.books, r[1], r[7]), 'admitted', -1) -- its node has admitted it anew: once is enough
+  count(books_of(tally, r[1], r[7]), 'admitted', -1) -- its node has admitted it anew: once is enough
   return 0
 end
 
@@ -128,7 +128,7 @@ local function merge_closed(c)
   if redis.call('HDEL', KEYS[1] .. ':res:' .. c[1], c[2]) == 1 then
     redis.call('ZREM', KEYS[1] .. ':flight', member_of(c[1], c[2]))
   else
-    count(account_of(tally.books, c[1], c[3]), 'settled', -1) -- it was settled again meanwhile
+    count(books_of(tally, c[1], c[3]), 'settled', -1) -- it was settled again meanwhile
   end
 end
 
@@ -170,7 +170,7 @@ for field, amount in pairs(copy.books) do
   redis.call('HINCRBY', KEYS[1] .. ':books', field, int(amount))
   if field:find('\tadmitted$') then admissions = admissions + amount end
 end
-save_ledger(tally.books, KEYS[1] .. ':books')
+save_books(tally.books)
 for field, value in pairs(copy.done) do
   redis.call('HSETNX', KEYS[1] .. ':done', field, value)
   redis.call('PEXPIRE', KEYS[1] .. ':done', DONE_KEPT_MS)

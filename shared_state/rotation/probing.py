@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from shared_state.state import EntityState, Mode, Status
 from shared_state.topology import ModelSpec, PoolSpec, Topology
+
+_DEAR: Final = (
+    "generation.image-generation.",
+    "generation.video-generation.",
+    "transformation.image-editing.",
+)
 
 
 def is_waiting(states: Iterable[EntityState], now_ms: int) -> bool:
@@ -26,12 +33,19 @@ def waits_since_ms(states: Iterable[EntityState]) -> int:
 def interval_of(model: ModelSpec, topology: Topology) -> float:
     """How long a model waits for a request before it is probed, and between two probes, in seconds; 0 for ever.
 
-    The most impatient of its pools decides.
+    The most impatient of its pools decides. A model whose smallest answer costs real money is probed only if a pool says when.
     """
     usual, pools = topology.config.scheduler.probe_interval, _pools_of(model, topology)
+    if is_dear(model):
+        usual = 0.0
     asked = [pool.config.recovery.probe_interval for pool in pools]
     intervals = [usual if interval is None else interval for interval in asked] if pools else [usual]
     return min((interval for interval in intervals if interval > 0), default=0.0)
+
+
+def is_dear(model: ModelSpec) -> bool:
+    """Whether all that it does is to make images or films."""
+    return bool(model.capabilities) and all(path.startswith(_DEAR) for path in model.capabilities)
 
 
 def is_probed_on_start(model: ModelSpec, topology: Topology) -> bool:

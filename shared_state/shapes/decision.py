@@ -78,6 +78,7 @@ class NeedsView(Row):
     images: int = 0
     file_bytes: int = 0
     language: str = ""
+    beyond: str = ""
 
 
 class CapsView(Row):

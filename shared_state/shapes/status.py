@@ -75,6 +75,14 @@ class WindowView(Row):
     resets: float | None
 
 
+class PanicView(Row):
+    """A pool in panic: too few members are well, so the others are asked on faith."""
+
+    since: float
+    asked: int = Field(description="requests on faith so far, as reported by nodes once a second")
+    answered: int = Field(description="how many of them were answered")
+
+
 class PoolView(Row):
     """A pool, the state of its members, and its own windows."""
 
@@ -86,6 +94,7 @@ class PoolView(Row):
     models: list[str]
     current: str | None
     windows: list[WindowView] = []
+    panic: PanicView | None = None
 
 
 class ModelView(Row):
@@ -134,6 +143,7 @@ class EventView(Row):
     domain: str
     model: str | None
     provider: str | None
+    pool: str | None = None
     reason: str
     until: float | None
     node: str | None
@@ -237,6 +247,17 @@ class DifferenceView(Row):
     amount: int
 
 
+class LeftoverView(Row):
+    """What Redis still holds of a domain, provider or model that this node's configuration does not have."""
+
+    kind: str
+    domain: str
+    id: str
+    seen: float = Field(description="when a scheduler had it in its configuration last")
+    goes: float | None = Field(description="when it may be deleted; null: never")
+    in_flight: int = Field(description="calls in its domain; it stays as long as there are any")
+
+
 class BooksView(Row):
     """The books of the cluster."""
 
@@ -247,6 +268,7 @@ class BooksView(Row):
     balances: BalancesView = BalancesView()
     causes: dict[str, int] = Field({}, description="how much is off for each cause; every cause is there")
     differences: list[DifferenceView] = []
+    leftovers: list[LeftoverView] = []
 
 
 class OrderView(Row):
@@ -294,6 +316,7 @@ class ProbeBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     startup: bool = Field(False, description="one of those that a scheduler sends when it takes the lead")
+    within: DurationS | None = Field(None, gt=0, description="deadline of the request")
 
 
 class ProbeView(Row):
@@ -305,6 +328,7 @@ class ProbeView(Row):
     verdict: str
     latency_ms: float | None = None
     code: str | None = None
+    cause: str | None = Field(None, description="what the provider's own failure was, where it was asked")
     message: str = ""
 
 

@@ -1,13 +1,16 @@
-"""What clients do in cluster tests: ask, listen to streams, keep up a load."""
+"""What clients do in cluster tests: ask, listen to streams, keep up a load, come in crowds."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import aiohttp
 from openai import AsyncOpenAI, OpenAIError
 from openai.types.chat import ChatCompletion
 
@@ -138,3 +141,39 @@ class Load:
         if told.error:
             raise told.error
         assert told.finish == "stop", "a stream was cut"
+
+
+class Callers:
+    """Callers who are quick, never retry by themselves, and note who served them.
+
+    Attributes:
+        served: answers by model.
+        sent: when each request was sent, unix seconds.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.served = Counter[str]()
+        self.sent: list[float] = []
+        self._session = session
+
+    async def ask_many(self, name: str, count: int, *, at_once: int = 24) -> dict[str, int]:
+        """Who served so many requests, so many at once."""
+        numbers, before = itertools.count(), self._of(name)
+
+        async def keep_asking() -> None:
+            while next(numbers) < count:
+                await self._ask_once(name)
+
+        await asyncio.gather(*(keep_asking() for _ in range(at_once)))
+        return dict(self._of(name) - before)
+
+    def _of(self, name: str) -> Counter[str]:
+        return Counter({model: n for model, n in self.served.items() if model.partition(".")[0] == name})
+
+    async def _ask_once(self, name: str) -> None:
+        body = {"model": name, "messages": HELLO}
+        self.sent.append(time.time())
+        async with self._session.post("/v1/chat/completions", json=body) as answer:
+            await answer.read()
+            if answer.status == 200:
+                self.served[answer.headers["x-modelmesh-model"]] += 1

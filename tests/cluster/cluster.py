@@ -63,6 +63,7 @@ class Node:
                 *("--host", "127.0.0.1", "--port", str(self.port), "--name", self.name),
             ],
             name=self.name,
+            env={"MODELMESH_HOME": str(self._config_path.parent)},
             cwd=_ROOT,
         )
 
@@ -217,6 +218,11 @@ class Cluster:
             unusual = [line for line in lines if not _ORDINARY.search(line)]
             yield process.name, "\n".join(unusual[-_SHOWN:])
 
+    def spooled(self) -> int:
+        """Settlements that nodes keep on disk."""
+        files = self._config_path.parent.glob("spool/**/*.spool")
+        return sum(file.read_bytes().count(b"\n") for file in files)
+
     # the clients' side
 
     def client(self, node: Node | None = None, *, key: str = "unused") -> AsyncOpenAI:
@@ -264,6 +270,15 @@ class Cluster:
             return row if all(row[key] == value for key, value in wanted.items()) else None
 
         return await wait_until(seen, within_s, what=f"{model} to be {wanted}")
+
+    async def await_provider(self, provider: str, *, within_s: float = 2.0, **wanted: object) -> Section:
+        """The account, once it is as wanted."""
+
+        async def seen() -> Section | None:
+            row = await self.provider(provider)
+            return row if all(row[key] == value for key, value in wanted.items()) else None
+
+        return await wait_until(seen, within_s, what=f"{provider} to be {wanted}")
 
     async def settled_books(self, *, within_s: float = 5.0) -> Section:
         """The books, once nothing is in flight; they must balance at every look."""

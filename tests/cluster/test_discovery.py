@@ -122,3 +122,28 @@ async def test_a_provider_that_fails_its_probes_rests_and_comes_back(watched: Cl
     assert 0 <= out["availability"] < 0.5
     assert out["probed"] is not None
     assert back["availability"] > out["availability"]
+
+
+async def test_the_standard_way_finds_what_a_list_does_not_show(
+    start_cluster: Callable[..., Cluster],
+) -> None:
+    """The list of models is fine, every answer is an error; the probes are in the books like all requests."""
+    health = {"interval": "100ms", "failure_threshold": 3, "method": "standard"}
+    cluster = start_cluster(
+        mesh(pool("chat", "alpha"), discovery={"health": health, "sync": {"enabled": False}}),
+        mocks={"alpha": {}},
+        nodes=1,
+    )
+
+    async def healthy() -> bool:
+        row = await cluster.provider("chat-alpha")
+        return (row["status"], row["health"]) == ("active", "healthy") and row["probed"] is not None
+
+    await wait_until(healthy, 10, interval=0.05, what="a probe to go well")
+    cluster.order("chat.alpha", "500")
+    out = await cluster.await_provider("chat-alpha", within_s=5, status="standby")
+    cluster.order("chat.alpha", "ok")
+    await wait_until(healthy, 10, interval=0.05, what="probes to bring it back")
+
+    assert (out["reason"], out["health"]) == ("outage", "unavailable")
+    assert (await cluster.books_of("chat"))["admitted"] >= len(cluster.seen("chat.alpha")) - 1 > 3

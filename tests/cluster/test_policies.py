@@ -11,7 +11,7 @@ from openai import APIStatusError, AsyncOpenAI, InternalServerError, RateLimitEr
 
 from tests.cluster.calls import ask
 from tests.cluster.cluster import Cluster
-from tests.cluster.mesh import pool
+from tests.cluster.mesh import Member, pool
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -19,6 +19,13 @@ pytestmark = pytest.mark.cluster
 _ONE_FAILURE = {"retry_limit": 1}
 POOLS = [
     pool("capped", "alpha", "beta", deactivation={"request_limit": 3, "quota_window": "daily"}),
+    pool(
+        "broke",
+        Member(
+            "alpha", provider={"budget": {"daily_limit": 0.035}}, model={"pricing": {"per_request": 0.01}}
+        ),
+        "beta",
+    ),
     pool(
         "nightly",
         "alpha",
@@ -54,6 +61,22 @@ async def test_a_cap_is_exact_over_all_nodes_and_takes_the_model_out(
                 await ask(direct, "capped")
 
 
+async def test_spent_money_takes_the_account_out_on_every_node(cluster: Cluster, client: AsyncOpenAI) -> None:
+    """Ten requests at once, money for three of them: the others go to the next account, and so does whatever comes to any node."""
+    answers = await asyncio.gather(*(ask(client, "broke") for _ in range(10)))
+    row = await cluster.await_provider("broke-alpha", status="standby")
+    later = [await _ask_at(cluster, number, "broke") for number in range(3)]
+    events = (await cluster.ops("status"))["events"]
+    told = [
+        event for event in events if event["provider"] == "broke-alpha" and "deactivated" in event["type"]
+    ]
+
+    assert sum(answer.model == "broke.alpha" for answer in answers) == len(cluster.seen("broke.alpha")) == 3
+    assert (row["reason"], row["trigger"]) == ("budget_exceeded", "quota_reset")
+    assert {answer.model for answer in later} == {"broke.beta"}
+    assert len(told) == 1
+
+
 async def test_a_maintenance_window_rests_a_model_until_an_operator_says_otherwise(
     cluster: Cluster, client: AsyncOpenAI
 ) -> None:
@@ -75,7 +98,10 @@ async def test_a_maintenance_window_rests_a_model_until_an_operator_says_otherwi
 
 
 async def test_when_all_are_ill_the_least_ill_serve(cluster: Cluster, client: AsyncOpenAI) -> None:
-    """Both have failed once and are away for a minute; well again, they answer at once, and the answer says how it came."""
+    """Both have failed once and are away for a minute; well again, they answer at once, and the answer says how it came.
+
+    That it began and that it is over is told once, with the numbers of all nodes.
+    """
     models = ("panicky.alpha", "panicky.beta")
     for model in models:
         cluster.order(model, "500")
@@ -88,6 +114,15 @@ async def test_when_all_are_ill_the_least_ill_serve(cluster: Cluster, client: As
 
     assert {answer.headers.get("x-modelmesh-panic") for answer in answers} == {"true"}
     assert {(await cluster.model(model))["status"] for model in models} == {"standby"}
+    await _await_panic(cluster, asked=3)
+    for model in models:
+        await cluster.ops(f"models/{model}/activate", order={})
+    await _await_panic(cluster, asked=None)
+    events = [event for event in (await cluster.ops("status"))["events"] if event["pool"] == "panicky"]
+
+    assert [event["type"] for event in events] == ["pool_panic_over", "pool_panic"]
+    assert [(event["numbers"]["well"], event["numbers"]["members"]) for event in events] == [(2, 2), (0, 2)]
+    assert {name: events[0]["numbers"][name] for name in ("asked", "answered")} == {"asked": 3, "answered": 3}
 
 
 async def test_a_model_that_nobody_asks_for_is_probed_and_comes_back(
@@ -143,6 +178,17 @@ async def test_an_account_that_waits_for_an_operator_waits(cluster: Cluster, cli
     assert (row["status"], row["reason"], row["trigger"], row["until"]) == ("standby", "auth", "manual", None)
     assert shown["verdict"] == "not_asked"
     assert {(await _ask_at(cluster, number, "locked")).model for number in range(3)} == {"locked.alpha"}
+
+
+async def _await_panic(cluster: Cluster, *, asked: int | None) -> None:
+    """The panic of the pool, once the nodes have reported so many requests on faith; None for its end."""
+
+    async def seen() -> bool:
+        pools = (await cluster.ops("pools"))["pools"]
+        panic = next(row["panic"] for row in pools if row["id"] == "panicky")
+        return (panic and panic["asked"]) == asked
+
+    await wait_until(seen, 6, interval=0.05, what=f"a panic with {asked} requests on faith")
 
 
 async def _ask_at(cluster: Cluster, number: int, model: str) -> Any:

@@ -133,3 +133,28 @@ async def test_with_on_loss_leased_limits_are_kept_while_redis_is_frozen(
     assert len(cluster.seen("metered.alpha")) <= _LIMIT
     assert slowest_s < _TIMEOUT_S + 0.5
     assert _modes(after) == {"exact"}
+
+
+async def test_a_node_that_dies_in_an_outage_loses_no_record(start_cluster: Callable[..., Cluster]):
+    """What it had served and could not book is on its disk; whoever starts there next books it, once."""
+    config = mesh(*_POOLS, redis={"on_loss": "open"})
+    cluster = start_cluster(config, mocks={"alpha": {}}, nodes=1)
+    (node,) = cluster.nodes
+    async with cluster.client() as client:
+        await asyncio.gather(*(ask(client, "free") for _ in range(4)))
+        await cluster.settled_books()
+        cluster.valkey.freeze()
+        await asyncio.gather(*(ask(client, "free") for _ in range(6)))
+        await wait_until(lambda: cluster.spooled() >= 6, 3, what="the records to be on disk")
+    node.process.kill()
+    cluster.valkey.thaw()
+    await node.restart()
+    await wait_until(lambda: cluster.spooled() == 0, 3, what="the records to be booked")
+    first = await cluster.books_of("free")
+    await node.restart()
+    again = await cluster.books_of("free")
+
+    assert len(cluster.seen("free.alpha")) == 10
+    assert first["settled"] >= 10  # and what the frozen server admitted late, which was given back
+    assert first["abandoned"] == 0
+    assert again == first

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import orjson
 import pytest
 from starlette.responses import StreamingResponse
 
+from node.engine.connection import Connection
 from node.engine.contract import ON_DISCONNECT, EngineName
 from tests.conformance.raw_http import (
     ENGINES,
@@ -502,3 +505,40 @@ async def test_churn_leaves_nothing_behind(engine: EngineName) -> None:
 
         await asyncio.gather(*(visit(number) for number in range(100)))
         await until(lambda: served.server.connections == served.server.in_flight == 0)
+
+
+@fast
+async def test_ended_connections_leave_nothing_to_the_collector(engine: EngineName) -> None:
+    """Their memory is free at once: a node with thousands of clients would else hold it until the collector comes by."""
+    async with serving(engine, echo) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                async with await served.connect() as peer:
+                    await peer.send(request())
+                    await peer.answer()
+            await until(lambda: served.server.connections == 0)
+            await asyncio.sleep(0.01)  # the transports' own last steps
+            left = [one for one in gc.get_objects() if isinstance(one, Connection)]
+        finally:
+            gc.enable()
+
+    assert not left
+
+
+@fast
+async def test_what_is_left_of_a_cut_answer_waits_for_nobody(engine: EngineName) -> None:
+    """A reader that takes nothing, of an answer that has come to nothing: its connection goes with the answer."""
+
+    async def flood(scope: Message, receive: Receive, send: Send) -> None:
+        await start_stream(send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                while True:
+                    await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+
+    async with serving(engine, flood) as served, await served.connect(receive_buffer_bytes=16_384) as peer:
+        await peer.send(request())
+        await until(lambda: served.server.in_flight == 1)
+        await until(lambda: served.server.connections == 0)

@@ -19,10 +19,10 @@ from node.upstream import (
     Address,
     AddressedRequest,
     FastTransport,
-    StockTransport,
     open_transport,
     was_request_sent,
 )
+from node.upstream.stock import StockTransport
 from tests.conformance.scripted_server import Peer, SeenRequest, always, answer, scripted_server
 
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

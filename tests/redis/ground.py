@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import orjson
 import ormsgpack
+from redis.exceptions import ResponseError
 
 from shared_state import lua
 from shared_state.assertion import Assertion, Correction, Standby
@@ -52,6 +54,14 @@ class SteeredStore(Store):
     async def pass_time(self, delta_ms: int) -> int:
         """Lets time pass; the time that it is then."""
         return int(await self.client.incrby(self.clock_key, delta_ms))
+
+    async def aclose(self) -> None:
+        """Takes its libraries along: the server is shared, and each of these has a clock of its own."""
+        for script in self._scripts.values():
+            if script.function:
+                with contextlib.suppress(ResponseError):
+                    await self.client.execute_command("FUNCTION", "DELETE", script.function)
+        await super().aclose()
 
     def move_to(self, namespace: str) -> None:
         """Goes on under other keys; the clock stays."""

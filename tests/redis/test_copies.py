@@ -282,7 +282,8 @@ class TestEmptyRestart:
     async def test_closed_minutes_and_alerts_stay_what_they_were(self, scene: Callable[..., Scene]) -> None:
         """No minute that was flushed is opened again, nobody is alarmed twice."""
         s = scene(small={"usd_per_day": 10**-5})
-        await s.bench.attempt(cost_nano=8500)
+        for _ in range(8):  # another call like these still fits into the day
+            await s.bench.attempt(cost_nano=1000)
         await s.copies.run(TOKEN)
         minute = (await s.fields())["minute"]
         await s.lose()

@@ -182,6 +182,20 @@ class TestSync:
         assert back.status == "active"
         assert [e["reason"] for e in await news_of(store, "model_deprecated")] == ["no longer listed"]
 
+    async def test_sizes_other_than_configured_are_told_once(
+        self, store: Store, nodes: Nodes, answers: Answers
+    ) -> None:
+        """Whoever leads; with the first list."""
+        document = {**make_config(), "discovery": {"sync": {"interval": 1e-6}}}
+        document["models"][MODEL]["constraints"] = {"context_window": 8192}  # type: ignore[index]
+        topology = build_topology(MeshConfig.model_validate(document))
+        answers.say = listing(UPSTREAM, context_window=4096)
+        for token in (TOKEN, TOKEN, TOKEN + 1):
+            await Sync(store, topology, nodes).run(token)
+
+        (event,) = await news_of(store, "model_changed")
+        assert (event["id"], event["reason"]) == (MODEL, "context_window 4096 listed, 8192 configured")
+
     async def test_an_operators_word_holds(self, store: Store, nodes: Nodes, answers: Answers) -> None:
         """What they brought back stays, what they took out stays out."""
         sync = Sync(store, topology_of(), nodes)

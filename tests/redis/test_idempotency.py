@@ -12,6 +12,7 @@ from shared_state.idempotency import End, Fate, Ticket, end_claim, hold_claim, t
 from shared_state.store import Store
 from tests.support.processes import wait_until
 from tests.unit.node.api.asgi import MESSAGES, Front, Heard, post
+from tests.unit.node.api.asgi import ask as send
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import (
     DONE,
@@ -314,3 +315,26 @@ async def test_the_store_dies_while_a_keyed_request_is_carried_out(store):
     second = await ask(fronts[1])  # handed in late, in the background
     assert second.header(b"x-modelmesh-idempotent-replay") == b"true"
     assert asked(fronts) == 1
+
+
+def form(boundary: bytes, content: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """A transcription as a body and its headers."""
+    parts = (
+        (b'form-data; name="model"', b"chat"),
+        (b'form-data; name="file"; filename="a.wav"', content),
+    )
+    body = b"".join(b"--%b\r\ncontent-disposition: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)
+    return body + b"--%b--" % boundary, [(b"content-type", b"multipart/form-data; boundary=" + boundary), KEY]
+
+
+async def test_a_form_is_the_same_under_another_boundary(store):
+    """Clients draw one for each repeat; another file is another request."""
+    topology = mesh("alpha.m", model={"capabilities": ["speech-to-text"]})
+    front = Front(place=House(topology, ScriptedTransport(alpha=Answer(b'{"text": "hello"}'))), store=store)
+    heard = []
+    for boundary, content in ((b"aaa", b"RIFF"), (b"bbb", b"RIFF"), (b"ccc", b"FFIR")):
+        body, headers = form(boundary, content)
+        heard.append(await send(front.app, "POST", "/v1/audio/transcriptions", body, headers=headers))
+
+    assert [answer.status for answer in heard] == [200, 200, 422]
+    assert asked([front]) == 1

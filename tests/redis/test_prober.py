@@ -14,6 +14,7 @@ import pytest
 
 from scheduler.jobs.probes import Probes
 from scheduler.nodes import NodeRefusedError, Nodes, NoNodeError
+from scheduler.pulses import Pulses
 from shared_state.config import MeshConfig
 from shared_state.ledger import Outcome
 from shared_state.registry import NodeInfo
@@ -85,7 +86,8 @@ def stand(store: SteeredStore, nodes: Nodes, **recovery: Any) -> tuple[Probes, B
     """The job, and a node whose requests fail."""
     built = topology(**recovery)
     bench = Bench(store, built.domains[DOMAIN], pool=make_pool(retry_limit=1))
-    return Probes(store, built, nodes), bench
+    pulses = Pulses(store, list(built.domains), fresh_s=0)
+    return Probes(store, built, nodes, pulses), bench
 
 
 async def test_a_model_that_nobody_tries_is_probed_every_so_often(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,10 @@ from scheduler.jobs.flush import Flush
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.sequences import Sweep
+from scheduler.pulses import Pulses
 from scheduler.sinks import SinkError, SqliteSink
 from shared_state.books import read_books
-from shared_state.domains import order, read_domain, read_nodes_on_record
+from shared_state.domains import Pulse, order, read_domain, read_nodes_on_record
 from shared_state.errors import FencedOffError
 from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.statistics import minutes_of
@@ -72,7 +75,7 @@ class Watch:
 class TestRecovery:
     async def test_what_is_due_comes_back(self, store: Store, topology: Topology) -> None:
         """A rate limit that has passed is lifted and announced, once; one that has not is left alone."""
-        recovery = Recovery(store, [DOMAIN])
+        recovery = Recovery(store, Pulses(store, [DOMAIN], fresh_s=0))
         await Node(store, topology, "n").rate_limit(for_ms=100)
         await recovery.run(TOKEN)
         assert not await news_of(store, "model_activated")
@@ -88,13 +91,48 @@ class TestRecovery:
         _, state = await read_domain(store, topology.domains[DOMAIN])
         assert state.models[MODEL].status == "active"
 
+    async def test_a_quiet_domain_costs_no_script(
+        self, store: Store, topology: Topology, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only the first look of a lead goes to every domain; then only where something is due."""
+        recovery = Recovery(store, Pulses(store, [DOMAIN, "other"], fresh_s=0))
+        scripts: list[tuple[str, ...]] = []
+        run = store.run
+
+        async def noted(script: str, keys: Sequence[str], *args: Any) -> Any:
+            scripts.append((script, *keys))
+            return await run(script, keys, *args)
+
+        await recovery.run(TOKEN)
+        monkeypatch.setattr(store, "run", noted)
+        await recovery.run(TOKEN)
+        assert scripts == []
+
+        await order(store, DOMAIN, kind="model", name=MODEL, action="deactivate", for_s=0.001)
+        scripts.clear()
+
+        async def recovered() -> bool:
+            await recovery.run(TOKEN)
+            return bool(scripts)
+
+        await wait_until(recovered, what="the model to be due")
+        assert scripts == [("recover", store.keys.domain(DOMAIN))]
+
+    async def test_several_share_one_reading(self, store: Store) -> None:
+        """Of the same moment."""
+        pulses = Pulses(store, [DOMAIN])
+        one, other = await asyncio.gather(pulses.read(), pulses.read())
+
+        assert one is other
+        assert one == {DOMAIN: Pulse(0, 0, 0)}
+
     async def test_an_older_token_moves_nothing(self, store: Store, topology: Topology) -> None:
         """A leader that slept finds the scripts closed."""
-        await Recovery(store, [DOMAIN]).run(TOKEN + 1)
+        await Recovery(store, Pulses(store, [DOMAIN], fresh_s=0)).run(TOKEN + 1)
         await order(store, DOMAIN, kind="model", name=MODEL, action="deactivate", for_s=0.001)
 
         with pytest.raises(FencedOffError):
-            await Recovery(store, [DOMAIN]).run(TOKEN)
+            await Recovery(store, Pulses(store, [DOMAIN], fresh_s=0)).run(TOKEN)
 
         assert not await news_of(store, "model_activated")
 
@@ -176,7 +214,7 @@ class TestReaper:
         self, store: Store, topology: Topology, reaper: Reaper, watch: Watch
     ) -> None:
         """A leader that slept neither abandons nor strikes from the registry."""
-        await Recovery(store, [DOMAIN]).run(TOKEN + 1)
+        await Recovery(store, Pulses(store, [DOMAIN], fresh_s=0)).run(TOKEN + 1)
         node = Node(store, topology, "n")
         await node.admit()
         await node.beat(seconds_ago=LONG_AGO)
@@ -281,11 +319,11 @@ async def test_nodes_that_are_gone_are_forgotten(store: Store, topology: Topolog
     await alive.beat()
     sweep = Sweep(store, Only(DOMAIN))
     await sweep.run(TOKEN)
-    after_one = await read_nodes_on_record(store, DOMAIN)
+    after_one = await read_nodes_on_record(store, [DOMAIN])
     await sweep.run(TOKEN)
 
-    assert after_one == {"n1", "n2"}
-    assert await read_nodes_on_record(store, DOMAIN) == {"n1"}
+    assert after_one == {DOMAIN: {"n1", "n2"}}
+    assert await read_nodes_on_record(store, [DOMAIN]) == {DOMAIN: {"n1"}}
 
 
 async def test_a_scheduler_that_lost_the_lead_forgets_nobody(store: Store, topology: Topology) -> None:
@@ -298,4 +336,4 @@ async def test_a_scheduler_that_lost_the_lead_forgets_nobody(store: Store, topol
 
     with pytest.raises(FencedOffError):
         await sweep.run(TOKEN)
-    assert await read_nodes_on_record(store, DOMAIN) == {"n2"}
+    assert await read_nodes_on_record(store, [DOMAIN]) == {DOMAIN: {"n2"}}

@@ -43,7 +43,7 @@ class LateNode(Caller):
     async def scripts_run(self) -> int:
         """How many scripts the server has carried out."""
         stats = await self.direct.client.info("commandstats")
-        return int(stats["cmdstat_evalsha"]["calls"])
+        return int(stats["cmdstat_fcall"]["calls"])
 
     async def in_flight(self) -> int:
         return int(await self.direct.client.zcard(self.store.keys.flight(DOMAIN)))

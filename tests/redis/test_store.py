@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 import pytest
+from redis.exceptions import ResponseError
 
 from shared_state.domains import read_pulses
 from shared_state.errors import TermChangedError
@@ -118,6 +119,70 @@ async def test_scripts_that_the_server_forgot_are_sent_again(store: Store) -> No
 
     assert (await caller.admit())[1].code == Code.AT_LIMIT
     assert (await caller.books()).is_balanced
+
+
+async def commands_run(store: Store, *names: str) -> list[int]:
+    """How often the server has carried out each of these."""
+    stats = await store.client.info("commandstats")
+    return [int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in names]
+
+
+async def test_an_exchange_is_a_function_of_a_library(store: Store) -> None:
+    """Loaded with the first call, and again when the server has forgotten it; evaluated never."""
+    caller = Caller(store, make_domain(small={"rpm": 3}))
+    before = await commands_run(store, "evalsha", "eval", "function|load")
+    assert not (await caller.admit())[1].code
+    await store.command("FUNCTION", "FLUSH")
+    reservation, verdict = await caller.admit()
+    await caller.settle(reservation, pool=make_pool())
+    after = await commands_run(store, "evalsha", "eval", "function|load")
+
+    assert not verdict.code
+    assert [now - then for then, now in zip(before, after, strict=True)] == [0, 0, 2]
+    assert (await caller.books()).is_balanced
+
+
+@pytest.mark.parametrize("rule", ["-fcall", "-function|load"])
+async def test_without_functions_an_exchange_is_evaluated(server: ValkeyServer, rule: str) -> None:
+    """On a server that is older, or does not let us: the same text, the same effect, and no second try."""
+    admin = Store(server.url)
+    await admin.command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", rule)
+    store = Store(server.url.replace("://", "://plain:secret@"), timeout_s=TIMEOUT_S)
+    caller = Caller(store, make_domain(small={"rpm": 2}), node="n3")
+    try:
+        verdicts = [(await caller.admit())[1].code for _ in range(3)]
+        (calls,) = await commands_run(admin, "fcall")
+    finally:
+        await store.aclose()
+        await admin.aclose()
+
+    assert verdicts == [Code.ADMITTED, Code.ADMITTED, Code.AT_LIMIT]
+    assert calls <= 1
+
+
+async def test_a_fault_in_a_function_is_an_error_not_a_missing_function(store: Store) -> None:
+    """What cannot be read is refused as such, and the next call works."""
+    caller = Caller(store, make_domain())
+    await caller.admit()
+    with pytest.raises(ResponseError, match="Missing bytes"):
+        await store.run("exchange", [store.keys.domain("alpha")], [b"\x93", b"", b"", b"", b""])
+
+    assert not (await caller.admit())[1].code
+
+
+async def test_libraries_of_other_releases_are_forgotten(store: Store) -> None:
+    """Ours stays, and so does what is not ours; who still needs the old one loads it again."""
+    caller = Caller(store, make_domain())
+    await caller.admit()
+    for name in ("modelmesh_exchange_0123", "theirs"):
+        text = f"#!lua name={name}\nredis.register_function('{name}', function() return 1 end)"
+        await store.command("FUNCTION", "LOAD", "REPLACE", text)
+
+    assert await store.forget_libraries() == 1
+    assert await store.forget_libraries() == 0
+    left = {facts[1] for facts in await store.command("FUNCTION", "LIST")}
+    assert b"theirs" in left
+    assert len(left) == 2
 
 
 async def test_a_server_that_lost_everything_serves_who_is_new_at_once(

@@ -17,11 +17,20 @@ from shared_state.client_keys import ClientKey, ClientKeys, new_key_text
 from shared_state.config import MeshConfig
 from shared_state.cursors import move_current, read_currents, take_turns
 from shared_state.directory import DomainDirectory
-from shared_state.domains import next_lease_ends, order, read_lists_of_news, read_pulses
+from shared_state.domains import (
+    next_lease_ends,
+    next_recoveries,
+    order,
+    read_lists_of_news,
+    read_nodes_on_record,
+    read_pulses,
+)
 from shared_state.errors import ConfigurationError
 from shared_state.events import Event
 from shared_state.gates import ANY_MODEL
 from shared_state.ledger import Code
+from shared_state.leftovers import End, Item, forget, note_known, read_in_flight, read_known
+from shared_state.panics import PanicReport, note_panic, read_panics
 from shared_state.recent import read_recent
 from shared_state.registry import NodeInfo, Registry
 from shared_state.statistics import forget_minute, minutes_of, read_minute, server_minute
@@ -155,6 +164,27 @@ async def test_everything_works_from_the_first_call_on(store: Store) -> None:
     assert await minutes_of(store, DOMAIN) == []
     seconds, _ = await store.client.time()
     assert abs(seconds - time.time()) < 60
+
+
+async def test_the_schedulers_looks_go_to_many_domains_at_once(store: Store) -> None:
+    """Due lists, nodes on record, panics and what is in flight, wherever they lie; and a domain that is forgotten is gone."""
+    for domain in DOMAINS:
+        await order(store, domain, kind="model", name=SMALL, action="deactivate", for_s=60)
+        assert await note_panic(store, domain, PanicReport(1, True, 0, 2, 3, 1), node="n1")
+    caller = Caller(store, make_domain())
+    await caller.admit()
+    due = await next_recoveries(store, [DOMAIN, *DOMAINS])
+    items = {Item("domain", domain, domain) for domain in DOMAINS}
+    await note_known(store, items, now_ms=1)
+
+    assert [at < math.inf for at in due.values()] == [False] + [True] * len(DOMAINS)
+    assert await read_nodes_on_record(store, [DOMAIN, "other"]) == {DOMAIN: {"n1"}, "other": set()}
+    assert {panic.asked for panic in (await read_panics(store, DOMAINS)).values()} == {3}
+    assert await read_in_flight(store, [DOMAIN, *DOMAINS]) == {DOMAIN: 1, **dict.fromkeys(DOMAINS, 0)}
+    assert await read_known(store) == dict.fromkeys(items, 1)
+    model = Item("model", DOMAINS[0], SMALL)
+    assert {await forget(store, item, [model], token=1) for item in items} == {End.GONE}
+    assert set((await next_recoveries(store, DOMAINS)).values()) == {math.inf}
 
 
 async def test_client_keys_are_told_and_their_domains_listed(store: Store) -> None:

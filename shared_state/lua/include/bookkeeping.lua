@@ -1,80 +1,115 @@
 -- Books (counts since the beginning) and statistics (sums of one minute), gathered over a batch and written once.
 
-local function new_tally() return { books = {}, stats = {} } end
+-- Statistics of a model within a pool are one list of numbers, packed in one field; their places in it. Behind the first eleven stand the counts
+-- of latencies, one for each bucket. A list that another release has begun may be shorter or longer.
+local STAT = { attempts = 1, ok = 2, failed = 3, neutral = 4, abandoned = 5, estimated = 6, tokens_in = 7, tokens_out = 8, cost = 9,
+  latency_ms = 10, first_token_ms = 11, limited = 25 }
+local STATS, STAT_LATENCIES = 25, 11
 
--- The counters of a model within a pool; ledger is tally.books or tally.stats.
-local function account_of(ledger, model, pool)
+-- `minute`: the last one on record, if the script has read it.
+local function new_tally(minute) return { books = {}, stats = {}, minute = minute } end
+
+local function in_pools(ledger, model, pool, make)
   local pools = ledger[model]
   if not pools then
     pools = {}
     ledger[model] = pools
   end
-  local counters = pools[pool]
-  if not counters then
-    counters = {}
-    pools[pool] = counters
-  end
-  return counters
+  if not pools[pool] then pools[pool] = make() end
+  return pools[pool]
 end
+
+local function new_counters() return {} end
+
+local function new_stats()
+  local stats = {}
+  for place = 1, STATS do stats[place] = 0 end
+  return stats
+end
+
+-- The counters of a model within a pool: of the books by name, of the statistics by place.
+local function books_of(tally, model, pool) return in_pools(tally.books, model, pool, new_counters) end
+local function stats_of(tally, model, pool) return in_pools(tally.stats, model, pool, new_stats) end
 
 local function count(counters, name, amount)
   counters[name] = (counters[name] or 0) + amount
 end
 
 -- The minute only moves forward, so that a minute which was flushed and deleted can never come back with a part of its numbers.
-local function current_minute(now)
-  local minute = math.floor(now / 60000)
-  local last = tonumber(redis.call('HGET', KEYS[1], 'minute') or 0)
-  if minute > last then redis.call('HSET', KEYS[1], 'minute', int(minute)) end
-  minute = math.max(minute, last)
-  redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
+local function current_minute(tally, now)
+  local minute, last = math.floor(now / 60000), tally.minute or tonumber(redis.call('HGET', KEYS[1], 'minute') or 0)
+  if minute <= last then return last end
+  redis.call('HSET', KEYS[1], 'minute', int(minute))
   return minute
 end
 
-local function save_ledger(ledger, key)
-  for model, pools in pairs(ledger) do
+local function save_books(books)
+  for model, pools in pairs(books) do
     for pool, counters in pairs(pools) do
       local prefix = model .. '\t' .. pool .. '\t'
       for name, amount in pairs(counters) do
-        if amount ~= 0 then redis.call('HINCRBY', key, prefix .. name, int(amount)) end
+        if amount ~= 0 then redis.call('HINCRBY', KEYS[1] .. ':books', prefix .. name, int(amount)) end
       end
     end
   end
 end
 
+-- Adds to what the minute holds. Its first numbers enter it into the list of minutes.
+local function save_stats(all, minute)
+  local key = KEYS[1] .. ':stat:' .. int(minute)
+  for model, pools in pairs(all) do
+    for pool, stats in pairs(pools) do
+      local field = model .. '\t' .. pool
+      local before = redis.call('HGET', key, field)
+      if before then
+        for place, amount in ipairs(cmsgpack.unpack(before)) do stats[place] = (stats[place] or 0) + amount end
+      else
+        redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
+      end
+      redis.call('HSET', key, field, cmsgpack.pack(stats))
+    end
+  end
+end
+
 local function save_tally(tally, now)
-  save_ledger(tally.books, KEYS[1] .. ':books')
-  if next(tally.stats) ~= nil then save_ledger(tally.stats, KEYS[1] .. ':stat:' .. int(current_minute(now))) end
+  save_books(tally.books)
+  if next(tally.stats) ~= nil then save_stats(tally.stats, current_minute(tally, now)) end
 end
 
 -- A reservation is known by its model, a tab and its id. Its record lies in the hash of its model, its expiry in one sorted set.
-local RECORD = '>I8I4I4I8'
+local RECORD, RECORD_SIZE = '>I8I4I4I8', 24
 
 local function member_of(model, reservation) return model .. '\t' .. reservation end
 
-local function write_record(admitted, tokens_in, tokens_out, cost, pool, provider)
-  local record = struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. pool .. '\t' .. provider .. '\t'
-  return #record > 64 and record or record .. string.rep('.', 65 - #record)
+-- What stands behind the numbers of a record. A hash with a value of more than 64 bytes is a table from its first write on.
+local function record_tail(pool, provider)
+  local tail = pool .. '\t' .. provider .. '\t'
+  return tail .. string.rep('.', 65 - RECORD_SIZE - #tail)
 end
+
+local function write_record(admitted, tokens_in, tokens_out, cost, tail)
+  return struct.pack(RECORD, admitted, tokens_in, tokens_out, cost) .. tail
+end
+
+-- The pool and the provider.
+local function read_tail(tail) return tail:match('^([^\t]*)\t([^\t]*)\t') end
 
 local function read_record(model, packed)
-  local admitted, tokens_in, tokens_out, cost, rest = struct.unpack(RECORD, packed)
-  local tab = packed:find('\t', rest, true)
-  local ends = packed:find('\t', tab + 1, true)
-  return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost,
-    pool = packed:sub(rest, tab - 1), provider = packed:sub(tab + 1, ends - 1) }
+  local admitted, tokens_in, tokens_out, cost = struct.unpack(RECORD, packed)
+  local pool, provider = read_tail(packed:sub(RECORD_SIZE + 1))
+  return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost, pool = pool, provider = provider }
 end
 
--- Takes reservations of one model out of what is in flight. Returns a record for each, or false where it was settled or abandoned before.
+-- Takes reservations of one model out of what is in flight. Returns the packed record of each, or false where it was settled or
+-- abandoned before.
 local function close_reservations(model, reservations)
   local key = KEYS[1] .. ':res:' .. model
   local packed = redis.call('HMGET', key, unpack(reservations))
-  local records, closed, members, seen = {}, {}, {}, {}
+  local closed, members, seen = {}, {}, {}
   for i, reservation in ipairs(reservations) do
-    records[i] = false
-    if packed[i] and not seen[reservation] then
+    if packed[i] and seen[reservation] then packed[i] = false end
+    if packed[i] then
       seen[reservation] = true
-      records[i] = read_record(model, packed[i])
       closed[#closed + 1] = reservation
       members[#members + 1] = member_of(model, reservation)
     end
@@ -83,7 +118,7 @@ local function close_reservations(model, reservations)
     redis.call('HDEL', key, unpack(closed))
     redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
   end
-  return records
+  return packed
 end
 
 -- Books reservations whose node died or whose lease ran out as abandoned, charged in full, for nobody knows what they used.
@@ -97,16 +132,17 @@ local function abandon(members, tally)
     table.insert(by_model[model], member:sub(tab + 1))
   end
   for model, reservations in pairs(by_model) do
-    for i, r in ipairs(close_reservations(model, reservations)) do
-      if r then
+    for i, packed in ipairs(close_reservations(model, reservations)) do
+      if packed then
+        local r = read_record(model, packed)
         r.member = member_of(model, reservations[i])
         abandoned[#abandoned + 1] = r
-        count(account_of(tally.books, model, r.pool), 'abandoned', 1)
-        local stats = account_of(tally.stats, model, r.pool)
-        count(stats, 'abandoned', 1)
-        count(stats, 'tokens_in', r.tokens_in)
-        count(stats, 'tokens_out', r.tokens_out)
-        count(stats, 'cost', r.cost)
+        count(books_of(tally, model, r.pool), 'abandoned', 1)
+        local stats = stats_of(tally, model, r.pool)
+        count(stats, STAT.abandoned, 1)
+        count(stats, STAT.tokens_in, r.tokens_in)
+        count(stats, STAT.tokens_out, r.tokens_out)
+        count(stats, STAT.cost, r.cost)
       end
     end
   end

@@ -10,11 +10,13 @@
 --         ramp   active again with a growing share of the traffic (`step`)
 
 -- Who speaks, for events: filled by the script.
-local home = { domain = '', channel = '', node = '' }
+local home = { domain = '', channel = '', node = '', epoch = 0 }
 
 -- What a healthy entity is asked for comes first; the rest is read when something looks at it.
 local USUAL = { 'status', 'phase', 'fails' }
 local REST = { 'reason', 'mode', 'until', 'trigger', 'cooldowns', 'trial', 'trial_until', 'step', 'step_ok', 'step_at' }
+local IS_REST = { reason = true, mode = true, ['until'] = true, trigger = true, cooldowns = true, trial = true, trial_until = true,
+  step = true, step_ok = true, step_at = true }
 local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until = true, step = true, step_ok = true, step_at = true }
 
 local function read_fields(entity, fields)
@@ -26,8 +28,6 @@ local function read_fields(entity, fields)
   end
 end
 
-local IS_REST = {}
-for _, field in ipairs(REST) do IS_REST[field] = true end
 local LAZY = {
   __index = function(entity, field)
     if not IS_REST[field] then return nil end
@@ -36,9 +36,10 @@ local LAZY = {
   end,
 }
 
-local function load_entity(kind, id)
+-- `fields`: USUAL unless the script needs more at once.
+local function load_entity(kind, id, fields)
   local entity = setmetatable({ kind = kind, id = id, key = KEYS[1] .. ':' .. kind .. ':' .. id, new = {} }, LAZY)
-  read_fields(entity, USUAL)
+  read_fields(entity, fields or USUAL)
   if entity.status == '' then entity.status = 'active' end
   return entity
 end
@@ -74,8 +75,8 @@ end
 -- Raises the epoch and tells everybody. Called after the entity was changed, in the same script: a hint can be lost, never early.
 local function announce(entity, event, now)
   save_entity(entity)
-  local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-  tell(entity.kind .. '_' .. event, entity.kind, entity.id, entity.reason, entity['until'], epoch, now)
+  home.epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  tell(entity.kind .. '_' .. event, entity.kind, entity.id, entity.reason, entity['until'], home.epoch, now)
 end
 
 local function due_name(entity)

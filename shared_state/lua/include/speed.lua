@@ -11,28 +11,33 @@ local function average(old, sample, weight)
   return old and old + weight * (sample - old) or sample
 end
 
+-- Whoever measures loads the fields latency, ttft, peak and measured with the entity.
+
+-- What a new sample weighs against a memory of that length.
+local function weight_of(idle, memory)
+  return idle == 0 and SAMPLE_WEIGHT or 1 - (1 - SAMPLE_WEIGHT) * math.exp(-idle / memory)
+end
+
 -- Takes a sample into the averages of a model; `model.speed` is written by save_speed.
 local function measure(model, latency, first_content, is_stream, now)
   local s = model.speed
   if not s then
-    local found = redis.call('HMGET', model.entity.key, 'latency', 'ttft', 'peak', 'measured')
-    s = { latency = tonumber(found[1]), ttft = tonumber(found[2]), peak = tonumber(found[3]), measured = tonumber(found[4] or now) }
+    local e = model.entity
+    s = { latency = tonumber(e.latency), ttft = tonumber(e.ttft), peak = tonumber(e.peak), measured = tonumber(e.measured) or now }
     model.speed = s
   end
   local idle = math.max(0, now - s.measured)
-  local weight = 1 - (1 - SAMPLE_WEIGHT) * math.exp(-idle / MEMORY_MS)
+  local weight = weight_of(idle, MEMORY_MS)
   s.latency = average(s.latency, latency, weight)
   if is_stream then s.ttft = average(s.ttft, first_content, weight) end
-  local falling = 1 - (1 - SAMPLE_WEIGHT) * math.exp(-idle / PEAK_MEMORY_MS)
-  s.peak = math.max(first_content, average(s.peak, first_content, falling))
+  s.peak = math.max(first_content, average(s.peak, first_content, weight_of(idle, PEAK_MEMORY_MS)))
   s.measured = now
 end
 
+-- Hands the averages to the entity, which is written later.
 local function save_speed(model)
-  local s = model.speed
+  local s, new = model.speed, model.entity.new
   if not s then return end
-  redis.call('HSET', model.entity.key, 'latency', string.format('%.1f', s.latency), 'peak', string.format('%.1f', s.peak),
-    'measured', int(s.measured))
-  if s.ttft then redis.call('HSET', model.entity.key, 'ttft', string.format('%.1f', s.ttft)) end
+  new.latency, new.peak, new.measured = string.format('%.1f', s.latency), string.format('%.1f', s.peak), s.measured
+  if s.ttft then new.ttft = string.format('%.1f', s.ttft) end
 end
-

@@ -17,11 +17,13 @@ local COPY_WAIT_MS = 1000
 -- A long journal takes longer than that to say: as long as it goes on the hold does, but not for ever.
 local REPLAY_MS, LONGEST_HOLD_MS = 1000, 10000
 
--- Who calls: {node, sequence, the admit sequence up to which it has given its admissions up, the term it has asserted (0: new here),
--- the largest epoch it knows, 1 if this is a replay of what was lost}.
-local function read_caller(packed, kind)
+-- Who calls: {node, the term it has asserted (0: new here), the largest epoch it knows, 1 if this is a replay of what was lost, the admit
+-- sequence up to which it has given its admissions up, then a sequence for each kind of batch that it brings, 0 if there is none}.
+local function read_caller(packed, kinds)
   local c = cmsgpack.unpack(packed)
-  return { node = c[1], kind = kind, sequence = c[2], void = c[3], term = c[4], epoch = c[5], is_replay = c[6] == 1 }
+  local caller = { node = c[1], term = c[2], epoch = c[3], is_replay = c[4] == 1, void = c[5] or 0, parts = {} }
+  for i, kind in ipairs(kinds) do caller.parts[i] = { kind = kind, sequence = c[5 + i] } end
+  return caller
 end
 
 local function count_unasserted()
@@ -61,9 +63,10 @@ end
 
 -- The term that is in force now; opened if need be.
 local function read_term(caller, now)
-  local d, run = redis.call('HMGET', KEYS[1], 'run', 'term', 'hold', 'epoch', 'cause'), run_id()
+  local d, run = redis.call('HMGET', KEYS[1], 'run', 'term', 'hold', 'epoch', 'cause', 'minute'), run_id()
   local t = { run = d[1] or '', term = tonumber(d[2] or 0), hold = tonumber(d[3] or 0), epoch = tonumber(d[4] or 0), cause = d[5] or '' }
   if t.term == 0 or t.run ~= run or caller.term > t.term or was_emptied(t, caller) then open_term(t, caller, run, now) end
+  home.epoch, home.minute = t.epoch, tonumber(d[6] or 0)
   return t
 end
 
@@ -73,27 +76,51 @@ local function prolong_hold(t, now)
   if t.hold > now and hold > t.hold then redis.call('HSET', KEYS[1], 'hold', int(hold)) end
 end
 
--- Whether the batch may be applied: a note and what belongs to it. FINE: the term; STALE: the sequence on record;
--- UNASSERTED and HELD: the end of the hold.
-local function enter(caller, now)
-  local t = read_term(caller, now)
-  if caller.term ~= 0 and caller.term ~= t.term then return UNASSERTED, math.max(t.hold, now) end
-  local marks = redis.call('HMGET', KEYS[1] .. ':seq', caller.node .. '\t' .. caller.kind, caller.node .. '\tt')
-  local last = tonumber(marks[1] or 0)
-  if caller.sequence <= last then return STALE, last end
-  if caller.is_replay then prolong_hold(t, now) end
-  caller.is_held = t.hold > now and not caller.is_replay
-  if caller.is_held and caller.kind == 'a' then return HELD, t.hold end
-  if not caller.is_replay and tonumber(marks[2] or 0) ~= t.term then caller.mark = t.term end
+local function judge_part(part, last, caller, t)
+  if part.sequence == 0 then return FINE, t.term end
+  if part.sequence <= last then return STALE, last end
+  if caller.is_held and part.kind == 'a' then return HELD, t.hold end
+  part.is_open = true
   return FINE, t.term
 end
 
--- Records the batch as applied. What the node gave up must not be applied later: a batch that is still on its way counts as seen.
-local function keep_sequence(caller)
-  local key = KEYS[1] .. ':seq'
-  redis.call('HSET', key, caller.node .. '\t' .. caller.kind, int(caller.sequence))
-  if caller.mark then redis.call('HSET', key, caller.node .. '\tt', int(caller.mark)) end
-  if caller.void > 0 and caller.void > tonumber(redis.call('HGET', key, caller.node .. '\ta') or 0) then
-    redis.call('HSET', key, caller.node .. '\ta', int(caller.void))
+-- Whether the batches may be applied: a note on all of them, FINE or UNASSERTED with the end of the hold, and on each a note and what belongs
+-- to it. FINE: the term; STALE: the sequence on record; HELD: the end of the hold. `is_open`: it is to be applied.
+local function enter(caller, now)
+  local t = read_term(caller, now)
+  if caller.term ~= 0 and caller.term ~= t.term then return UNASSERTED, math.max(t.hold, now) end
+  caller.is_held = t.hold > now and not caller.is_replay
+  local names = { caller.node .. '\tt', caller.node .. '\ta' }
+  for i, part in ipairs(caller.parts) do names[i + 2] = caller.node .. '\t' .. part.kind end
+  local marks = redis.call('HMGET', KEYS[1] .. ':seq', unpack(names))
+  caller.admitted = tonumber(marks[2] or 0)
+  for i, part in ipairs(caller.parts) do
+    part.note, part.value = judge_part(part, tonumber(marks[i + 2] or 0), caller, t)
+    if part.is_open and caller.is_replay then prolong_hold(t, now) end
   end
+  if not caller.is_replay and tonumber(marks[1] or 0) ~= t.term then caller.mark = t.term end
+  return FINE, t.term
+end
+
+-- Records what is open as applied. What the node gave up must not be applied later: a batch that is still on its way counts as seen.
+local function keep_sequences(caller)
+  local fields, admitted = {}, caller.admitted
+  for _, part in ipairs(caller.parts) do
+    if part.is_open and part.kind == 'a' then
+      admitted = math.max(admitted, part.sequence)
+    elseif part.is_open then
+      fields[#fields + 1] = caller.node .. '\t' .. part.kind
+      fields[#fields + 1] = int(part.sequence)
+    end
+  end
+  admitted = math.max(admitted, caller.void)
+  if admitted > caller.admitted then
+    fields[#fields + 1] = caller.node .. '\ta'
+    fields[#fields + 1] = int(admitted)
+  end
+  if caller.mark then
+    fields[#fields + 1] = caller.node .. '\tt'
+    fields[#fields + 1] = int(caller.mark)
+  end
+  if #fields > 0 then redis.call('HSET', KEYS[1] .. ':seq', unpack(fields)) end
 end

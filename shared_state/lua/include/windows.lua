@@ -22,7 +22,7 @@
 -- an empty one may hold up to twice the limit. What is admitted in the last moments of a calendar period may reach the provider in the next one,
 -- so it is carried over and counts in both. All windows are read once a batch and written once a batch.
 
-local WIDE = string.rep('.', 65)
+local WIDE = '.................................................................'
 local CARRY_MS = 250
 local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
@@ -67,45 +67,79 @@ local function drain(w, now)
   w.mark = math.max(now, w.mark or now)
 end
 
--- `in_flight` is a function: it is asked only if the scope limits concurrency.
-local function load_scope(key, specs, now, in_flight)
-  local scope = { key = key, windows = {}, keep_ms = 1000, held = { 0, 0, 0, 0, 0 } }
-  if #specs == 0 then return scope end
-  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5', 'wide' }
-  for i, s in ipairs(specs) do
-    local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], add = {} }
-    scope.windows[i] = w
-    if w.alg ~= CONCURRENCY and w.alg ~= CAP then
-      w.at = #fields + 1
-      fields[w.at] = w.name .. ':sum'
-      fields[w.at + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
-    end
+-- The names of the fields of a window stay with its description, which may be kept for another call.
+local function name_fields(s)
+  s.sum, s.mark, s.bucket = s[2] .. ':sum', s[2] .. (s[1] == SLIDING and ':old' or ':at'), s[2] .. ':'
+end
+
+local function name_buckets(s, latest)
+  s.latest, s.latest_name, s.before_name = latest, s.bucket .. int(latest), s.bucket .. int(latest - 1)
+end
+
+-- A window out of its description; the fields that it needs are appended to those that are read. Of a sliding window these are
+-- also its two latest buckets: nearly all that happens happens there.
+local function describe(s, fields, now)
+  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], spec = s }
+  if w.alg == CONCURRENCY or w.alg == CAP then return w end
+  if not s.sum then name_fields(s) end
+  local at = #fields + 1
+  w.at, fields[at], fields[at + 1] = at, s.sum, s.mark
+  if w.alg == SLIDING then
+    w.current, w.add = math.floor(now / w.b), {}
+    if s.latest ~= w.current then name_buckets(s, w.current) end
+    fields[at + 2], fields[at + 3] = s.latest_name, s.before_name
   end
+  return w
+end
+
+-- Takes what was read into a window.
+local function fill(scope, w, values, now)
+  w.sum = tonumber(values[w.at] or 0) or 0
+  w.mark = tonumber(values[w.at + 1] or nil)
+  if w.alg == SLIDING then
+    w.old, w.latest, w.before = w.mark, tonumber(values[w.at + 2] or 0), tonumber(values[w.at + 3] or 0)
+    expire_buckets(scope.key, w, now)
+    scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
+  elseif w.alg == CALENDAR then
+    open_period(scope, w, now)
+  else
+    if w.alg == BUCKET then
+      drain(w, now)
+      scope.has_levels = true
+    end
+    scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
+  end
+end
+
+-- Name of a bucket, and what it held when the window was read; nil if that was not asked.
+local function find_bucket(w, index)
+  local s = w.spec
+  if index == s.latest then return s.latest_name, w.latest end
+  if index == s.latest - 1 then return s.before_name, w.before end
+  return s.bucket .. int(index), nil
+end
+
+-- Reads all windows of a scope.
+--
+-- in_flight  a function: it is asked only if the scope limits concurrency
+-- counters   descriptions of sliding windows that count without a limit, on their own: neither `take` nor `true_up` touches them
+local function load_scope(key, specs, now, in_flight, counters)
+  local scope = { key = key, windows = {}, counters = {}, keep_ms = 1000, held = { 0, 0, 0, 0, 0 } }
+  if #specs == 0 and not counters then return scope end
+  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5', 'wide' }
+  for i, s in ipairs(specs) do scope.windows[i] = describe(s, fields, now) end
+  for i, s in ipairs(counters or {}) do scope.counters[i] = describe(s, fields, now) end
   local values = redis.call('HMGET', key, unpack(fields))
   for dimension = 1, 5 do scope.held[dimension] = tonumber(values[dimension] or 0) end
   scope.is_wide = values[6]
   for _, w in ipairs(scope.windows) do
-    if w.alg == CONCURRENCY then
-      w.sum = in_flight()
-    elseif w.alg == CAP then
-      w.sum = 0
+    if w.at then
+      fill(scope, w, values, now)
     else
-      w.sum = tonumber(values[w.at] or 0) or 0
-      w.mark = tonumber(values[w.at + 1] or nil)
-      if w.alg == SLIDING then
-        w.old, w.current = w.mark, math.floor(now / w.b)
-        expire_buckets(key, w, now)
-        scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
-      elseif w.alg == CALENDAR then
-        open_period(scope, w, now)
-      elseif w.alg == BUCKET then
-        drain(w, now)
-        scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
-      else
-        scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
-      end
+      w.sum = w.alg == CONCURRENCY and in_flight() or 0
     end
   end
+  for _, w in ipairs(scope.counters) do fill(scope, w, values, now) end
   return scope
 end
 
@@ -183,36 +217,54 @@ local function take(scope, amounts, now)
   end
 end
 
+-- What is charged together was admitted, and is charged, within the same stretch of this length: no bucket and no moment that is judged by
+-- (CARRY_MS before the turn of a period) falls inside of one.
+local QUANTUM_MS = 250
+
+-- A sum never falls below nothing: what comes back is taken off before what comes on top.
+local function change_sum(w, was, is, over)
+  if is == was and over == 0 then return end
+  w.sum, w.dirty = math.max(0, w.sum + is - was - over) + over, true
+end
+
+local function true_up_sliding(w, was, is, over, admitted, charged_at)
+  local from, to = math.floor(admitted / w.b), math.floor(charged_at / w.b)
+  if from < w.old then
+    if over > 0 then bucket_add(w, w.current, over) end
+  elseif from == to then
+    if is ~= was then bucket_add(w, from, is - was) end
+  else
+    bucket_add(w, from, -was)
+    bucket_add(w, to, is)
+  end
+end
+
 -- Replaces what was reserved at `admitted` by what was used. What was reserved in a period that has passed stays there;
--- use beyond the reservation is charged where it still counts.
-local function true_up(scope, reserved, used, admitted, charged_at, now)
+-- use beyond the reservation is charged where it still counts. All three are sums over `was[1]` reservations; over: of what each
+-- used beyond its own. Buckets that drain have no time: see true_up_levels.
+local function true_up(scope, was, is, over, admitted, charged_at)
   for _, w in ipairs(scope.windows) do
-    local was, is = reserved[w.dim], used[w.dim]
+    local d = w.dim
     if w.alg == SLIDING then
-      local from, to = math.floor(admitted / w.b), math.floor(charged_at / w.b)
-      if from == to and is == was then
-        -- as expected: nothing moves
-      elseif from < w.old then
-        if is > was then bucket_add(w, w.current, is - was) end
-      elseif from == to then
-        bucket_add(w, from, is - was)
-      else
-        bucket_add(w, from, -was)
-        bucket_add(w, to, is)
-      end
-    elseif w.alg == BUCKET and is ~= was then
-      w.sum, w.dirty = math.max(0, w.sum + is - was), true
+      true_up_sliding(w, was[d], is[d], over[d], admitted, charged_at)
+    elseif w.alg == CONCURRENCY then
+      w.sum = w.sum - was[1]
     elseif w.alg == CALENDAR then
-      local change = 0
       if admitted >= w.a - CARRY_MS then
-        change = is - was
+        change_sum(w, was[d], is[d], over[d])
       elseif charged_at >= w.a then
-        change = is -- it was held up until after the turn
-      elseif is > was then
-        change = is - was
+        change_sum(w, 0, is[d], is[d]) -- it was held up until after the turn
+      else
+        change_sum(w, 0, over[d], over[d])
       end
-      if change ~= 0 then w.sum, w.dirty = math.max(0, w.sum + change), true end
     end
+  end
+end
+
+-- The same for buckets that drain, over all that comes at once: in which order it came must not lower a level.
+local function true_up_levels(scope, was, is, over)
+  for _, w in ipairs(scope.windows) do
+    if w.alg == BUCKET then change_sum(w, was[w.dim], is[w.dim], over[w.dim]) end
   end
 end
 
@@ -246,44 +298,52 @@ local function hold(scope, amounts, sign)
   end
 end
 
--- Writes what has changed. The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
+-- Of one window: what is to be set goes to `fields`, what is to be removed to `gone`.
+local function save_window(scope, w, fields, gone)
+  local n = #fields
+  fields[n + 1], fields[n + 2] = w.spec.sum, w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
+  fields[n + 3], fields[n + 4] = w.spec.mark, int(w.alg == SLIDING and w.old or w.mark or 0)
+  for _, name in ipairs(w.gone or {}) do gone[#gone + 1] = name end
+  if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
+  for index, amount in pairs(w.add or {}) do
+    local bucket, before = find_bucket(w, index)
+    if amount ~= 0 then
+      local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
+      if held == 0 then
+        gone[#gone + 1] = bucket -- an empty window forgets where its buckets were
+      elseif before then
+        fields[#fields + 1], fields[#fields + 2] = bucket, int(held)
+      end
+      if held == amount then scope.must_keep = true end
+    end
+  end
+end
+
+-- The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
+local function prolong(scope)
+  local keep_ms = int(scope.keep_ms + 120000)
+  if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
+    redis.call('PEXPIRE', scope.key, keep_ms)
+  end
+end
+
+-- Writes what has changed.
 local function save_scope(scope)
-  local fields = {}
+  local fields, gone = {}, {}
   if scope.is_held_dirty then
     for dimension = 1, 5 do
-      fields[#fields + 1] = 'held:' .. dimension
-      fields[#fields + 1] = int(scope.held[dimension])
+      fields[2 * dimension - 1], fields[2 * dimension] = 'held:' .. dimension, int(scope.held[dimension])
     end
   end
   for _, w in ipairs(scope.windows) do
-    if w.dirty and w.alg ~= CONCURRENCY and w.alg ~= CAP then
-      fields[#fields + 1] = w.name .. ':sum'
-      fields[#fields + 1] = w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
-      fields[#fields + 1] = w.name .. (w.alg == SLIDING and ':old' or ':at')
-      fields[#fields + 1] = int(w.alg == SLIDING and w.old or w.mark or 0)
-      if w.gone then redis.call('HDEL', scope.key, unpack(w.gone)) end
-      if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
-      for index, amount in pairs(w.add) do
-        local bucket = w.name .. ':' .. int(index)
-        if amount ~= 0 then
-          local held = redis.call('HINCRBY', scope.key, bucket, int(amount))
-          if held == 0 then redis.call('HDEL', scope.key, bucket) end -- an empty window forgets where its buckets were
-          if held == amount then scope.must_keep = true end
-        end
-      end
-    end
+    if w.dirty and w.at then save_window(scope, w, fields, gone) end
   end
-  if #fields > 0 then
-    if not scope.is_wide then
-      fields[#fields + 1] = 'wide'
-      fields[#fields + 1] = WIDE
-    end
-    redis.call('HSET', scope.key, unpack(fields))
-    if scope.must_keep or scope.is_held_dirty or not scope.is_wide then
-      local keep_ms = int(scope.keep_ms + 120000)
-      if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
-        redis.call('PEXPIRE', scope.key, keep_ms)
-      end
-    end
+  for _, w in ipairs(scope.counters) do
+    if w.dirty then save_window(scope, w, fields, gone) end
   end
+  if #gone > 0 then redis.call('HDEL', scope.key, unpack(gone)) end
+  if #fields == 0 then return end
+  if not scope.is_wide then fields[#fields + 1], fields[#fields + 2] = 'wide', WIDE end
+  redis.call('HSET', scope.key, unpack(fields))
+  if scope.must_keep or scope.is_held_dirty or not scope.is_wide then prolong(scope) end
 end

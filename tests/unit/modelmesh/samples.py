@@ -64,6 +64,7 @@ def status() -> dict[str, Any]:
                 "domain": "beta",
                 "model": "beta.large",
                 "provider": None,
+                "pool": None,
                 "reason": "rate_limit",
                 "until": NOW + 45,
                 "node": "n1",

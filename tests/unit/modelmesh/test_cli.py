@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -339,6 +340,25 @@ def test_modules_are_commands_too(module):
     )
 
     assert "Run one" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["node", "scheduler"])
+def test_a_server_keeps_nothing_of_the_command_line(invoke, monkeypatch, module):
+    """Typer and Rich would stay in the memory of every node: the process goes on as another program."""
+    became = []
+    monkeypatch.setattr(os, "execv", lambda *given: became.append(given))
+    invoke(module, "-c", "mesh.yaml")
+
+    assert became == [(sys.executable, [sys.executable, "-P", "-m", module, "-c", "mesh.yaml"])]
+
+
+def test_what_a_server_is_told_wrongly_is_told_by_the_command(invoke, monkeypatch):
+    """Usage names the command that was given."""
+    monkeypatch.setattr(os, "execv", None)
+    result = invoke("node", "--port", "many")
+
+    assert result.exit_code == 2
+    assert "usage: modelmesh node" in result.stderr
 
 
 # -- client keys

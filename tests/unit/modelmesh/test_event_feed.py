@@ -96,6 +96,18 @@ def test_an_event_of_a_domain_tells_its_numbers():
     assert "age_ms 12,000" in line
 
 
+def test_an_event_of_a_pool_names_the_pool():
+    """And not the domain of its gate."""
+    panic = event("", kind="pool_panic_over").model_copy(
+        update={"model": None, "pool": "chat", "domain": "pool:chat", "numbers": {"asked": 12}}
+    )
+    line = event_line(panic).plain
+
+    assert "pool panic over" in line
+    assert "  chat  " in line
+    assert "asked 12" in line
+
+
 def test_an_old_event_has_its_date():
     """The time of day alone would mislead."""
     line = event_line(event("alpha.small", -2 * 86_400)).plain

@@ -24,7 +24,7 @@ from modelmesh.views import (
 )
 from shared_state.shapes.decision import ExplainView, ReplayView
 from shared_state.shapes.statistics import StatsView
-from shared_state.shapes.status import BooksView, JobView, StatusView
+from shared_state.shapes.status import BooksView, JobView, LeftoverView, PanicView, StatusView
 from shared_state.shapes.usage import UsageView
 from tests.unit.modelmesh.samples import NOW, books, explained, replayed, stats, status, usage
 
@@ -196,6 +196,15 @@ def test_a_reason_cannot_play_tricks_on_the_terminal():
     assert "\x1b" not in text
 
 
+def test_a_pool_in_panic_says_so():
+    """Beside its name, with what was asked on faith."""
+    (pool,) = seen().pools
+    panicking = pool.model_copy(update={"panic": PanicView(since=NOW - 9, asked=12, answered=3)})
+
+    assert "panic: 12 asked, 3 answered" in render(pools_view([panicking]))
+    assert "panic" not in render(pools_view([pool]))
+
+
 def test_the_other_tables_name_their_things():
     """One line each for nodes, pools, providers and events."""
     answer = seen()
@@ -241,6 +250,22 @@ def test_books_that_are_off_name_the_row():
 
     assert line_with(text, "alpha.small").split()[-1] == "+2"
     assert "The books are off in 1 of 1 rows." in text
+
+
+def test_the_audit_lists_what_is_configured_no_more():
+    """When it goes, if ever; a table of its own, and only where there is something."""
+    view = seen_books()
+    left = [
+        LeftoverView(
+            kind="model", domain="alpha", id="alpha.old", seen=0, goes=view.time + 7200, in_flight=3
+        ),
+        LeftoverView(kind="domain", domain="beta", id="beta", seen=0, goes=None, in_flight=0),
+    ]
+    shown = render(audit_view(view.model_copy(update={"leftovers": left})))
+
+    assert "in 2h" in line_with(shown, "alpha.old")
+    assert "never" in line_with(shown, "beta ")
+    assert "No longer configured" not in render(audit_view(view))
 
 
 def test_the_audit_counts_for_itself():

@@ -28,6 +28,7 @@ from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig, MeshConfig, PoolConfig
 from shared_state.errors import ModelMeshError
 from shared_state.gates import ANY_MODEL, build_gate, key_gate
+from shared_state.keys import Keys
 from shared_state.ledger import LEASED, Ask, Code, Outcome, Settlement, Verdict
 from shared_state.state import ACTIVE, EntityState
 from shared_state.topology import DomainSpec, ModelSpec, PoolSpec, Topology, build_topology
@@ -263,7 +264,7 @@ class Reader:
         await self.part(body)
         self.ended += 1
 
-    async def begin(self, trail: Trail) -> None:
+    async def begin(self, trail: Trail, content_type: bytes = b"") -> None:
         self.is_started = True
         self.status = 200
         self.begun += 1
@@ -281,6 +282,23 @@ class Reader:
         if self.wait is not None:
             await self.wait()
         self.errors.append(error)
+
+
+class RetryBooks:
+    """The retry budget in Redis of a fleet of one: what ten seconds allow, once."""
+
+    keys = Keys("t")
+
+    def __init__(self) -> None:
+        self.requests = self.retries = self.good = 0
+
+    async def run(self, script: str, keys: list[str], args: list[Any]) -> int:
+        assert script == "share_retries"
+        self.requests, self.retries = self.requests + args[2], self.retries + args[3]
+        self.good += args[4]
+        share, floor, unpaid = map(float, args[6:9])
+        paid = min(floor * 10, unpaid + self.good)
+        return max(0, int(max(share * self.requests, paid) - self.retries))
 
 
 class House:
@@ -314,7 +332,7 @@ class House:
         )
         self.pipeline = Pipeline(self.view, ranker, draw=lambda: next(draws))  # type: ignore[arg-type]
         self.budgets = RetryBudgets(
-            None,  # type: ignore[arg-type]
+            RetryBooks(),  # type: ignore[arg-type]
             topology.pools,
             self.watch,  # type: ignore[arg-type]
             node="n1",

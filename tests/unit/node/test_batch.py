@@ -28,6 +28,7 @@ class ScriptedLedger:
 
     def __init__(self) -> None:
         self.domain = mesh("a.m").domains["a"]
+        self.calls = 0
         self.admissions: list[list[str]] = []
         self.settlements: list[list[str]] = []
         self.flags: list[int] = []
@@ -40,17 +41,28 @@ class ScriptedLedger:
     def is_held(self) -> bool:
         return not self.is_asserted or self.hold_until_ms > 0
 
-    async def admit(self, asks: Sequence[Ask]) -> list[Verdict]:
-        self.admissions.append([ask.reservation for ask in asks])
+    async def exchange(
+        self, asks: Sequence[Ask], settlements: Sequence[Settlement]
+    ) -> tuple[list[Verdict], list[bool]]:
+        self.calls += 1
+        if asks:
+            self.admissions.append([ask.reservation for ask in asks])
+        if settlements:
+            self._note(settlements)
         await self._answer()
         full = Verdict(Code.AT_LIMIT, 1, "rpm")
-        return [full if ask.reservation in self.refused else ADMITTED for ask in asks]
+        verdicts = [full if ask.reservation in self.refused else ADMITTED for ask in asks]
+        return verdicts, [True] * len(settlements)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        self.settlements.append([settlement.reservation for settlement in settlements])
-        self.flags += [settlement.flags for settlement in settlements]
+        self.calls += 1
+        self._note(settlements)
         await self._answer()
         return [True] * len(settlements)
+
+    def _note(self, settlements: Sequence[Settlement]) -> None:
+        self.settlements.append([settlement.reservation for settlement in settlements])
+        self.flags += [settlement.flags for settlement in settlements]
 
     async def _answer(self) -> None:
         if self.wait is not None:
@@ -270,7 +282,7 @@ async def test_settlements_wait_for_redis_and_arrive_in_order(scene: Scene) -> N
     """A batch that failed is sent again, the same; then what has come meanwhile."""
     scene.ledger.errors = [TimeoutError()]
     scene.settle("r1")
-    await settle_down()
+    await asyncio.sleep(0.01)
     assert not scene.watch.connected
     scene.settle("r2")
     await asyncio.sleep(30)
@@ -344,6 +356,96 @@ async def test_a_settlement_that_cannot_be_applied_does_not_hold_up_the_others(s
     assert scene.watch.connected
 
 
+# -- both together
+
+
+@in_virtual_time
+async def test_a_settlement_travels_with_the_next_ask(scene: Scene) -> None:
+    """One call for both; nothing is sent for the settlement alone."""
+    scene.settle("r1")
+    await settle_down()
+    assert await scene.admit("r2") == ADMITTED
+    await asyncio.sleep(1)
+
+    assert (scene.ledger.settlements, scene.ledger.admissions) == ([["r1"]], [["r2"]])
+    assert scene.ledger.calls == 1
+    assert scene.batcher.unsettled == 0
+
+
+@in_virtual_time
+async def test_a_settlement_without_company_waits_a_moment_only(scene: Scene) -> None:
+    """Other nodes wait for the slot that it gives back."""
+    scene.settle("r1")
+    await asyncio.sleep(module._COMPANY_S * 1.5)
+
+    assert scene.ledger.settlements == [["r1"]]
+
+
+@in_virtual_time
+async def test_a_settlement_that_somebody_waits_for_goes_at_once(scene: Scene) -> None:
+    """After a failure the next step acts on what was learned; also when another batch is under way with asks."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    scene.settle("r1")
+    await scene.batcher.until_settled(1.0)
+    assert loop.time() == began
+
+    scene.ledger.wait = pause(0.01)
+    scene.settle("r2")
+    asker = scene.ask("r3")
+    await settle_down()
+    scene.settle("r4")
+    await scene.batcher.until_settled(1.0)
+    await asker
+
+    assert loop.time() - began == pytest.approx(0.02)
+    assert scene.ledger.settlements == [["r1"], ["r2"], ["r4"]]
+    assert scene.ledger.admissions == [["r3"]]
+
+
+@in_virtual_time
+async def test_an_ask_does_not_wait_for_settlements_that_are_under_way_alone(scene: Scene) -> None:
+    """They have their own call; what has come meanwhile waits for the next."""
+    scene.ledger.wait = pause(1)
+    scene.settle("r1")
+    await asyncio.sleep(module._COMPANY_S * 2)
+    scene.settle("r2")
+    asker = scene.ask("r3")
+    await settle_down()
+
+    assert scene.ledger.calls == 2
+    assert (scene.ledger.settlements, scene.ledger.admissions) == ([["r1"]], [["r3"]])
+    await asker
+    await scene.batcher.flush()
+    assert scene.ledger.settlements == [["r1"], ["r2"]]
+
+
+@in_virtual_time
+async def test_what_travelled_with_a_call_that_failed_is_sent_again(scene: Scene) -> None:
+    """Redis goes away over both: the ask is given back, and the settlement stays in front of that."""
+    scene.ledger.errors = [TimeoutError()]
+    scene.settle("r1")
+    assert (await scene.admit("r2")).code is Code.STORE_AWAY
+    scene.watch.connected = True
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"], ["r1", "r2"]]
+    assert scene.ledger.flags == [0, 0, NOT_SENT]
+
+
+@in_virtual_time
+async def test_a_faulty_ask_costs_no_settlement(scene: Scene) -> None:
+    """A call that cannot be made fails its asks; the settlements in it go again, apart."""
+    scene.ledger.errors = [TypeError("Integer exceeds 64-bit range")]
+    scene.settle("r1")
+    with pytest.raises(TypeError):
+        await scene.admit("r2")
+    await scene.batcher.flush()
+
+    assert scene.ledger.settlements == [["r1"], ["r1"]]
+    assert (scene.batcher.unsettled, scene.batcher.lost_settlements) == (0, 0)
+
+
 # -- another term
 
 
@@ -361,7 +463,7 @@ async def test_settlements_wait_until_the_node_has_asserted(scene: Scene) -> Non
     """Applied before the admission that they end, they would change nothing and be lost."""
     scene.ledger.errors = [TermChangedError("a")]
     scene.settle("r1")
-    await settle_down()
+    await asyncio.sleep(0.01)
     scene.ledger.is_asserted = False
     await asyncio.sleep(30)
     assert scene.ledger.settlements == [["r1"]]

@@ -99,6 +99,22 @@ async def test_own_work_counts_at_once_and_for_every_node() -> None:
 
 
 @in_virtual_time
+async def test_what_others_had_under_way_ends_as_their_answers_come() -> None:
+    """Of twelve that others have, a third is left after the time of an answer, none after ten; those of this node are counted, not guessed."""
+    signals = signals_of(Readings(a=row(in_flight=14), b=row()), nodes=2)
+    with under_way(signals, "a.m"):
+        await signals.read()
+        at_once = signals.of("a.m").in_flight
+        await asyncio.sleep(0.1205)
+        soon = signals.of("a.m").in_flight
+        await asyncio.sleep(1.205)
+
+        assert at_once == 14
+        assert soon == 2 + 4
+        assert signals.of("a.m").in_flight == 2
+
+
+@in_virtual_time
 async def test_room_shrinks_with_what_was_sent() -> None:
     """Ended or not: a window of requests does not give back."""
     signals = signals_of(Readings(a=row(room=500_000, left=60, most=100), b=row(room=900_000)), nodes=2)
@@ -138,6 +154,23 @@ async def test_it_reads_once_a_second_while_redis_answers() -> None:
 
     assert len(watch.failures) == 1
     assert readings.reads == {"a": 11, "b": 10}
+
+
+@in_virtual_time
+async def test_it_reads_as_soon_as_redis_is_there() -> None:
+    """A node that starts would choose blindly for a second."""
+    watch, readings = Watch(), Readings(a=row(in_flight=4), b=row())
+    watch.connected = False
+    signals = signals_of(readings, watch=watch)
+    task = asyncio.get_running_loop().create_task(signals.run())
+    await asyncio.sleep(0.25)
+    watch.connected = True
+    for callback in watch.returns:
+        callback()
+    await settle_down()
+    task.cancel()
+
+    assert signals.of("a.m").in_flight == 4
 
 
 async def imbalance(*, believed: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,29 @@ def test_a_first_list_tells_what_is_deprecated():
 
     assert found.news == (ModelNews("model_deprecated", "a.small", "announced", round((NOW_S + 60) * 1000)),)
     assert found.orders == ()
+
+
+def test_other_sizes_than_the_configured_are_told_once() -> None:
+    """From the first list on, and again when one of both is another; what either does not say is no difference."""
+    ours = [Configured("a.small", "small", 8192, 4096), Configured("a.big", "big")]
+    rules = SyncConfig()
+
+    def look(before: Listing, configured: list[Configured], *now: ListedModel) -> Changes:
+        return compare(before, now, configured, rules, provider="a", now_s=NOW_S)
+
+    now = (listed("small", context_window=16384, max_output_tokens=4096), listed("big", context_window=1))
+    first = look(FIRST, ours, *now)
+    told = replace(kept(*now), mismatches=first.mismatches)
+    raised = [Configured("a.small", "small", 32768), ours[1]]
+
+    assert first.news == (
+        ModelNews("model_changed", "a.small", "context_window 16384 listed, 8192 configured"),
+    )
+    assert look(told, ours, *now).news == ()
+    assert [item.reason for item in look(told, raised, *now).news] == [
+        "context_window 16384 listed, 32768 configured"
+    ]
+    assert look(told, [Configured("a.small", "small", 16384), ours[1]], *now).mismatches == {}
 
 
 def test_a_model_that_nobody_configured_is_discovered():

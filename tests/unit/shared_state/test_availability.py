@@ -55,6 +55,24 @@ def test_no_evidence_changes_nothing():
     assert take_traffic(before, Evidence()) == before
 
 
+def test_a_limit_is_no_outage():
+    """Neither good nor bad: whoever refuses so is there, and has shown no more than that."""
+    refused = MinuteRow("alpha", "m", "chat", 5, {"ok": 2, "failed": 9, "limited": 8})
+    health, evidence = look(Health(minute=5), [refused], minute=5)
+
+    assert evidence == Evidence(2, 1)
+    assert look(health, [refused], minute=5)[1] == Evidence()
+
+
+def test_our_own_probes_are_not_heard_twice():
+    """What the statistics hold of them is passed over, once."""
+    probed = Health(minute=5, ok=1, own_ok=1, own_bad=2)
+    health, evidence = look(probed, [row(5, ok=2, bad=3)], minute=5)
+
+    assert evidence == Evidence(0, 1)
+    assert look(health, [row(5, ok=3, bad=3)], minute=5)[1] == Evidence(1, 0)
+
+
 def test_one_look_never_decides_alone():
     """A thousand failures of one bad minute leave half of the good record."""
     assert take_traffic(Health(), Evidence(0, 1000)).score == 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,6 +159,15 @@ def test_others_on_the_account_use_it_up_too():
     )["requests_per_day"]
 
     assert (found.rate, found.dry_s) == (4.0, pytest.approx(25))
+
+
+def test_what_is_only_counted_bounds_nothing():
+    """Full beyond its limit, and no line for it."""
+    spent = replace(window("rpd", 9, 5), is_enforced=False)
+    free = DomainUse("alpha", NOW_MS, (spent,), {"alpha.small": (), "alpha.big": ()})
+    found = lines(SHARED, free, use("beta", {"rpm": (1, 5)}, {"beta.one": {}}), rates={"alpha.small": 1.0})
+
+    assert found == {}
 
 
 def test_the_first_quota_to_end_is_named():

@@ -50,6 +50,7 @@ def test_a_pools_budget_is_a_limit_of_its_gate() -> None:
         ({"budget": {"daily_limit": 5}}, {}, "on a pool that holds it"),
         ({"limits": {"usd_per_request": 1}}, {}, "on a pool that holds it"),
         ({}, {"budget": {"daily_limit": 5}}, "by the budget of the mesh"),
+        ({}, {"budget": {"daily_limit": 5, "enforce": False}}, "by the budget of the mesh"),
     ],
 )
 def test_money_needs_prices(pool: dict[str, Any], sections: dict[str, Any], where: str) -> None:

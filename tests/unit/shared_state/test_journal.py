@@ -10,10 +10,21 @@ import pytest
 
 from shared_state import journal as module
 from shared_state.config import PoolConfig
-from shared_state.entries import MAX_BATCH, Ask, Outcome, Settlement, pack_asks, pack_settlements
+from shared_state.entries import (
+    MAX_BATCH,
+    Ask,
+    Outcome,
+    Settlement,
+    pack_asks,
+    pack_settlements,
+    unpack_asks,
+    unpack_settlements,
+)
 from shared_state.journal import Journal, Record, Replay
 
 NOW_MS = 1_000_000
+#: Place of the reservation in an ask, and in a settlement.
+_RESERVATION = (5, 3)
 _POOLS = (PoolConfig(), PoolConfig.model_validate({"deactivation": {"retry_limit": 9}}))
 
 
@@ -38,7 +49,14 @@ def settle(journal: Journal, sequence: int, names: Sequence[str], *, at_ms: int 
 
 def said(replays: Iterable[Replay]) -> list[tuple[int, list[str]]]:
     """Sequence and reservations of each batch."""
-    return [(r.sequence, [entry[0] for entry in ormsgpack.unpackb(r.batch.packed)]) for r in replays]
+    return [
+        (r.sequence, [entry[_RESERVATION[bool(r.batch.rules)]] for entry in entries_of(r)]) for r in replays
+    ]
+
+
+def entries_of(replay: Replay) -> list[list[Any]]:
+    """The asks or settlements of a batch, each by itself."""
+    return (unpack_settlements if replay.batch.rules else unpack_asks)(replay.batch.packed)
 
 
 def test_only_what_is_above_is_said_again_in_one_batch() -> None:
@@ -51,9 +69,9 @@ def test_only_what_is_above_is_said_again_in_one_batch() -> None:
 
     assert said([replay]) == [(5, ["bb", "dd", "eee"])]
     assert (replay.size, replay.tokens, replay.cost_nano) == (3, 21, 30)
-    entries: list[list[Any]] = ormsgpack.unpackb(replay.batch.packed)
-    assert [replay.batch.models[entry[1] - 1] for entry in entries] == ["a.m0", "a.m0", "a.m1"]
-    assert {entry[7] for entry in entries} == {1}
+    entries = entries_of(replay)
+    assert [replay.batch.models[entry[0] - 1] for entry in entries] == ["a.m0", "a.m0", "a.m1"]
+    assert {entry[4] for entry in entries} == {1}
     assert said(journal.admissions_above(5)) == []
 
 
@@ -64,7 +82,7 @@ def test_settlements_keep_their_own_pools_rules() -> None:
     settle(journal, 2, ["c", "d"])
     (replay,) = journal.settlements_above(0)
     rules = ormsgpack.unpackb(replay.batch.rules)
-    limits = [rules[entry[2] - 1][0] for entry in ormsgpack.unpackb(replay.batch.packed)]
+    limits = [rules[entry[1] - 1][0] for entry in entries_of(replay)]
 
     assert limits == [3, 9, 3, 9]
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_state.config import LimitsConfig
+from shared_state.config.limits import Cap, CappedLimits
 from shared_state.limits import (
     BUCKETS,
     GUARD_MS,
@@ -19,6 +20,8 @@ from shared_state.limits import (
     Dimension,
     calendar_periods,
     has_limits,
+    may_refuse,
+    money_periods,
     windows_of,
 )
 
@@ -171,6 +174,28 @@ def test_what_is_absent_or_zero_limits_nothing():
     assert not has_limits(LimitsConfig())
     assert not has_limits(LimitsConfig(min_delta=0))
     assert has_limits(LimitsConfig(rpd=1))
+
+
+def test_money_that_is_not_enforced_is_counted_and_told_and_limits_nothing():
+    """A limit of zero counts; what one request may cost holds all the same."""
+    watched = LimitsConfig(usd_per_day=1, usd_per_month=5, usd_enforced=False)
+    windows = windows_of(watched, 0)
+
+    assert [(name, limit, alert) for _, name, _, limit, *_, alert in windows] == [
+        ("usd_per_day", 0, 800_000_000),
+        ("usd_per_month", 0, 4_000_000_000),
+    ]
+    assert (has_limits(watched), may_refuse(watched), money_periods(watched, 0)) == (True, False, [])
+    assert may_refuse(LimitsConfig(usd_per_request=1, usd_enforced=False))
+
+
+def test_what_limits_money_is_named_by_its_period():
+    """Windows and caps alike, with the end of the running period."""
+    limits = CappedLimits.of(
+        LimitsConfig(usd_per_month=5, rpd=1), [Cap("budget_exceeded", 1, "d", "UTC", 0, 1, returns=True)]
+    )
+
+    assert money_periods(limits, 0) == [("usd_per_month", 31 * DAY_MS), ("usd_per_day", DAY_MS)]
 
 
 def test_the_calendar_follows_the_configured_zone():

@@ -18,11 +18,12 @@ WHOLE_READS = {
     ("read_domain", "HGETALL"): "a state has a dozen fields",
     ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
+    ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
     ("end_leases", "ZRANGE"): "as many as its caller says",
-    ("settle", "HVALS"): "what is in flight on one model, and only when one of its caps is nearly reached",
+    ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
-        for command in ("admit", "settle", "renew_leases", "assert_term")
+        for command in ("exchange", "renew_leases", "assert_term")
     },
 }
 _CALL = re.compile(r"redis\.p?call\('(\w+)'")
@@ -112,5 +113,5 @@ def test_every_include_is_used() -> None:
     texts = [(files(lua) / f"{command}.lua").read_text() for command in COMMANDS]
 
     assert {
-        name for text in texts for name in re.findall(r"^--#include (\w+)$", text, re.MULTILINE)
+        name for text in texts for name in re.findall(r"^ *--#include (\w+)$", text, re.MULTILINE)
     } == pieces

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import wave
 from typing import Any
 
 import orjson
 import pytest
 
-from node.api.probe import Prober, probe_call
+from node.api.probe import Prober
+from node.api.probe_calls import probe_call
 from node.observe.request_log import RequestLog
 from shared_state.ledger import Code, How, Outcome, Verdict
 from shared_state.shapes.status import ProbeView
 from shared_state.state import EntityState
 from tests.unit.node.house import NOW_MS, House, mesh
-from tests.unit.node.scripted import Answer, ScriptedTransport, for_ever, refused, whole
+from tests.unit.node.scripted import Answer, ScriptedTransport, for_ever, pause, refused, whole
 from tests.unit.node.virtual_time import in_virtual_time
 
 STANDBY = EntityState("standby", "error_threshold", "trial", until_ms=NOW_MS + 60_000)
@@ -44,7 +46,17 @@ def sent(place: House) -> Any:
             {"features": {"reasoning": True}},
             {"messages": [{"role": "user", "content": "ping"}], "max_completion_tokens": 16},
         ),
+        ({"capabilities": ["text-completion"]}, {"prompt": "ping", "max_tokens": 1}),
+        (
+            {"capabilities": ["text-completion", "chat-completion"]},
+            {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1},
+        ),
         ({"capabilities": ["text-embeddings"]}, {"input": "ping"}),
+        ({"capabilities": ["content-moderation"]}, {"input": "ok"}),
+        ({"capabilities": ["reranking"]}, {"query": "ok", "documents": ["ok"]}),
+        ({"capabilities": ["text-to-speech"]}, {"input": "ok", "voice": "alloy"}),
+        ({"capabilities": ["text-to-image"]}, {"prompt": "a dot"}),
+        ({"capabilities": ["speech-to-text"]}, {}),
     ],
 )
 async def test_its_shape_is_that_of_what_the_model_does(
@@ -62,13 +74,56 @@ async def test_its_shape_is_that_of_what_the_model_does(
 async def test_a_model_that_only_streams_is_asked_to() -> None:
     """And one whose kind has no probe is not asked at all."""
     streams = house(delivery={"synchronous": False}).topology.models["a.m"]
-    draws = house(capabilities=["text-to-image"])
+    draws = house(capabilities=["text-to-video"])
     call = probe_call(streams, How.PROBE)
 
     assert call is not None
     assert call.is_stream
     assert (await probe(draws)).verdict == "no_probe"
     assert draws.transport.requests == []
+
+
+@in_virtual_time
+async def test_a_bound_ends_it_and_is_held_against_nobody() -> None:
+    """Whoever asked for so short a time may think of it what they like."""
+    place = house(Answer(wait=for_ever))
+    view = await probe(place, within_s=3.0)
+
+    assert (view.verdict, view.cause) == ("failed", "deadline_exceeded")
+    assert view.latency_ms == pytest.approx(3000)
+    assert place.ledger.outcomes == [("a.m", Outcome.NEUTRAL)]
+
+
+async def test_a_transcriber_gets_a_moment_of_silence() -> None:
+    """Long enough to be accepted, in a form, and charged as what it is."""
+    place = house(Answer(b'{"text": ""}'), capabilities=["speech-to-text"])
+    shown = await probe(place)
+    (request,) = place.transport.requests
+    body = request.read()
+    sound = body[body.index(b"RIFF") : body.rindex(b"\r\n--")]
+
+    assert shown.verdict == "well"
+    assert request.url.path == "/v1/audio/transcriptions"
+    assert b'name="model"\r\n\r\nm\r\n' in body
+    with wave.open(io.BytesIO(sound)) as heard:
+        assert 0.1 < heard.getnframes() / heard.getframerate() < 0.2
+    assert 0 < place.ledger.asks[0].tokens_in < 100
+
+
+@in_virtual_time
+async def test_sound_may_take_longer_than_a_first_token() -> None:
+    """There is none in it: a probe has the time of a whole call."""
+    place = house(Answer(b'{"text": ""}', wait=pause(100)), capabilities=["speech-to-text"])
+
+    assert (await probe(place)).verdict == "well"
+
+
+async def test_a_speaker_says_one_word() -> None:
+    """Sound is an answer; what becomes of it is nobody's concern."""
+    place = house(Answer(b"ID3...", headers={"content-type": "audio/mpeg"}), capabilities=["text-to-speech"])
+
+    assert (await probe(place)).verdict == "well"
+    assert place.ledger.outcomes == [("a.m", Outcome.SUCCESS)]
 
 
 async def test_an_answer_is_a_good_verdict() -> None:
@@ -89,6 +144,7 @@ async def test_a_failure_is_a_verdict_after_one_attempt() -> None:
     shown = await probe(place)
 
     assert (shown.verdict, shown.code) == ("failed", "all_providers_exhausted")
+    assert shown.cause == "provider_unavailable"
     assert len(place.transport.requests) == 1
     assert place.ledger.outcomes == [("a.m", Outcome.FAILURE)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.api.surfaces import CHAT, EMBEDDINGS, SURFACES
+from node.api.surfaces import CHAT, COMPLETIONS, EMBEDDINGS, SURFACES
 from shared_state.capabilities import default_tree
 
 TREE = default_tree()
@@ -19,18 +19,23 @@ def leaf(name: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize(
-    ("capability", "chats", "embeds"),
+    ("capability", "expected"),
     [
-        ("chat-completion", True, False),
-        ("text-embeddings", False, True),
-        ("text-to-image", False, False),
-        ("text-to-speech", False, False),
+        ("chat-completion", {"chat completions", "completions", "responses"}),
+        ("text-completion", {"chat completions", "completions", "responses"}),
+        ("text-embeddings", {"embeddings"}),
+        ("content-moderation", {"moderations"}),
+        ("reranking", {"rerank"}),
+        ("text-to-speech", {"speech"}),
+        ("speech-to-text", {"transcriptions", "translations"}),
+        ("text-to-image", {"image generations", "image edits", "image variations"}),
+        ("upscaling", {"image edits", "image variations"}),
+        ("text-to-video", set()),
     ],
 )
-def test_a_model_serves_the_apis_of_its_capabilities(capability: str, chats: bool, embeds: bool) -> None:
+def test_a_model_serves_the_apis_of_its_capabilities(capability: str, expected: set[str]) -> None:
     """An image model is not asked to chat."""
-    assert CHAT.serves(leaf(capability)) is chats
-    assert EMBEDDINGS.serves(leaf(capability)) is embeds
+    assert {surface.name for surface in SURFACES if surface.serves(leaf(capability))} == expected
 
 
 def test_one_capability_is_enough() -> None:
@@ -58,6 +63,37 @@ def test_a_chat_says_how_much_may_come(fields: dict[str, Any], most: int | None)
     assert CHAT.most_output(fields) == most
 
 
+@pytest.mark.parametrize(
+    ("fields", "most", "answers"),
+    [
+        ({"prompt": "a"}, None, 1),
+        ({"prompt": "a", "max_tokens": 0}, 0, 1),
+        ({"prompt": "a", "max_tokens": 10, "n": 2}, 20, 2),
+        ({"prompt": "a", "max_tokens": 10, "n": 2, "best_of": 5}, 50, 5),
+        ({"prompt": ["a", "b"], "max_tokens": 10, "n": 2}, 40, 4),
+        ({"prompt": [1, 2, 3], "max_tokens": 10}, 10, 1),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 10}, 20, 2),
+    ],
+)
+def test_a_completion_says_how_much_may_come(fields: dict[str, Any], most: int | None, answers: int) -> None:
+    """For each prompt, and for those that are thrown away as well."""
+    assert COMPLETIONS.most_output(fields) == most
+    assert COMPLETIONS.answers(fields) == answers
+
+
 def test_paths_are_those_of_the_api() -> None:
     """Behind the provider's base URL, and behind ours."""
-    assert [surface.path for surface in SURFACES] == ["/chat/completions", "/embeddings"]
+    assert {surface.path for surface in SURFACES} == {
+        "/chat/completions",
+        "/completions",
+        "/embeddings",
+        "/images/generations",
+        "/images/edits",
+        "/images/variations",
+        "/audio/speech",
+        "/audio/transcriptions",
+        "/audio/translations",
+        "/moderations",
+        "/rerank",
+        "/responses",
+    }

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from node.api.surfaces import EMBEDDINGS
+from node.api.surfaces import EMBEDDINGS, RESPONSES, SPEECH
 from node.call import Call, Caps, Trail
 from node.observe.record import record_of
 from node.ops.replay import Replayer
@@ -232,3 +232,36 @@ async def test_a_refused_request_is_recorded_too() -> None:
     assert (await replay(house, refused)).same
     assert unknown.plans == []
     assert (await replay(house, unknown)).missing == ["the plan"]
+
+
+async def test_other_ways_to_ask_for_a_stream_are_replayed() -> None:
+    """A speaker that cannot stream is passed over by the record as by the call."""
+    house = scene(
+        {},
+        model={"capabilities": ["text-to-speech"]},
+        differing={"alpha.m": {"delivery": {"streaming": False}}},
+    )
+    decision = await serve(house, chat(surface=SPEECH, input="x", stream_format="sse"))
+    again = await replay(house, decision)
+
+    assert decision.picked == "beta.m"
+    assert again.same
+
+
+async def test_what_only_some_providers_have_an_api_for_is_replayed() -> None:
+    """The field that keeps the others out is among the needs; its value is not."""
+    accounts = {
+        name.partition(".")[0]: {
+            "connector": "openai-compatible.v1",
+            "base_url": f"http://{name.partition('.')[0]}/v1",
+            "responses": name == "gamma.m",
+        }
+        for name in MODELS
+    }
+    house = scene({}, providers=accounts)
+    decision = await serve(house, chat(surface=RESPONSES, input="x", previous_response_id=SECRET_TEXT))
+    again = await replay(house, decision)
+
+    assert decision.picked == "gamma.m"
+    assert decision.plans[0].needs.beyond == "previous_response_id"
+    assert again.same

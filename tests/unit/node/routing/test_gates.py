@@ -295,6 +295,18 @@ async def test_money_of_a_model_rotates_unless_the_pool_says_error(rule: str | N
     assert place.transport.hosts == ([] if rule == "error" else ["beta"])
 
 
+@in_virtual_time
+async def test_a_budget_that_is_only_counted_needs_neither_a_lease_nor_a_bound() -> None:
+    """Redis is away: nothing is limited, so the call goes out, and nobody cuts its answer short."""
+    watched = {"budget": {"daily_limit": 1, "enforce": False}}
+    place = House(mesh("alpha.m", model=CHEAP | watched, pool=watched), ScriptedTransport(alpha=whole()))
+
+    assert not place._lanes()["alpha.m"].is_limited
+    assert not place._lanes()["alpha.m"].spends_money
+    await place.serve()
+    assert place.at_gate("pool:chat").asks
+
+
 # -- the whole mesh
 
 

@@ -7,15 +7,26 @@ from typing import Any
 import pytest
 
 from node.routing.pace import Pace
-from node.routing.panic import Patient, Ward, let_in
+from node.routing.panic import Patient, Ward, let_in, take_stock
 from node.routing.pipeline import Plan
 from shared_state.config import DeactivationConfig
 from shared_state.ledger import How, Outcome
+from shared_state.rotation.maintenance import Calendars
 from shared_state.state import EntityState
 from tests.unit.node.house import NOW_MS, House, chat, mesh
 from tests.unit.node.scripted import ScriptedTransport, whole
 
 MODELS = ("a.m", "b.m", "c.m", "d.m")
+
+
+class FakeCalendars(Calendars):
+    """Models that rest by the clock."""
+
+    def __init__(self, rests: set[str]) -> None:
+        self._rests = rests
+
+    def rest_of(self, model: str, state: EntityState, now_ms: int) -> EntityState | None:
+        return EntityState("standby") if model in self._rests else None
 
 
 def ward(well: int, *patients: int, due: int = 0, on_trial: tuple[int, ...] = ()) -> Ward:
@@ -158,6 +169,33 @@ async def test_a_request_in_panic_is_admitted_so_and_says_so() -> None:
     assert place.trail.is_panic
     assert place.ledger.outcomes == [("b.m", Outcome.SUCCESS)]
     place.assert_clean()
+
+
+async def test_the_whole_pool_counts_but_for_those_who_are_kept_away() -> None:
+    """Well, due, ill; a model under an order, a limit or maintenance is no member for now."""
+    place = house(*MODELS, "e.m", "f.m")
+    place.view.models = {
+        "b.m": ill(),
+        "c.m": ill(in_ms=-1),
+        "d.m": ill("manual", mode="manual"),
+        "e.m": ill("budget_exceeded", mode="time"),
+    }
+    models = list(place.topology.models.values())
+    resting = FakeCalendars(rests={"f.m"})
+    stock = take_stock(models, place.view, resting, NOW_MS)
+
+    assert (stock.well, stock.due, [p.model.id for p in stock.patients], stock.size) == (1, 1, ["b.m"], 3)
+
+
+async def test_what_is_asked_on_faith_is_counted_by_pool() -> None:
+    """Asked when a model has admitted it, answered when it has done so well."""
+    place = house("a.m", "b.m", scripts={"a": whole(), "b": whole()})
+    place.view.models = {"a.m": ill(in_ms=9000), "b.m": ill(in_ms=5000)}
+    await place.serve()
+    place.view.models = {}
+    await place.serve()
+
+    assert (place.router.faith.asked, place.router.faith.answered) == ({"chat": 1}, {"chat": 1})
 
 
 def test_faith_is_used_up_and_earned_back() -> None:

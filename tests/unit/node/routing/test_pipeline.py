@@ -10,6 +10,7 @@ from node.api.surfaces import EMBEDDINGS
 from node.routing.pipeline import Plan
 from shared_state.errors import BudgetExceededError, ModelNotFoundError, RequestError
 from shared_state.ledger import Code, Verdict
+from shared_state.limits import calendar_periods
 from shared_state.state import EntityState
 from shared_state.topology import Topology
 from tests.unit.node.house import NOW_MS, House, chat, mesh
@@ -162,6 +163,26 @@ async def test_spent_money_that_ends_the_call_is_heard_from_the_model() -> None:
 
     assert (told.value.retry_after_s, told.value.limit_type) == (9.0, "daily")
     assert [ask.model for ask in place.ledger.asks] == ["a.m"]
+
+
+async def test_spent_money_of_an_account_is_heard_as_the_window_that_ends_with_its_standby() -> None:
+    """The account's month is over when the verdict says so, whatever the model's day does."""
+    rules = {"on_budget_exceeded": "error"}
+    place = house(
+        mesh(
+            "a.m",
+            pool=rules,
+            model={"pricing": {"input": 1}, "budget": {"daily_limit": 1}},
+            provider={"budget": {"monthly_limit": 5}},
+        )
+    )
+    place.view.providers = {"a": standby("budget_exceeded", mode="time")}
+    ends_ms = calendar_periods("M", "UTC", NOW_MS)[1]
+    place.ledger.verdicts = {"a.m": [Verdict(Code.STANDBY, ends_ms, "budget_exceeded")]}
+    with pytest.raises(BudgetExceededError) as told:
+        await place.serve()
+
+    assert told.value.limit_type == "monthly"
 
 
 async def test_a_provider_on_standby_takes_its_models_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from shared_state.errors import (
     RequestError,
 )
 from shared_state.ledger import Code, Verdict
+from shared_state.retries import Sent
 from shared_state.state import EntityState
 from tests.unit.node.api.asgi import Front
 from tests.unit.node.house import House, Reader, chat, mesh
@@ -118,8 +120,18 @@ async def test_a_retry_that_finds_nobody_goes_back() -> None:
 # -- the budget of a node without the others
 
 
+async def nobody(budget: RetryBudget) -> None:
+    """There is nobody to talk to."""
+
+
 def budget(*, nodes: int = 1, **rules: float) -> RetryBudget:
-    return RetryBudget(RetryBudgetConfig(**rules), nodes=lambda: nodes, now=lambda: 0.0)
+    return RetryBudget(
+        RetryBudgetConfig(**rules),
+        nodes=lambda: nodes,
+        now=lambda: 0.0,
+        is_alone=lambda: True,
+        exchange=nobody,
+    )
 
 
 def taken(budget: RetryBudget, most: int = 10_000) -> int:
@@ -127,10 +139,22 @@ def taken(budget: RetryBudget, most: int = 10_000) -> int:
     return next((count for count in range(most) if not budget.take()), most)
 
 
-def test_a_quiet_system_may_always_retry() -> None:
-    """Ten a second over ten seconds, shared by the nodes."""
-    assert taken(budget()) == 100
-    assert taken(budget(nodes=4)) == 25
+def test_a_system_that_has_just_started_may_retry_a_little() -> None:
+    """A fifth of the floor over ten seconds, shared by the nodes."""
+    assert taken(budget()) == 20
+    assert taken(budget(nodes=4)) == 5
+
+
+def test_good_answers_pay_for_retries_up_to_the_floor() -> None:
+    """One each; ten a second over ten seconds at most."""
+    fair, busy = budget(), budget()
+    for one, answers in ((fair, 30), (busy, 500)):
+        for _ in range(answers):
+            one.note_request()
+            one.note_answer()
+
+    assert taken(fair) == 50
+    assert taken(busy) == 100
 
 
 def test_under_load_retries_are_a_share_of_the_requests() -> None:
@@ -151,64 +175,147 @@ def test_what_is_spent_comes_back_after_ten_seconds() -> None:
     assert not one.take()
     one.roll()
 
-    assert taken(one) == 100
+    assert taken(one) == 20
 
 
-def test_a_part_holds_until_it_expires() -> None:
-    """From then on the node goes by its own share."""
-    now = [0.0]
-    one = RetryBudget(RetryBudgetConfig(), nodes=lambda: 10, now=lambda: now[0])
-    one.roll()
-    one.report()
-    one.heard(3, asked_at=0.0)
+# -- the budget of a node among others
+
+
+class Fleet:
+    """The others, as far as they answer: with these parts, one after the other."""
+
+    def __init__(self, *parts: int) -> None:
+        self.parts = list(parts)
+        self.now = 0.0
+        self.is_away = False
+        self.sent: list[Sent] = []
+
+    async def exchange(self, budget: RetryBudget) -> None:
+        self.sent.append(budget.report())
+        if self.parts:
+            budget.heard(self.parts.pop(0), asked_at=self.now)
+
+    def budget(self) -> RetryBudget:
+        return RetryBudget(
+            RetryBudgetConfig(),
+            nodes=lambda: 10,
+            now=lambda: self.now,
+            is_alone=lambda: self.is_away,
+            exchange=self.exchange,
+        )
+
+
+async def test_a_newcomer_has_nothing_of_its_own() -> None:
+    """It asks as soon as it wants a retry, and makes no more than it was given."""
+    fleet = Fleet(3)
+    one = fleet.budget()
+    assert not one.take()
+    await one.refill()
+
     assert taken(one) == 3
-    now[0] = 2.6
-
-    assert taken(one) == 7
 
 
-def test_what_was_spent_meanwhile_is_off_the_part() -> None:
-    """The answer knows nothing of retries since its question."""
-    one = budget()
+async def test_nobody_asks_all_the_time() -> None:
+    """A crowd asks once and shares the answer; with nothing left it asks ten times a second."""
+    fleet = Fleet(0, 0, 5)
+    one = fleet.budget()
+    await asyncio.gather(*(one.refill() for _ in range(50)))
+    await one.refill()
+    assert len(fleet.sent) == 1
+    for _ in range(2):
+        fleet.now += 0.1
+        await one.refill()
+    await one.refill()
+
+    assert len(fleet.sent) == 3
+    assert taken(one) == 5
+
+
+async def test_nobody_waits_long_for_an_answer() -> None:
+    """A tenth of a second; then there is none."""
+    one = Fleet().budget()
+    one._exchange = for_ever  # type: ignore[assignment]
+    began = asyncio.get_running_loop().time()
+    await one.refill()
+
+    assert asyncio.get_running_loop().time() - began < 1
+    assert not one.take()
+    one.ask().cancel()
+
+
+async def test_a_part_holds_until_it_expires() -> None:
+    """From then on there is none, but for a node that has lost Redis: it goes by its own counts."""
+    fleet = Fleet(3)
+    one = fleet.budget()
+    await one.refill()
+    assert taken(one) == 3
+    fleet.now = 2.6
+    assert taken(one) == 0
+    fleet.is_away = True
+
+    assert taken(one) == 0  # two of a tenth of the floor, and three were made
+
+
+async def test_while_a_report_is_under_way_half_of_the_part_is_kept() -> None:
+    """The rest comes back with the answer, which knows nothing of what was spent meanwhile."""
+    fleet = Fleet(9)
+    one = fleet.budget()
+    await one.refill()
+    one.note_request()
     one.take()
-    one.roll()
     sent = one.report()
     one.take()
-    one.heard(3, asked_at=0.0)
+    one.heard(6, asked_at=0.0)
 
-    assert (sent.requests, sent.retries) == (0, 1)
-    assert taken(one) == 2
+    assert (sent.requests, sent.retries, sent.kept) == (1, 1, 4)
+    assert taken(one) == 5
 
 
 def test_a_report_that_was_not_heard_is_said_again() -> None:
     """With the same number, so that it is booked once; what came later waits for the next."""
-    one = budget()
+    one = Fleet().budget()
     one.note_request()
-    one.roll()
     first = one.report()
     one.note_request()
-    one.roll()
+    one.note_answer()
     second = one.report()
     one.heard(5, asked_at=0.0)
+    third = one.report()
 
     assert first is second
-    assert one.report().requests == 1
-    assert one.report().sequence == first.sequence + 1
+    assert (third.requests, third.good) == (1, 1)
+    assert third.sequence == first.sequence + 1
 
 
-def test_a_silent_pool_says_nothing() -> None:
-    """Ten seconds after the last request there is nothing to exchange."""
-    one = budget()
+def test_a_retry_that_goes_back_after_its_report_is_off_the_next() -> None:
+    """It was booked, and was not made."""
+    one = Fleet().budget()
+    one.note_request()
+    one.report()
+    one.heard(1, asked_at=0.0)
+    one.take()
+    one.report()
+    one.heard(0, asked_at=0.0)
+    one.give_back()
+
+    assert one.report().retries == 0
+    assert one.take()
+
+
+def test_a_pool_that_falls_silent_returns_its_part() -> None:
+    """Ten seconds after the last request there is one thing to say, and then nothing."""
+    one = Fleet().budget()
     assert not one.roll()
     one.note_request()
     told = []
     for _ in range(12):
         told.append(one.roll())
         if told[-1]:
-            one.report()
-            one.heard(1, asked_at=0.0)
+            kept = one.report().kept
+            one.heard(1 if kept is not None else 0, asked_at=0.0)
 
-    assert told == [True] * 9 + [False] * 3
+    assert told == [True] * 10 + [False] * 2
+    assert kept is None
 
 
 @in_virtual_time
@@ -219,6 +326,19 @@ async def test_everything_failing_is_asked_little_more_than_callers_ask() -> Non
 
     assert sum(finals) >= 1800
     assert 2000 <= len(place.transport.requests) <= 2200
+
+
+@in_virtual_time
+async def test_what_went_well_pays_for_a_failover_of_all_that_is_under_way() -> None:
+    """Sixty calls fail at once; fifty good answers before are as many retries more than the twenty that are always there."""
+    turns = [*(whole() for _ in range(50)), *(refused(500) for _ in range(60))]
+    place = house(retry={"scope": "any"}, alpha=turns, beta=whole())
+    for _ in range(50):
+        await attempt(place)
+    await asyncio.gather(*(attempt(place) for _ in range(60)))
+
+    assert Counter(place.transport.hosts) == {"alpha": 110, "beta": 60}
+    assert place.budgets.pools["chat"].refused == 0
 
 
 async def fail(place: House) -> bool:
@@ -236,7 +356,7 @@ async def fail(place: House) -> bool:
 async def test_retries_are_counted() -> None:
     """Made and refused, by pool."""
     place = house(
-        retry={"scope": "any", "budget": {"share": 0, "floor": 0.1}}, alpha=refused(500), beta=refused(500)
+        retry={"scope": "any", "budget": {"share": 0, "floor": 0.5}}, alpha=refused(500), beta=refused(500)
     )
     for _ in range(3):
         await fail(place)
@@ -345,12 +465,13 @@ async def test_a_request_makes_no_more_attempts_than_its_passport_allows() -> No
 async def test_an_sdks_own_retry_fails_over_once_and_does_not_feed_the_budget() -> None:
     """It is a retry already."""
     place = house(retry={"max_attempts": 3}, alpha=refused(500), beta=refused(500), gamma=whole())
+    budget = place.budgets.pools["chat"]
+    await budget.refill()
     with pytest.raises(AllProvidersExhaustedError):
         await place.serve(travelled(is_repeat=True))
-    budget = place.budgets.pools["chat"]
 
     assert place.transport.hosts == ["alpha", "beta"]
-    assert (budget.made, budget._requests) == (2, 0)
+    assert (budget.made, budget.report().requests) == (2, 0)
 
 
 @in_virtual_time

@@ -203,3 +203,22 @@ def _fits(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+@pytest.mark.parametrize("name", ["input", "prompt"])
+def test_a_prompt_of_numbers_is_counted(name: str) -> None:
+    """Embeddings and completions take their text as tokens too."""
+    fields = {"model": "m", name: [[100_000] * 50, [7] * 50]}
+
+    assert 100 <= weigh(orjson.dumps(fields), fields) < 140
+
+
+def test_a_part_without_a_message_is_weighed_as_what_it_is() -> None:
+    """So pictures come to be moderated; the body is left as it was."""
+    picture = {"type": "image_url", "image_url": {"url": "data:" + "x" * 100_000}}
+    fields = {"input": [{"type": "text", "text": "this"}, picture]}
+    lean, tokens = without_media(fields)
+
+    assert tokens == IMAGE_TOKENS
+    assert lean == {"input": [{"type": "text", "text": "this"}, None]}
+    assert fields["input"][1] is picture

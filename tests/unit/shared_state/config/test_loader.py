@@ -175,7 +175,6 @@ def test_values_from_the_environment_become_numbers():
         ),
         ("discovery: {sync: {auto_register: true}}", f"discovery.sync.auto_register: {NOT_OBEYED}"),
         ("discovery: {connectors: []}", f"discovery.connectors: {NOT_OBEYED}"),
-        ("discovery: {health: {method: standard}}", f"discovery.health.method: standard {NOT_OBEYED}"),
         (
             "discovery: {health: {providers: [alpa]}}",
             "discovery.health.providers[0]: unknown provider 'alpa'; did you mean 'alpha'?",
@@ -184,7 +183,10 @@ def test_values_from_the_environment_become_numbers():
             "discovery: {sync: {on_deprecated_model: delete}}",
             "discovery.sync.on_deprecated_model: must be 'deactivate', 'notify' or 'ignore', not 'delete'",
         ),
-        ("budget: {enforce: false}", f"budget.enforce: {NOT_OBEYED}"),
+        (
+            "budget: {enforce: false, per_request_limit: 1}",
+            "budget: per_request_limit only refuses; with enforce: false it would do nothing",
+        ),
         ("connectors: {packages: []}", f"connectors: {NOT_OBEYED}"),
         (
             "proxy: {port: abc}",
@@ -251,7 +253,7 @@ def test_bad_name_is_told_beside_faults_of_the_same_entry():
         "providers: {al pha: {connector: openai-compatible.v1, base_url: 'http://x/v1', zzz: 1}}"
     ) == [
         "providers.al pha.zzz: unknown key; known: enabled, connector, base_url, api_key, organization, headers,"
-        " region, quota_domain, limits, budget, timeouts",
+        " region, responses, quota_domain, limits, budget, timeouts",
         "providers.al pha: a name must not hold spaces",
     ]
 

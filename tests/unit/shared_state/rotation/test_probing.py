@@ -68,6 +68,27 @@ def test_the_most_impatient_pool_decides(usual: str | None, pools: dict[str, Any
     assert interval_of(built.models["a.m"], built) == expected
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "recovery", "expected"),
+    [
+        (["text-to-image"], {}, 0),
+        (["text-to-image"], {"probe_interval": "7s"}, 7),
+        (["text-to-image", "text-to-video"], {}, 0),
+        (["text-to-image", "chat-completion"], {}, 300),
+        (["text-to-speech"], {}, 300),
+    ],
+)
+def test_what_costs_real_money_is_probed_only_by_order(
+    capabilities: list[str], recovery: dict[str, Any], expected: float
+) -> None:
+    """An image is never small; who does something else as well is asked for that."""
+    given = document(chat={"models": ["a.m"], "recovery": recovery})
+    given["models"]["a.m"]["capabilities"] = capabilities
+    built = build_topology(read_config(given, environ={}))
+
+    assert interval_of(built.models["a.m"], built) == expected
+
+
 def test_a_pool_may_ask_for_a_probe_at_the_start() -> None:
     """For its own members."""
     built = topology(chat={"models": ["a.m"], "recovery": {"probe_on_start": True}}, more={})

@@ -1,0 +1,199 @@
+-- Settles a batch of attempts. The script that includes it declares `now`, `account`, `models`, `policies` and `tally`, and `settle_batch`, which is
+-- defined here.
+--
+-- A group is {index of the model, index of the policy, pool}. An attempt takes STRIDE places in a flat list; what few attempts have to say stands
+-- aside: place of the attempt -> {retry after ms, what was learned}.
+
+local OUTCOME_STATS = { STAT.ok, STAT.failed, STAT.neutral, STAT.failed, STAT.failed, STAT.failed, STAT.failed }
+local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
+local LEASED_KEPT_MS = 3600000
+local STRIDE = 10
+
+local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
+local function latency_bucket(ms)
+  for i, bound in ipairs(LATENCY_BOUNDS) do
+    if ms <= bound then return i end
+  end
+  return #LATENCY_BOUNDS + 1
+end
+
+local function read_attempt(s, flat, at)
+  s.reservation, s.outcome, s.tokens_in, s.tokens_out, s.cost = flat[at + 1], flat[at + 3], flat[at + 4], flat[at + 5], flat[at + 6]
+  s.latency, s.first_token, s.delay = flat[at + 7], flat[at + 8], flat[at + 10]
+  local flags = flat[at + 9]
+  if flags == s.flags then return end
+  s.flags, s.is_stream, s.is_leased = flags, flagged(flags, STREAM), flagged(flags, LEASED)
+  s.is_estimated, s.is_unsent = flagged(flags, ESTIMATED), flagged(flags, NOT_SENT)
+end
+
+local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
+  if s.outcome == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
+  local stats, outcome = stats_of(tally, model.entity.id, pool), OUTCOME_STATS[s.outcome]
+  stats[STAT.attempts], stats[outcome] = stats[STAT.attempts] + 1, stats[outcome] + 1
+  stats[STAT.tokens_in], stats[STAT.tokens_out] = stats[STAT.tokens_in] + tokens_in, stats[STAT.tokens_out] + tokens_out
+  stats[STAT.cost] = stats[STAT.cost] + cost
+  if s.is_estimated then count(stats, STAT.estimated, 1) end
+  if s.outcome == RATE_LIMITED or s.outcome == QUOTA then count(stats, STAT.limited, 1) end -- among the failed
+  if s.outcome == SUCCESS then
+    local bucket = STAT_LATENCIES + latency_bucket(s.latency)
+    stats[bucket], stats[STAT.latency_ms] = stats[bucket] + 1, stats[STAT.latency_ms] + s.latency
+    stats[STAT.first_token_ms] = stats[STAT.first_token_ms] + s.first_token
+  end
+end
+
+-- The books and statistics that a record belongs to, by its tail: nearly all of a batch share one.
+local function home_of(model, tail)
+  local found = model.homes[tail]
+  if not found then
+    local pool = read_tail(tail)
+    found = { books = books_of(tally, model.entity.id, pool), pool = pool }
+    model.homes[tail] = found
+  end
+  return found
+end
+
+-- What is trued up together: reservations of the same quanta of admission and of charge.
+local function charge_of(model, admitted, charged_at)
+  local from, to = math.floor(admitted / QUANTUM_MS), math.floor(charged_at / QUANTUM_MS)
+  local last = model.last_charge
+  if last and last.from == from and last.to == to then return last end
+  local row = model.charges[from] or {}
+  model.charges[from] = row
+  row[to] = row[to] or { from = from, to = to, was = { 0, 0, 0, 0, 0 }, is = { 0, 0, 0, 0, 0 }, over = { 0, 0, 0, 0, 0 } }
+  model.last_charge = row[to]
+  return row[to]
+end
+
+local function add_over(over, d, was, is)
+  if is > was then over[d] = over[d] + is - was end
+end
+
+-- Adds one reservation and what was used of it.
+local function add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  local was, is, over = q.was, q.is, q.over
+  was[1], was[3], was[4], was[5] = was[1] + 1, was[3] + was_in, was[4] + was_out, was[5] + was_cost
+  is[1], is[3], is[4], is[5] = is[1] + requests, is[3] + tokens_in, is[4] + tokens_out, is[5] + cost
+  if tokens_in <= was_in and tokens_out <= was_out and cost <= was_cost then return end
+  add_over(over, 2, was_in + was_out, tokens_in + tokens_out)
+  add_over(over, 3, was_in, tokens_in)
+  add_over(over, 4, was_out, tokens_out)
+  add_over(over, 5, was_cost, cost)
+end
+
+-- What the call that has just ended used, for the judges of caps and budgets; of an account the cheapest of the batch.
+local function use(model, policy, tokens_in, tokens_out, cost)
+  local last = model.last_used or { 1 }
+  last[2], last[3], last[4], last[5] = tokens_in + tokens_out, tokens_in, tokens_out, cost
+  model.last_used, model.last_policy = last, policy
+  if model.entity.id ~= GATE then model.provider.last_policy = policy end
+  if not account.least_cost or cost < account.least_cost then account.least_cost = cost end
+end
+
+local function settle(model, policy, s, packed)
+  local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, packed)
+  local requests, tokens_in, tokens_out, cost = 1, s.tokens_in, s.tokens_out, s.cost
+  if s.is_unsent then
+    requests, tokens_in, tokens_out, cost = 0, 0, 0, 0
+  else
+    if tokens_in < 0 then tokens_in = was_in end
+    if tokens_out < 0 then tokens_out = was_out end
+    if cost < 0 then cost = was_cost end
+    use(model, policy, tokens_in, tokens_out, cost)
+  end
+  local q = charge_of(model, admitted, math.min(admitted + s.delay, now))
+  add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  judge(model, policy, s)
+  local at = home_of(model, packed:sub(RECORD_SIZE + 1))
+  count(at.books, 'settled', 1)
+  count_statistics(model, at.pool, s, tokens_in, tokens_out, cost)
+end
+
+-- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
+local function book_leased(model, policy, pool, s)
+  if redis.call('HSETNX', KEYS[1] .. ':done', s.reservation, int(now)) == 0 then return false end
+  redis.call('PEXPIRE', KEYS[1] .. ':done', LEASED_KEPT_MS)
+  judge(model, policy, s)
+  local books = books_of(tally, model.entity.id, pool)
+  count(books, 'admitted', 1)
+  count(books, 'settled', 1)
+  local tokens_in, tokens_out, cost = math.max(0, s.tokens_in), math.max(0, s.tokens_out), math.max(0, s.cost)
+  use(model, policy, tokens_in, tokens_out, cost)
+  count_statistics(model, pool, s, tokens_in, tokens_out, cost)
+  return true
+end
+
+local function add_all(sums, more)
+  for dimension = 1, 5 do sums[dimension] = sums[dimension] + more[dimension] end
+end
+
+local function true_up_all(model)
+  local was, is, over = { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }
+  local has_levels = model.scope.has_levels or account.has_levels
+  for from, row in pairs(model.charges) do
+    for to, q in pairs(row) do
+      q.was[2], q.is[2] = q.was[3] + q.was[4], q.is[3] + q.is[4]
+      true_up(model.scope, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
+      true_up(account, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
+      if has_levels then
+        add_all(was, q.was)
+        add_all(is, q.is)
+        add_all(over, q.over)
+      end
+    end
+  end
+  if has_levels then
+    true_up_levels(model.scope, was, is, over)
+    true_up_levels(account, was, is, over)
+  end
+end
+
+-- The attempts of each model: their reservations and their places in the batch.
+local function sort_by_model(groups, flat)
+  local sorted = {}
+  for at = 0, #flat - 1, STRIDE do
+    local model = models[groups[flat[at + 2]][1]]
+    if not model.reservations then
+      model.reservations, model.places, model.homes, model.charges = {}, {}, {}, {}
+      sorted[#sorted + 1] = model
+    end
+    local n = #model.places + 1
+    model.reservations[n], model.places[n] = flat[at + 1], at
+  end
+  return sorted
+end
+
+-- Settles the attempts of one model; returns the places of those that changed nothing.
+local function settle_model(model, groups, flat, aside, unknown)
+  local s, learned = {}, {}
+  for i, packed in ipairs(close_reservations(model.entity.id, model.reservations)) do
+    local at = model.places[i]
+    local place, group = at / STRIDE + 1, groups[flat[at + 2]]
+    local policy, more = policies[group[2]], aside[place]
+    read_attempt(s, flat, at)
+    s.retry_after = more and more[1] or 0
+    if packed then
+      settle(model, policy, s, packed)
+      if more then learned[#learned + 1] = more[2] end
+    elseif not (s.is_leased and book_leased(model, policy, group[3], s)) then
+      unknown[#unknown + 1] = place
+    end
+  end
+  true_up_all(model)
+  for _, words in ipairs(learned) do learn(model.scope, account, model.entity, words, now) end
+end
+
+-- Settles a batch {groups, attempts, aside}; returns the places of those that changed nothing.
+function settle_batch(batch)
+  local unknown, settled = {}, sort_by_model(batch[1], batch[2])
+  local aside = {}
+  for _, more in ipairs(batch[3]) do aside[more[1]] = { more[2], more[3] } end
+  for _, model in ipairs(settled) do settle_model(model, batch[1], batch[2], aside, unknown) end
+  alert_budgets(account, 'account', home.domain)
+  for _, model in ipairs(settled) do
+    judge_model_spending(model)
+    alert_budgets(model.scope, 'model', model.entity.id)
+    save_speed(model)
+  end
+  for _, provider in pairs(providers) do judge_account_spending(provider) end
+  return unknown
+end
