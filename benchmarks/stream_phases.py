@@ -22,6 +22,8 @@ _HOLD_S: Final = 12.0
 _SETTLE_S: Final = 2.0
 _PROBE_S: Final = 2.0
 _GRACE_S: Final = 30.0
+#: CPU per second of a node that does little besides looking after itself.
+_STILL_MS: Final = 60.0
 _PROBE: Final = replace(SCENARIOS[HEADS], name="probe", connections=1)
 #: Four hundred milliseconds of a talking model.
 BRISK: Final = Scenario("brisk", "20 chunks, 20 ms apart", "bench-brisk", "tokens=20,slow-token=20ms", 0, 20)
@@ -32,7 +34,7 @@ FLOOD: Final = Scenario(
 _IDLE_MODEL: Final = "bench-idle"
 MODELS: Final = (_IDLE_MODEL, BRISK.model, FLOOD.model, _PROBE.model)
 #: When a reader who does not read is given up.
-READER_S: Final = 20.0
+READER_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ class Lazy:
     """Readers who do not read, while a provider floods them.
 
     Attributes:
-        first_before, first_held: as above, of others.
+        first_before, first_held: of others, as above.
+        health_flooded: time to an answer of the node's own while everything flows. The mock, too, is busy then, and
+            answers others late.
         ended_s: from their start until the node held none of them any more; None if it still did.
     """
 
@@ -96,6 +100,7 @@ class Lazy:
     rest: Memory
     held: Memory
     first_before: Quantiles
+    health_flooded: Quantiles
     first_held: Quantiles
     ended_s: float | None
     faults: list[str] = field(default_factory=list)
@@ -183,40 +188,55 @@ async def hold_lazy(subject: Subject, in_flight: Callable[[], int], *, readers: 
     with closing(group):
         began = loop.time()
         await group.open(readers, per_s=readers / 2, is_lazy=True)
-        held = await _stillness(subject, within_s=READER_S - 5)
-        meanwhile = await _first(subject)
+        flooded = await _health(subject)
+        if not await _is_still(subject, within_s=READER_S - 10):
+            group.faults.append("the flood did not come to a stop")
+        held, meanwhile = memory(subject), await _first(subject)
         faults = list(group.faults)
         is_ended = await group.wait(lambda: in_flight() == 0, within_s=READER_S + _GRACE_S)
         ended_s = loop.time() - began if is_ended else None
-    return Lazy(subject.name, readers, rest, held, before, meanwhile, ended_s, faults)
+    return Lazy(subject.name, readers, rest, held, before, flooded, meanwhile, ended_s, faults)
 
 
 def memory(subject: Subject) -> Memory:
-    """Of the subject without its store, now."""
+    """Of the subject's first part now."""
     pid = _own_pid(subject)
     return Memory(rss_bytes(pid), pss_bytes(pid))
 
 
 def _own_pid(subject: Subject) -> int:
+    """The subject itself, not its store."""
     return next(pids[0] for part, pids in subject.parts.items() if part != "valkey")
 
 
-async def _stillness(subject: Subject, *, within_s: float) -> Memory:
-    """Memory once it has stopped to grow: everything that flows has come to a stop."""
-    found = memory(subject)
-    give_up_at = asyncio.get_running_loop().time() + within_s
-    while asyncio.get_running_loop().time() < give_up_at:
-        await asyncio.sleep(1.0)
-        before, found = found, memory(subject)
-        if found.rss_bytes <= before.rss_bytes * 1.002:
-            break
-    return found
+async def _is_still(subject: Subject, *, within_s: float) -> bool:
+    """Whether the subject has come to have next to nothing to do: everything that flowed has come to a stop."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + within_s
+    while loop.time() < give_up_at:
+        if await _cpu_ms(subject) < _STILL_MS:
+            return True
+    return False
 
 
 async def _first(subject: Subject) -> Quantiles:
     async with Driver(subject.target, _PROBE) as driver:
         window = await driver.run(_PROBE_S)
     return quantiles(window.first_s) if window.first_s else Quantiles(math.nan, math.nan)
+
+
+async def _health(subject: Subject) -> Quantiles:
+    """Times to ``GET /health``, each on a new connection."""
+    loop, times = asyncio.get_running_loop(), []
+    until = loop.time() + _PROBE_S
+    while loop.time() < until:
+        began = loop.time()
+        reader, writer = await asyncio.open_connection("127.0.0.1", subject.port)
+        writer.write(b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+        await reader.read()
+        times.append(loop.time() - began)
+        writer.close()
+    return quantiles(times)
 
 
 async def _cpu_ms(subject: Subject) -> float:

@@ -75,7 +75,12 @@ def _first(found: Sequence[FirstToken]) -> Sheet:
 
 def _lazy(found: Sequence[Lazy]) -> Sheet:
     header = ["subject", "readers", "RSS MB: rest > held", "kB / reader"]
-    header += ["first content of others, p50 / p99 ms: before", "meanwhile", "given up after s"]
+    header += [
+        "first content of others, p50 / p99 ms: before",
+        "amid the flood",
+        "once it stands",
+        "given up after s",
+    ]
     rows = [
         [
             one.subject,
@@ -84,6 +89,7 @@ def _lazy(found: Sequence[Lazy]) -> Sheet:
             f"{one.reader_bytes / 1000:.0f}",
             _pair(one.first_before),
             _pair(one.first_held),
+            _pair(one.health_flooded),
             _NONE if one.ended_s is None else f"{one.ended_s:.1f}",
         ]
         for one in found

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
+from shared_state.shapes.configuration import PushView
 from shared_state.shapes.keys import KeyView, NewKeyView
 from shared_state.shapes.status import EventView, OrderView, ProbeView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT_S = 10.0
 _PROBE_TIMEOUT_S = 120.0  # as long as the provider's own clock
+_PUSH_TIMEOUT_S = 30.0
 _FEED_TIMEOUT = httpx.Timeout(_TIMEOUT_S, read=30.0)  # heartbeats come every ten seconds
 
 Kind = Literal["models", "providers"]
@@ -81,6 +83,12 @@ class OpsClient:
         """Have a model asked one tiny request; it may take as long as its provider does."""
         path = f"/ops/models/{quote(model, safe='')}/probe"
         return understand(self._call("POST", path, body={}, timeout_s=_PROBE_TIMEOUT_S), ProbeView)
+
+    def push(self, path: Literal["config", "config/rollback"], body: Mapping[str, Any]) -> PushView:
+        """Give the cluster a version; all nodes are asked first, and one that has just died is waited for."""
+        return understand(
+            self._call("POST", f"/ops/{path}", body=dict(body), timeout_s=_PUSH_TIMEOUT_S), PushView
+        )
 
     def create_key(self, body: Mapping[str, Any]) -> NewKeyView:
         """Make a client key."""

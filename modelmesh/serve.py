@@ -17,17 +17,20 @@ from rich.console import Console
 from modelmesh import __version__, demo
 from modelmesh.addresses import http_url, is_loopback, listen
 from modelmesh.children import Child, ChildSpec, Service
+from modelmesh.edits import FileEdits
 from modelmesh.embedded import EmbeddedStore
 from modelmesh.errors import StartError
 from modelmesh.home import make_private, state_folder
 from modelmesh.supervisor import Supervisor
-from shared_state.config.loader import config_from_environment, load_config
+from shared_state.config.loader import config_from_environment, find_document, load_config
 from shared_state.config.root import MeshConfig
 from shared_state.config.strategies import is_custom
+from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
 _DRAIN_MARGIN_S = 5.0
 _NAME_WIDTH = 9
+_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,6 @@ def find_redis(url: str) -> Redis:
         ConfigurationError: the URL is of a kind that we do not understand.
         StartError: it is none.
     """
-    from shared_state.store import Store  # not needed with the embedded store
-
     try:
         return Redis(url, Store(url).masked_url)
     except ValueError as error:
@@ -199,6 +200,9 @@ async def _run(plan: Plan) -> None:
     def stores() -> Sequence[Service]:
         return [store] if isinstance(store, EmbeddedStore) else []
 
+    def edits() -> Sequence[Service]:
+        return [file_edits(plan, store)]
+
     def mocks() -> Sequence[Service]:
         return [Child(spec, tell=tell) for spec in plan.source.mocks]
 
@@ -208,8 +212,20 @@ async def _run(plan: Plan) -> None:
     def nodes() -> Sequence[Service]:
         return [Child(spec, tell=tell) for spec in node_specs(plan, redis_url=store.url)]
 
-    supervisor = Supervisor([stores, mocks, schedulers, nodes])
+    supervisor = Supervisor([stores, edits, mocks, schedulers, nodes])
     await supervisor.run(when_ready=lambda: print_banner(plan, store_label=store.label))
+
+
+def file_edits(plan: Plan, store: EmbeddedStore | Redis) -> FileEdits:
+    """The look at the file before anything reads the versions; the demo's file is its own, wherever its store is."""
+    redis = plan.topology.config.redis
+    return FileEdits(
+        find_document(plan.source.path, environ=plan.environ),
+        open_store=lambda: Store(store.url, namespace=redis.namespace, timeout_s=_LOOK_S),
+        digest=plan.topology.version,
+        may_push=bool(plan.source.mocks) or (isinstance(store, EmbeddedStore) and not store.is_attached),
+        tell=tell,
+    )
 
 
 def scheduler_spec(plan: Plan, *, redis_url: str) -> ChildSpec:

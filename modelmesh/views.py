@@ -107,9 +107,20 @@ def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
             span(now - node.started),
             f"{span(node.seen_s)} ago",
             text(node.version),
-            text(node.config_version),
+            _config_of(node),
         )
     return view
+
+
+def _config_of(node: NodeView) -> Text:
+    """The version that a node runs; one that it cannot run stands out."""
+    number = f"{node.config_number} " if node.config_number else ""
+    told = Text(f"{number}{node.config_version}")
+    return (
+        told.append(f" refuses: {node.config_fault.splitlines()[0]}", style=BAD)
+        if node.config_fault
+        else told
+    )
 
 
 def pools_view(pools: Iterable[PoolView]) -> Table:

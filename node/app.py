@@ -21,9 +21,12 @@ from pydantic import SecretStr
 from node.api.auth import Doorkeeper
 from node.options import NodeOptions
 from node.routing.strategies import build_strategies
+from node.routing.tokenizer import tokenizer_for
 from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
-from shared_state.config.loader import load_config
+from node.upstream.dialler import shared_ssl_context
+from shared_state.blueprints import Blueprints
+from shared_state.config.loader import find_document, read_config
 from shared_state.errors import ConfigurationError
 from shared_state.home import state_folder
 from shared_state.store import Store
@@ -43,17 +46,22 @@ def run(options: NodeOptions) -> int:
     _configure_logging()
     _raise_descriptor_limit()
     try:
-        topology = build_topology(load_config(options.config_path))
-        build_strategies(topology.pools.values())
+        own = find_document(options.config_path)
+        topology = build_topology(read_config(own.document, source=own.source))
+        _load_parts(topology)
         listener = _listener(options, topology)
     except ConfigurationError as error:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"cannot listen: {error.strerror or error}")
-    return uvloop.run(_run(options, topology, listener))
+    host = listener.getsockname()[0]
+    blueprints = Blueprints(own, check=lambda topology: _check(topology, host=host, options=options))
+    return uvloop.run(_run(options, topology, blueprints, listener))
 
 
-async def _run(options: NodeOptions, topology: Topology, listener: socket.socket) -> int:
+async def _run(
+    options: NodeOptions, topology: Topology, blueprints: Blueprints, listener: socket.socket
+) -> int:
     config = topology.config
     host, port = listener.getsockname()[:2]
     store = Store(
@@ -67,6 +75,7 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     service = NodeService(
         topology,
         store,
+        blueprints,
         name=options.name or "node",
         host=_reachable(host),
         port=port,
@@ -78,7 +87,7 @@ async def _run(options: NodeOptions, topology: Topology, listener: socket.socket
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
     with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
         async with asyncio.timeout(_FIRST_LOOK_S):
-            await service.snapshot.is_complete.wait()
+            await service.until_ready()
     # What exists now lives as long as the process, and a request leaves no rings behind: the collector need not look often.
     gc.freeze()
     gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
@@ -101,16 +110,19 @@ async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Ev
     waiting = asyncio.get_running_loop().call_later(
         1.0, lambda: log.warning("waiting for the shared state", url=service.store.masked_url)
     )
-    await service.snapshot.is_complete.wait()
-    waiting.cancel()
-    log.info("ready", node=service.id, port=service.info.port)
-    if options.ready_fd is not None:
-        os.write(options.ready_fd, b"1")
-        os.close(options.ready_fd)
     loop = asyncio.get_running_loop()
-    failed, stopped = loop.create_task(service.failed.wait()), loop.create_task(stop.wait())
-    await asyncio.wait([failed, stopped], return_when=asyncio.FIRST_COMPLETED)
-    failed.cancel()
+    ends = [loop.create_task(service.failed.wait()), loop.create_task(stop.wait())]
+    ready = loop.create_task(service.until_ready())
+    await asyncio.wait([ready, *ends], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if ready.done():
+        log.info("ready", node=service.id, port=service.info.port)
+        if options.ready_fd is not None:
+            os.write(options.ready_fd, b"1")
+            os.close(options.ready_fd)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in (ready, *ends):
+        task.cancel()
     stop.set()
     await service.announce_drain()
 
@@ -151,17 +163,40 @@ def _listener(options: NodeOptions, topology: Topology) -> socket.socket:
         listener = bind_socket(
             options.host or proxy.host, proxy.port if options.port is None else options.port
         )
-    host = listener.getsockname()[0]
-    has_door = bool(proxy.auth.tokens) or topology.config.keys.required
-    if not (_is_loopback(host) or has_door or options.insecure):
+    try:
+        _check_door(topology, host=listener.getsockname()[0], options=options)
+    except ConfigurationError:
         listener.close()
+        raise
+    return listener
+
+
+def _check(topology: Topology, *, host: str, options: NodeOptions) -> None:
+    """Whether this process could run a configuration; loads what it would need for that."""
+    _check_door(topology, host=host, options=options)
+    _load_parts(topology)
+
+
+def _check_door(topology: Topology, *, host: str, options: NodeOptions) -> None:
+    config = topology.config
+    has_door = bool(config.proxy.auth.tokens) or config.keys.required
+    if not (_is_loopback(host) or has_door or options.insecure):
         raise ConfigurationError(
             [
                 f"proxy.host: {host} is open to the network and proxy.auth.tokens is empty; set a token,"
                 " set keys.required, or pass --insecure"
             ]
         )
-    return listener
+
+
+def _load_parts(topology: Topology) -> None:
+    """Strategies, certificates and vocabularies: what is read from elsewhere may be missing, and takes its time."""
+    build_strategies(topology.pools.values())
+    if any(provider.base_url.startswith("https:") for provider in topology.providers.values()):
+        shared_ssl_context()
+    for model in topology.models.values():
+        if model.config.tokenizer == "tiktoken":
+            tokenizer_for(model.upstream)
 
 
 def _reachable(host: str) -> str:

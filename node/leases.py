@@ -19,6 +19,7 @@ from typing import Final
 from node.watch import StoreWatch
 from shared_state.errors import TermChangedError
 from shared_state.ledger import Amounts, Ask, DomainLedger, LeaseWish
+from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS
 
 #: How long Redis keeps a lease without renewal, and how much earlier we stop spending it.
@@ -49,7 +50,6 @@ class Allowance:
 
     Args:
         hurry: called when somebody waits for the report of what was spent.
-        stir: called when a request comes that is the first since the last wish.
 
     Attributes:
         left: what is held and not spent.
@@ -58,12 +58,7 @@ class Allowance:
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        now: Callable[[], float],
-        hurry: Callable[[], None] = lambda: None,
-        stir: Callable[[], None] = lambda: None,
+        self, model: str, *, now: Callable[[], float], hurry: Callable[[], None] = lambda: None
     ) -> None:
         self.model = model
         self.left = _NOTHING
@@ -78,14 +73,12 @@ class Allowance:
         self._asks = 0
         self._one = _NOTHING
         self._gone = _NOTHING
+        self._is_given_up = False
         self._now = now
         self._hurry = hurry
-        self._stir = stir
 
     def note(self, ask: Ask) -> None:
         """Learns from an ask how much a request needs, and how often one comes."""
-        if not self._asks:
-            self._stir()
         self._asks += 1
         self._one = _needs(ask)
 
@@ -130,14 +123,20 @@ class Allowance:
         self.left = _minus(self.left, need)
         self._gone = _plus(self._gone, need)
 
+    def give_up(self, *, for_good: bool = False) -> None:
+        """Gives up all that is held, and what an answer under way may bring: it was granted under other limits."""
+        self.left, self._is_given_up = _NOTHING, True
+        if for_good:  # until somebody asks again
+            self._rate = self._asks = 0
+
     def is_idle(self) -> bool:
         """Whether there is nothing to hold, to report or to want."""
         is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
-        return self._rate < _IDLE_RATE and not self._asks and is_empty
+        return self._rate < _IDLE_RATE and not self._asks and is_empty and not self._is_given_up
 
-    def is_missing(self) -> bool:
-        """Whether requests come and no lease would cover them if Redis went away now."""
-        return self._asks > 0 and self._now() >= self._usable_until
+    def is_pressing(self) -> bool:
+        """Whether something was given up that Redis does not know, or requests come that no lease would cover if Redis went away now."""
+        return self._is_given_up or (self._asks > 0 and self._now() >= self._usable_until)
 
     def wish(self, every_s: float = _RENEW_S) -> LeaseWish:
         """What to report and to want now, if that is asked so often. What is more than wanted is given up at once."""
@@ -151,12 +150,13 @@ class Allowance:
         most = Amounts(*(requests * amount for amount in self._one))
         self.left = Amounts(*map(min, self.left, most))
         self._gone = self._spent = _NOTHING
+        self._is_given_up = False
         return LeaseWish(self.model, self.used, self.left, requests, self._one, self.running)
 
     def renewed(self, wish: LeaseWish, held: Amounts, *, asked_at: float) -> None:
         """Takes over a lease; ``wish`` is what it was answered to, sent at ``asked_at``."""
         # What gave way to asks since then may or may not be missing in the answer already; it is given up in any case.
-        self.left = _minus(_minus(held, self._spent), self._gone)
+        self.left = _NOTHING if self._is_given_up else _minus(_minus(held, self._spent), self._gone)
         self.used = _minus(self.used, wish.used)
         self._usable_until = asked_at + LIFE_S - _MARGIN_S
         if self._spent == _NOTHING:
@@ -176,23 +176,46 @@ class LeaseKeeper:
         self._nodes = nodes
         self._loop_time = asyncio.get_running_loop().time
         self._hurry = asyncio.Event()
-        self._stirred = asyncio.Event()
         self.allowances = {
-            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set, stir=self._stirred.set)
+            model.id: Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
             for model in ledger.domain.models
         }
         self._sequence = itertools.count(1)
+        self._is_recount_due = False
+        self._renewed = asyncio.Event()
         self._pending: tuple[int, list[LeaseWish], float] | None = None
         self._renewed_at = -math.inf
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
 
+    def follow(self, domain: DomainSpec, *, is_changed: bool) -> None:
+        """Goes on under another configuration of the domain; if limits have changed, what is held is asked for anew."""
+        for model in domain.models:
+            if model.id not in self.allowances:
+                self.allowances[model.id] = Allowance(model.id, now=self._loop_time, hurry=self._hurry.set)
+        self._is_recount_due |= is_changed
+        serving = {model.id for model in domain.models}
+        for model_id, allowance in self.allowances.items():
+            if is_changed or model_id not in serving:
+                allowance.give_up(for_good=model_id not in serving)
+        self._hurry.set()
+
+    async def give_back(self, within_s: float) -> None:
+        """Nobody needs the leases any more: the next renewal, which comes at once, hands them in. Waits for it, but no longer than that."""
+        for allowance in self.allowances.values():
+            allowance.give_up(for_good=True)
+        self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not all(allowance.is_idle() for allowance in self.allowances.values()):
+                    self._renewed.clear()
+                    await self._renewed.wait()
+
     async def run(self) -> None:
         """Renews whenever it is due while Redis answers, until cancelled."""
         is_urgent = False
         while True:
-            await self._until_wanted()
             if self._watch.connected and self._ledger.is_asserted and (is_urgent or self._is_due()):
                 is_urgent = False
                 await self._renew()
@@ -204,24 +227,20 @@ class LeaseKeeper:
                 pass
             self._hurry.clear()
 
-    async def _until_wanted(self) -> None:
-        """A domain that nobody uses costs no timer: a node may have hundreds of them."""
-        self._stirred.clear()
-        if self._pending is None and all(allowance.is_idle() for allowance in self.allowances.values()):
-            await self._stirred.wait()
-
     def _is_due(self) -> bool:
         waited_s = self._loop_time() - self._renewed_at
-        if self._pending is not None or waited_s >= renewal_s(self._nodes()) - _RENEW_S / 2:
+        is_time = waited_s >= renewal_s(self._nodes()) - _RENEW_S / 2
+        if is_time or self._is_recount_due or self._pending is not None:
             return True
-        return any(allowance.is_missing() for allowance in self.allowances.values())
+        return any(allowance.is_pressing() for allowance in self.allowances.values())
 
     async def _renew(self) -> None:
         self._renewed_at = self._loop_time()
-        pending = self._next_report()
-        if pending is None:
-            return
         try:
+            await self._put_right()
+            pending = self._next_report()
+            if pending is None:
+                return
             held = await self._send(*pending[:2])
         except TermChangedError:
             return
@@ -229,6 +248,11 @@ class LeaseKeeper:
             self._watch.report_failure(error)
             return
         self._take_over(*pending, held)
+
+    async def _put_right(self) -> None:
+        if self._is_recount_due:
+            await self._ledger.recount_leases()
+            self._is_recount_due = False
 
     async def assert_held(self, *, term: int, known: int) -> Amounts:
         """Tells a server what this node holds, and what it has spent since the renewal that the server knows; the latter.
@@ -278,6 +302,7 @@ class LeaseKeeper:
         self, sequence: int, wishes: list[LeaseWish], asked_at: float, held: list[Amounts]
     ) -> None:
         self._pending = None
+        self._renewed.set()
         used = {wish.model: wish.used for wish in wishes if wish.used != _NOTHING}
         if used:
             self._reports.append((sequence, used))

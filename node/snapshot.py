@@ -41,6 +41,17 @@ class Snapshot:
         self._wake = asyncio.Event()
         watch.on_return(self.refresh_all)
 
+    def succeed(self, topology: Topology) -> Snapshot:
+        """The view of another configuration: it begins with what is known here, and shares the pointers."""
+        heir = Snapshot(self._store, topology, self._watch, clock=self.clock)
+        heir.current = self.current
+        heir._domains |= {name: state for name, state in self._domains.items() if name in heir._domains}
+        return heir
+
+    def close(self) -> None:
+        """Nobody looks at it any more."""
+        self._watch.forget(self.refresh_all)
+
     def model(self, spec: ModelSpec) -> EntityState:
         """A model's state."""
         return self._domains[spec.domain].models.get(spec.id, ACTIVE)

@@ -53,6 +53,10 @@ class TermKeeper:
         self._wanted = asyncio.Event()
         ledger.on_hold = self._note_hold
 
+    def look_at(self, snapshot: StateView) -> None:
+        """Asserts what stands there from here on."""
+        self._snapshot = snapshot
+
     def _note_hold(self) -> None:
         self._watch.hold(self._domain)  # at once: whoever was refused may want to wait for its end
         self._wanted.set()

@@ -44,6 +44,10 @@ class StoreWatch:
         """Registers what to do whenever Redis is back, the first time included."""
         self._returns.append(callback)
 
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Takes a registration back."""
+        self._returns.remove(callback)
+
     def report_failure(self, error: BaseException) -> None:
         """A call failed or timed out: nobody else waits for Redis until a probe was answered."""
         if self.connected:
@@ -75,7 +79,7 @@ class StoreWatch:
                 self._lost.clear()
                 self.connected = True
                 log.info("shared state connected", url=self._store.masked_url)
-                for callback in self._returns:
+                for callback in list(self._returns):
                     callback()
             else:
                 await asyncio.sleep(_PROBE_EVERY_S)

@@ -11,6 +11,6 @@ if __name__ == "__main__":
     options = parse(sys.argv[1:])  # before the import of everything else: --help is quick
 
     with lean_imports():
-        from scheduler.service import run
+        from scheduler.app import run
 
     sys.exit(run(options))

@@ -39,12 +39,16 @@ class Changes:
     """What is to be told and done.
 
     Attributes:
+        new: models that nobody configured.
         mismatches: configured model -> sizes that are listed otherwise; told once, until one of both is another.
+        new: models that nobody configured.
     """
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
+    new: tuple[ListedModel, ...] = ()
     mismatches: Mapping[str, str] = field(default_factory=dict)
+    new: tuple[ListedModel, ...] = ()
 
 
 def compare(
@@ -74,12 +78,11 @@ def compare(
             mismatches[model.id] = mismatch
             if before.mismatches.get(model.id) != mismatch:
                 news.append(ModelNews("model_changed", model.id, mismatch))
-    if before.time_ms and rules.on_new_model == "notify":
+    fresh: list[ListedModel] = []
+    if before.time_ms and rules.on_new_model != "ignore":
         known = {name for model in configured for name in names_of(model.upstream)}
-        news += _discovered(
-            [model for name, model in new.items() if name not in old.keys() | known], provider
-        )
-    return Changes(tuple(news), tuple(orders), mismatches)
+        fresh = [model for name, model in new.items() if name not in old.keys() | known]
+    return Changes((*news, *discovered(fresh, provider)), tuple(orders), mismatches, tuple(fresh))
 
 
 def standing_of(model: ListedModel | None, now_s: float) -> Standing:
@@ -116,7 +119,7 @@ def _news_of(
 ) -> list[ModelNews]:
     if standing > stood and rules.on_deprecated_model != "ignore":
         return [_deprecated(model, found, standing)]
-    if stood == Standing.ABSENT and found is not None and rules.on_new_model == "notify":
+    if stood == Standing.ABSENT and found is not None and rules.on_new_model != "ignore":
         return [ModelNews("model_discovered", model, "listed")]
     if was is not None and found is not None and (changes := differences(was, found)):
         return [ModelNews("model_changed", model, "; ".join(changes))]
@@ -167,11 +170,20 @@ def mismatches_of(configured: Configured, found: ListedModel) -> list[str]:
     ]
 
 
-def _discovered(models: Sequence[ListedModel], provider: str) -> list[ModelNews]:
+def discovered(
+    models: Sequence[ListedModel], provider: str, fates: Mapping[str, str] | None = None
+) -> list[ModelNews]:
+    """What is told of models that nobody configured; ``fates`` says what became of them."""
     shown = models[:MOST_DISCOVERED]
     more = len(models) - len(shown)
     return [
-        ModelNews("model_discovered", f"{provider}/{model.id}", "new", 0, {"more": more} if more else {})
+        ModelNews(
+            "model_discovered",
+            f"{provider}/{model.id}",
+            (fates or {}).get(model.id, "new"),
+            0,
+            {"more": more} if more else {},
+        )
         for model in shown
     ]
 

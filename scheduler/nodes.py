@@ -52,6 +52,12 @@ class NodeAnswer:
         error = self.body.get("error") if isinstance(self.body, dict) else None
         return str(error.get("code") or "") if isinstance(error, dict) else ""
 
+    @property
+    def message(self) -> str:
+        """The message of an error; empty if it is none."""
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        return str(error.get("message") or "") if isinstance(error, dict) else ""
+
 
 class Nodes:
     """Live nodes, asked in turn.
@@ -100,13 +106,17 @@ class Nodes:
             RedisError, OSError, TimeoutError: the store is away.
         """
         timeout = httpx.Timeout(timeout_s + _GRACE_S, connect=_CONNECT_S)
-        answer, node = await self._ask("GET", path, timeout, own_faults=_OWN_FAULTS)
-        if answer.status_code in _CLOSED:
-            _understand(answer, node)
-        try:
-            return NodeAnswer(answer.status_code, answer.json())
-        except ValueError:
-            return NodeAnswer(answer.status_code, None)
+        return _hear(*await self._ask("GET", path, timeout, own_faults=_OWN_FAULTS))
+
+    async def order(self, path: str, body: dict[str, Any]) -> NodeAnswer:
+        """What a node answers to an order that it may refuse.
+
+        Raises:
+            NoNodeError: no live node could be reached, or none could say.
+            NodeRefusedError: the node did not accept the token.
+            RedisError, OSError, TimeoutError: the store is away.
+        """
+        return _hear(*await self._ask("POST", path, _TIMEOUT, json=body, own_faults=_OWN_FAULTS))
 
     async def _ask(
         self,
@@ -146,6 +156,15 @@ class Nodes:
         ]
         first = next(self._turns) % len(nodes) if nodes else 0
         return [*nodes[first:], *nodes[:first]][:_MOST_NODES]
+
+
+def _hear(answer: httpx.Response, node: NodeInfo) -> NodeAnswer:
+    if answer.status_code in _CLOSED:
+        _understand(answer, node)
+    try:
+        return NodeAnswer(answer.status_code, answer.json())
+    except ValueError:
+        return NodeAnswer(answer.status_code, None)
 
 
 def _address(node: NodeInfo) -> str:

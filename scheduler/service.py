@@ -1,18 +1,12 @@
-"""The scheduler's composition root: from options to a running, leading or waiting process."""
+"""One scheduler under one configuration: its jobs, its lead, and their order of starting and stopping."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import secrets
-import signal
-import socket
-import sys
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
-import uvloop
 
 from scheduler.contact import Contact, describe
 from scheduler.jobs.audit import Audit
@@ -30,16 +24,15 @@ from scheduler.jobs.sequences import Sweep
 from scheduler.jobs.sync import Sync
 from scheduler.leadership import Leadership
 from scheduler.nodes import Nodes
-from scheduler.options import SchedulerOptions
 from scheduler.pulses import Pulses
 from scheduler.reports import Reports
-from scheduler.sinks import Sink, make_sink
+from scheduler.sinks import Sink
 from scheduler.timetable import Job, Timetable
-from shared_state.config.loader import load_config
 from shared_state.directory import DomainDirectory
-from shared_state.errors import ConfigurationError, ModelMeshError
+from shared_state.errors import ModelMeshError
+from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
-from shared_state.topology import Topology, build_topology
+from shared_state.topology import Topology
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +53,6 @@ _REAP_TIMEOUT_S: Final = 10.0
 _FLUSH_TIMEOUT_S: Final = 60.0
 _DISCOVERY_TIMEOUT_S: Final = 300.0
 _DRAIN_S: Final = 4.0
-_EXIT_FAULT: Final = 2
 
 
 class SchedulerService:
@@ -69,13 +61,21 @@ class SchedulerService:
     Args:
         owner: name of this process in the lease; no other process, living or frozen, may have it.
         admin_token: of the nodes' operators' API, for probes.
+        former: domains of earlier configurations, whose books are not closed yet.
     """
 
     def __init__(
-        self, store: Store, topology: Topology, sink: Sink, *, owner: str, admin_token: str | None = None
+        self,
+        store: Store,
+        topology: Topology,
+        sink: Sink,
+        *,
+        owner: str,
+        admin_token: str | None = None,
+        former: Mapping[str, DomainSpec] | None = None,
     ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
-        domains = DomainDirectory(store, topology)
+        domains = DomainDirectory(store, topology, former=former)
         pulses = Pulses(store, accounts)
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
@@ -169,85 +169,3 @@ def _discovery(store: Store, topology: Topology, nodes: Nodes) -> list[Job]:
         monitor = HealthMonitor(store, topology, nodes).run
         jobs.append(Job("health", monitor, config.health.interval, _DISCOVERY_TIMEOUT_S, is_loop=True))
     return jobs
-
-
-def run(options: SchedulerOptions) -> int:
-    """Runs one scheduler until SIGTERM; the exit code."""
-    _configure_logging()
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(options))
-    except ModelMeshError as error:
-        sys.stderr.write(f"{error}\n")
-        return _EXIT_FAULT
-    return 0
-
-
-async def _serve(options: SchedulerOptions) -> None:
-    stopping = _listen_for_signals()
-    topology = build_topology(load_config(options.config_path))
-    store = _open_store(options, topology)
-    sink = make_sink(topology.config.storage)
-    owner = f"{options.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-    try:
-        await sink.open()
-        service = SchedulerService(
-            store, topology, sink, owner=owner, admin_token=os.environ.get("MODELMESH_ADMIN_TOKEN")
-        )
-        log.info("scheduler starts", owner=owner, redis=store.masked_url, domains=len(topology.domains))
-        service.start()
-        await _until_either(stopping, service)
-        await service.stop()
-        log.info("scheduler ends", owner=owner)
-    finally:
-        await sink.aclose()
-        await store.aclose()
-
-
-async def _until_either(stopping: asyncio.Event, service: SchedulerService) -> None:
-    waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(service.wait())]
-    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    for task in done:
-        task.result()
-
-
-def _listen_for_signals() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second has its own way again and ends the process at once."""
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-
-    def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)  # else SIGINT would raise KeyboardInterrupt
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    return stopping
-
-
-def _open_store(options: SchedulerOptions, topology: Topology) -> Store:
-    config = topology.config.redis
-    url = options.redis_url or config.address
-    if not url:
-        raise ConfigurationError(
-            ["redis.url: a scheduler needs it; or give --redis, or set MODELMESH_REDIS_URL"]
-        )
-    return Store(url, namespace=config.namespace, timeout_s=config.timeout, name="scheduler")
-
-
-def _configure_logging() -> None:
-    """Events go to standard error; APScheduler's own lines would only repeat what the reports say."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)

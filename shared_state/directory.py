@@ -33,13 +33,18 @@ class Directory(Protocol):
 class DomainDirectory:
     """All quota domains of a cluster. When Redis is away both verbs raise.
 
+    Args:
+        former: domains of earlier configurations: what is left in them is settled, stored and ended like everything else.
+
     Keys are made while processes run, so the list is read anew each time; what they limit, only when it has changed.
     """
 
-    def __init__(self, store: Store, topology: Topology) -> None:
+    def __init__(
+        self, store: Store, topology: Topology, *, former: Mapping[str, DomainSpec] | None = None
+    ) -> None:
         self._store = store
         self._keys = ClientKeys(store, None)
-        self._configured = {**topology.domains, **topology.gates}
+        self._configured = {**(former or {}), **topology.domains, **topology.gates}
         self._specs = self._limited = self._configured
         self._version = 0
 

@@ -14,6 +14,9 @@ ModelMeshError
 │   ├── IdempotencyConflictError
 │   ├── AuthenticationRequiredError
 │   ├── ModelNotAllowedError
+│   ├── VersionNotFoundError       no such version of the configuration is remembered
+│   ├── VersionConflictError       another version came into force in between
+│   ├── VersionRefusedError        a node cannot run the version
 │   └── ClientDisconnectedError
 ├── RoutingError                   nobody could serve the request
 │   ├── NoActiveModelError
@@ -194,6 +197,27 @@ class ModelNotAllowedError(RequestError):
     http_status = 403
     type = "permission_error"
     default_code = "model_not_allowed"
+
+
+class VersionNotFoundError(RequestError):
+    """No such version of the configuration is remembered."""
+
+    http_status = 404
+    default_code = "version_not_found"
+
+
+class VersionConflictError(RequestError):
+    """Another version of the configuration has come into force since the one that a change was made on."""
+
+    http_status = 409
+    default_code = "version_conflict"
+
+
+class VersionRefusedError(RequestError):
+    """A node cannot run the version, or does not say; nothing was changed."""
+
+    http_status = 409
+    default_code = "version_refused"
 
 
 class ClientDisconnectedError(RequestError):

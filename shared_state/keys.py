@@ -109,8 +109,20 @@ class Keys:
         return f"{self._prefix}{{cluster}}:nodes"
 
     @property
+    def versions(self) -> str:
+        """Hash ``current`` (number of the configuration's version in force), ``last`` (largest number given out), ``proposed`` and ``ticket``
+        (the version that nodes are asked about), of each version ``m:<number>`` (JSON author, comment, digest) and ``t:<number>`` (ms).
+
+        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, and by a node
+        when the store has forgotten what it runs; read by nodes and schedulers once a second. The last 50 numbers are kept.
+        """
+        return f"{self._prefix}{{cluster}}:config"
+
+    @property
     def leader(self) -> str:
-        """Hash owner, token, until, since: the scheduler's lease. The token only ever grows."""
+        """Hash owner, token, until, since: the scheduler's lease. The token only ever grows. ``config`` and ``fault``: the version of the
+        configuration that its holder runs, and why it cannot run the one in force.
+        """
         return f"{self._prefix}{{cluster}}:leader"
 
     @property

@@ -30,8 +30,13 @@ async def release_lead(store: Store, owner: str) -> None:
     await store.run("hold_lease", [store.keys.leader], [owner, 0, "release"])
 
 
+async def tell_version(store: Store, number: int, fault: str) -> None:
+    """Says which version of the configuration the leader runs, and why it cannot run the one in force."""
+    await store.command("HSET", store.keys.leader, "config", number, "fault", fault)
+
+
 async def read_lead(store: Store) -> dict[str, str]:
-    """The lease as it stands: owner, token, until, since."""
+    """The lease as it stands: owner, token, until, since; and what its holder runs: config, fault."""
     raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.leader)
     return {_text(name): _text(value) for name, value in raw.items()}
 

@@ -142,6 +142,21 @@ class DomainLedger:
         if self.observe_term(int(term or 0)):
             self.hold_until_ms = int(hold or 0)
 
+    def follow(self, domain: DomainSpec) -> None:
+        """Goes on under another configuration of the domain. Models that are gone stay known: their calls are settled still."""
+        self.domain = domain
+        self._specs |= {model.id: model for model in domain.models}
+        self._account_limits = domain.providers[0].config.limits
+        self._tables.clear()
+
+    async def recount_leases(self) -> None:
+        """Puts right what leases hold of windows that others knew nothing of; for whoever goes on under other limits.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the store is away; doing it again is safe.
+        """
+        await self._run("recount_leases", self._table(distinct(model.id for model in self.domain.models)))
+
     async def until_quiet(self) -> None:
         """Waits for the answers of all batches that are under way; each comes within the store's deadline."""
         await self._quiet.wait()

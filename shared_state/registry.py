@@ -22,6 +22,9 @@ class NodeInfo:
         started: unix seconds.
         state: ``alive`` or ``draining``.
         mode: ``exact``, ``leased`` or ``open``.
+        config_number: the version of the configuration that it runs; 0: its own file.
+        config_judged: the proposed version that it has judged last.
+        config_fault: why it cannot run that one, or the one in force; empty if it can.
     """
 
     id: str
@@ -34,6 +37,9 @@ class NodeInfo:
     config_version: str
     mode: str
     in_flight: int
+    config_number: int = 0
+    config_judged: int = 0
+    config_fault: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,6 +81,7 @@ class Registry:
 
 
 def _decode(raw: bytes) -> NodeInfo:
-    """A node's description; what a later release adds is passed over."""
+    """A node's description; what a later release adds is passed over, what an earlier one does not know is left out."""
     said = orjson.loads(raw)
-    return NodeInfo(**{field.name: said[field.name] for field in fields(NodeInfo)})
+    known = {field.name for field in fields(NodeInfo)}
+    return NodeInfo(**{name: value for name, value in said.items() if name in known})

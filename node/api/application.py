@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
@@ -47,15 +48,40 @@ class Application:
     def __init__(self, endpoints: Mapping[str, ASGIApp], fallback: Starlette) -> None:
         self._endpoints = dict(endpoints)
         self._fallback = fallback
+        self._running = 0
+        self._quiet: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or the lifespan."""
         if scope["type"] == "http" and scope["method"] == "POST":
             endpoint = self._endpoints.get(scope["path"])
             if endpoint is not None:
-                await endpoint(scope, receive, send)
+                self._running += 1
+                try:
+                    await endpoint(scope, receive, send)
+                finally:
+                    self._running -= 1
+                    if self._quiet is not None and not self._running:
+                        self._quiet.set()
                 return
         await self._fallback(scope, receive, send)
+
+    async def until_quiet(self) -> None:
+        """Waits until no completion runs; for an application that gets no more of them."""
+        if self._running:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
+
+
+class Front:
+    """What the server serves: the application of the configuration in force. A call goes to its end in the one that it began in."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self.application = application
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Passes on; nothing is awaited here, for this stands before every request."""
+        return self.application(scope, receive, send)
 
 
 def build_application(

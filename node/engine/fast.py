@@ -14,6 +14,10 @@ from node.engine.connection import Connection
 from node.engine.contract import ServerOptions
 from node.engine.cycle import Cycle
 
+#: libuv takes one client from each listener in a turn of the loop. Turns are long when many streams talk, and where hundreds of clients
+#: come, each would wait for as many turns as there are before it. So a socket has several listeners.
+_ACCEPTS_PER_TURN = 16
+
 
 class FastEngine:
     """Serves an ASGI application; keeps its connections and running cycles, strongly."""
@@ -46,7 +50,13 @@ class FastEngine:
             self._sockets.append(sock)
             is_unix = sock.family == getattr(socket, "AF_UNIX", None)
             create = loop.create_unix_server if is_unix else loop.create_server
-            self._servers.append(await create(self._connect, sock=sock, backlog=self.options.backlog))
+            for _ in range(_ACCEPTS_PER_TURN):
+                listener = sock.dup()
+                listener.setblocking(False)
+                backlog = self.options.backlog
+                server = await create(self._connect, sock=listener, backlog=backlog, start_serving=False)
+                self._servers.append(server)  # before it serves, for an abort may come at any time
+                await server.start_serving()
 
     async def announce_close(self, announce_s: float) -> None:
         self.is_announcing = True
@@ -62,6 +72,8 @@ class FastEngine:
         waiting = [client for sock in self._sockets for client in _accept_all(sock)]
         for server in self._servers:
             server.close()
+        for sock in self._sockets:
+            sock.close()
         self._sockets.clear()
         loop = asyncio.get_running_loop()
         for client in waiting:

@@ -43,6 +43,10 @@ class ClusterGauges(Collector):
         self._available: dict[str, float] = {}
         self._read_at = self._tried_at = -math.inf
 
+    def look_at(self, snapshot: Snapshot) -> None:
+        """Tells of another configuration from here on, once that was read."""
+        self._snapshot, self._usage, self._tried_at = snapshot, None, -math.inf
+
     async def refresh(self) -> None:
         """Reads again what is older than a few seconds; if the store is away, what was read before stays."""
         async with self._reading:

@@ -32,86 +32,33 @@ _MOST_PACKED: Final = 64 * 1024
 _MOST_WAITING: Final = 8 * 1024 * 1024
 
 
-class DecisionLog:
-    """The records of one node on their way to Redis.
-
-    Args:
-        version: of the configuration that the node runs.
-        draw: uniform numbers in [0, 1).
+class DecisionQueue:
+    """The records of one node on their way to Redis; as long as the process lives.
 
     Attributes:
+        ttl_s: how long a record is kept.
         written: how many have reached Redis.
         dropped: how many have not, by cause: ``rate``, ``waiting``, ``store``.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        watch: StoreWatch,
-        rules: DecisionsConfig,
-        *,
-        node: str,
-        version: str,
-        draw: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, store: Store, watch: StoreWatch) -> None:
         self._store = store
         self._watch = watch
-        self._rules = rules
-        self._node = node
-        self._version = version
-        self._draw = draw
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
-        self._now = asyncio.get_running_loop().time
-        self._credit = self._most_credit = max(1.0, rules.max_per_second * _BURST_S)
-        self._credited_at = self._now()
+        self.ttl_s = 0.0
         self.written = 0
         self.dropped: Counter[str] = Counter()
 
-    def wants(self, trail: Trail, outcome: str) -> bool:
-        """Whether a finished request is to be recorded; for one that repeats another's answer nothing was decided."""
-        if outcome == REPLAYED:
-            return False
-        is_plain = outcome == "ok" and len(trail.steps) == 1
-        if not is_plain and self._rules.failures:
-            return True
-        sample = self._rules.sample
-        return sample > 0 and (sample >= 1 or self._draw() < sample)
-
-    def add(self, call: Call, trail: Trail, *, status: int, outcome: str) -> None:
-        """Records a finished request, unless there are too many."""
-        if not self._may_add():
-            self.dropped["rate"] += 1
-            return
-        record = record_of(
-            call,
-            trail,
-            node=self._node,
-            version=self._version,
-            status=status,
-            outcome=outcome,
-            ended=self._now(),
-        )
-        text = orjson.dumps(record)
-        packed = pack(text)
-        if len(packed) > _MOST_PACKED or len(text) > MOST_BYTES:
-            packed = pack(orjson.dumps({**record, "plans": []}))
+    def add(self, request_id: str, packed: bytes) -> None:
+        """Takes a record, unless too many wait."""
         if self._waiting_bytes + len(packed) > _MOST_WAITING:
             self.dropped["waiting"] += 1
             return
-        self._waiting.append((call.request_id, packed))
+        self._waiting.append((request_id, packed))
         self._waiting_bytes += len(packed)
         self._wake.set()
-
-    def _may_add(self) -> bool:
-        now = self._now()
-        earned = (now - self._credited_at) * self._rules.max_per_second
-        self._credit, self._credited_at = min(self._most_credit, self._credit + earned), now
-        if self._credit < 1:
-            return False
-        self._credit -= 1
-        return True
 
     async def run(self) -> None:
         """Writes what gathers, until cancelled."""
@@ -127,7 +74,7 @@ class DecisionLog:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             self._waiting_bytes -= sum(len(packed) for _, packed in batch)
             try:
-                await write_decisions(self._store, batch, ttl_s=self._rules.ttl)
+                await write_decisions(self._store, batch, ttl_s=self.ttl_s)
             except STORE_ERRORS as error:
                 # Nobody is told that the store is away for this: a record may be large, and others' calls are small.
                 self.dropped["store"] += len(batch)
@@ -138,10 +85,84 @@ class DecisionLog:
         return True
 
 
+class DecisionLog:
+    """Which decisions under one configuration are recorded, and how.
+
+    Args:
+        version: of the configuration.
+        number: by which it is found among the versions; 0 if it was never pushed.
+        draw: uniform numbers in [0, 1).
+        queue: takes the records; default: one of its own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        watch: StoreWatch,
+        rules: DecisionsConfig,
+        *,
+        node: str,
+        version: str,
+        number: int = 0,
+        draw: Callable[[], float] = random.random,
+        queue: DecisionQueue | None = None,
+    ) -> None:
+        self.queue = queue or DecisionQueue(store, watch)
+        self.queue.ttl_s = rules.ttl
+        self._rules = rules
+        self._node = node
+        self._version = version
+        self._number = number
+        self._draw = draw
+        self._now = asyncio.get_running_loop().time
+        self._credit = self._most_credit = max(1.0, rules.max_per_second * _BURST_S)
+        self._credited_at = self._now()
+
+    def wants(self, trail: Trail, outcome: str) -> bool:
+        """Whether a finished request is to be recorded; for one that repeats another's answer nothing was decided."""
+        if outcome == REPLAYED:
+            return False
+        is_plain = outcome == "ok" and len(trail.steps) == 1
+        if not is_plain and self._rules.failures:
+            return True
+        sample = self._rules.sample
+        return sample > 0 and (sample >= 1 or self._draw() < sample)
+
+    def add(self, call: Call, trail: Trail, *, status: int, outcome: str) -> None:
+        """Records a finished request, unless there are too many."""
+        if not self._may_add():
+            self.queue.dropped["rate"] += 1
+            return
+        record = record_of(
+            call,
+            trail,
+            node=self._node,
+            version=self._version,
+            number=self._number,
+            status=status,
+            outcome=outcome,
+            ended=self._now(),
+        )
+        text = orjson.dumps(record)
+        packed = pack(text)
+        if len(packed) > _MOST_PACKED or len(text) > MOST_BYTES:
+            packed = pack(orjson.dumps({**record, "plans": []}))
+        self.queue.add(call.request_id, packed)
+
+    def _may_add(self) -> bool:
+        now = self._now()
+        earned = (now - self._credited_at) * self._rules.max_per_second
+        self._credit, self._credited_at = min(self._most_credit, self._credit + earned), now
+        if self._credit < 1:
+            return False
+        self._credit -= 1
+        return True
+
+
 class DecisionMetrics(Collector):
     """What became of the records, for Prometheus."""
 
-    def __init__(self, decisions: DecisionLog) -> None:
+    def __init__(self, decisions: DecisionQueue) -> None:
         self._decisions = decisions
 
     def collect(self) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.errors import ModelMeshError
 from shared_state.findings import Severity
+from shared_state.registry import NodeInfo
 from shared_state.state import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,7 +57,7 @@ class _NodeCollector(Collector):
         in_flight: Callable[[], int],
         findings: StoreFindings,
     ) -> None:
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._watch = watch
         self._batchers = batchers
         self._leases = leases
@@ -137,12 +138,32 @@ class _NodeCollector(Collector):
             "Members of a pool by status, as this node sees them.",
             labels=["pool", "status"],
         )
-        for pool in self._snapshot.topology.pools.values():
-            states = [(self._snapshot.model(m), self._snapshot.provider(m)) for m in pool.models]
+        for pool in self.snapshot.topology.pools.values():
+            states = [(self.snapshot.model(m), self.snapshot.provider(m)) for m in pool.models]
             active = sum(all(state.status == Status.ACTIVE for state in pair) for pair in states)
             family.add_metric([pool.id, Status.ACTIVE], active)
             family.add_metric([pool.id, Status.STANDBY], len(states) - active)
         return family
+
+
+class ConfigGauge(Collector):
+    """Which configuration this node runs."""
+
+    def __init__(self, info: NodeInfo) -> None:
+        self._info = info
+
+    def collect(self) -> Iterator[Metric]:
+        """Both families."""
+        yield GaugeMetricFamily(
+            "modelmesh_config_number",
+            "Number of the version of the configuration that this node runs; 0: its own file.",
+            value=self._info.config_number,
+        )
+        yield GaugeMetricFamily(
+            "modelmesh_config_refused",
+            "Whether this node cannot run the version in force, or the one that it is asked about.",
+            value=float(bool(self._info.config_fault)),
+        )
 
 
 class Metrics:
@@ -163,10 +184,15 @@ class Metrics:
         findings: StoreFindings,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_NodeCollector(snapshot, watch, batchers, leases, terms, in_flight, findings))
+        self._collector = _NodeCollector(snapshot, watch, batchers, leases, terms, in_flight, findings)
+        self._registry.register(self._collector)
         self._tally = RequestTally(_OUTCOMES)
         self._registry.register(self._tally)
         self.observe = self._tally.observe
+
+    def look_at(self, snapshot: Snapshot) -> None:
+        """Tells of another configuration from here on."""
+        self._collector.snapshot = snapshot
 
     def add(self, collector: Collector) -> None:
         """Takes in what somebody else holds."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +12,7 @@ from node.ops.explain import Explainer
 from node.ops.operations import Operation, ViewResponse, read_body
 from node.ops.replay import Replayer
 from node.routing.ranking import Ranker
+from node.routing.strategies import build_strategies
 from node.snapshot import Snapshot
 from shared_state.decisions import read_decision
 from shared_state.errors import ModelNotFoundError
@@ -20,17 +23,34 @@ from shared_state.topology import Topology
 _MOST_BODY_BYTES = 4_000_000
 
 
+class Archive(Protocol):
+    """Remembers configurations."""
+
+    async def recall(self, number: int, digest: str) -> Topology | None:
+        """The configuration of that number, or without one of that digest; None if it is not remembered, or means nothing any more."""
+
+
 class DecisionDesk:
     """Handlers of one node.
 
     Args:
         ranker: the node's own.
+        archive: configurations of then; None: there is only the one of now.
     """
 
     def __init__(
-        self, store: Store, topology: Topology, snapshot: Snapshot, ranker: Ranker, *, node: str
+        self,
+        store: Store,
+        topology: Topology,
+        snapshot: Snapshot,
+        ranker: Ranker,
+        *,
+        node: str,
+        archive: Archive | None = None,
     ) -> None:
         self._store = store
+        self._topology = topology
+        self._archive = archive
         self._rules = topology.config.observability.decisions
         self._explainer = Explainer(store, topology, snapshot, ranker, node=node)
         self._replayer = Replayer(topology, ranker.strategies)
@@ -89,7 +109,14 @@ class DecisionDesk:
 
     async def _replay(self, request: Request) -> Response:
         decision = await self.read(request.path_params["request_id"])
-        return ViewResponse(await self._replayer.replay(decision))
+        return ViewResponse(await (await self._replayer_of(decision)).replay(decision))
+
+    async def _replayer_of(self, decision: DecisionView) -> Replayer:
+        """On the configuration of then if it can be had, else on the one of now: the answer says which."""
+        if self._archive is None or decision.config_version == self._topology.version:
+            return self._replayer
+        then = await self._archive.recall(decision.config_number, decision.config_version)
+        return self._replayer if then is None else Replayer(then, build_strategies(then.pools.values()))
 
     async def _explain(self, request: Request) -> Response:
         asked = await read_body(request, ExplainBody, most_bytes=_MOST_BODY_BYTES)

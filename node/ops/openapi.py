@@ -18,6 +18,7 @@ _REFUSALS: Final = {
     "400": "The query or the body means nothing.",
     "401": "The admin token is missing or unknown.",
     "404": "Nothing has that name.",
+    "409": "A node cannot run the version, or another one came into force in between; nothing was changed.",
     "502": "The provider does not answer, or not as it should; the code says how.",
     "503": "The shared state is away; `retry-after` says when to ask again.",
 }
@@ -105,6 +106,7 @@ def _refusals(operation: Operation, references: _References) -> dict[str, Any]:
         "400": operation.body or operation.query,
         "401": True,
         "404": "{" in operation.path,
+        "409": operation.changes_all,
         "502": operation.asks_provider,
         "503": operation.answer,
     }

@@ -27,6 +27,7 @@ class Operation:
         answer: shape of the answer; with another ``media`` than JSON, of one event in it.
         query: a field for each parameter.
         asks_provider: it is answered by a provider, who may fail.
+        changes_all: every node of the cluster has a say.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Operation:
     query: type[BaseModel] | None = None
     media: str = "application/json"
     asks_provider: bool = False
+    changes_all: bool = False
 
 
 class ViewResponse(Response):

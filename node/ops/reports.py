@@ -113,6 +113,8 @@ class Reports:
             token=int(lead.get("token", 0)),
             since=_seconds(int(lead.get("since", 0))) if leads else None,
             jobs=jobs,
+            config_number=int(lead.get("config", 0)),
+            config_fault=lead.get("fault", ""),
         )
 
     async def nodes(self) -> list[NodeView]:
@@ -133,6 +135,8 @@ class Reports:
                     config_version=info.config_version,
                     mode=info.mode,
                     in_flight=info.in_flight,
+                    config_number=info.config_number,
+                    config_fault=info.config_fault,
                 )
             )
         return rows

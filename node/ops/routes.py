@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from node.api.auth import Doorkeeper
 from node.api.probe import Prober
 from node.findings import StoreFindings
+from node.ops.configuration import ConfigDesk
 from node.ops.decisions import DecisionDesk
 from node.ops.events import EventFan, EventStream
 from node.ops.keys import KeyOrders
@@ -81,6 +82,7 @@ class OpsParts:
     events: EventFan = field(default_factory=EventFan)
     prober: Prober | None = None
     list_models: Lister = _no_lister
+    desk: ConfigDesk | None = None
 
 
 class Ops:
@@ -90,7 +92,9 @@ class Ops:
         self._parts = parts
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
-        self._desk = DecisionDesk(parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node)
+        self._desk = DecisionDesk(
+            parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node, archive=parts.desk
+        )
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),
             parts.topology,
@@ -103,6 +107,8 @@ class Ops:
         """All routes under ``/ops``."""
         operations = [*self._views(), *self._orders(), *self._keys.operations(), *self._desk.operations()]
         operations.append(self._rotation())
+        if self._parts.desk is not None:
+            operations += self._parts.desk.operations()
         return [
             Route(f"/ops/{op.path}", self._guarded(op.handler), methods=[op.method])
             for op in [*operations, _description(operations)]

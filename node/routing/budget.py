@@ -190,6 +190,11 @@ class RetryBudgets:
         self._now = asyncio.get_running_loop().time
         self.pools = {pool.id: self._budget(pool) for pool in pools.values()}
 
+    def follow(self, pools: Mapping[str, PoolSpec]) -> None:
+        """Follows a configuration; what was sent and counted goes on."""
+        for pool in pools.values():
+            self.of(pool).rules = pool.config.retry.budget
+
     def of(self, pool: PoolSpec) -> RetryBudget:
         """A pool's budget; a pool that the configuration does not name, such as that of an exact model, has one of its own."""
         budget = self.pools.get(pool.id)

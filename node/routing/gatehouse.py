@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
+from node.offices import follow
 from node.routing.estimate import output_room, token_room
 from node.routing.stays import Gate
 from node.terms import TermKeeper
@@ -75,33 +76,42 @@ class Gatehouse:
         self._on_failure = on_failure
         self._ledgers: dict[str, DomainLedger] = {}
         self._batchers: dict[str, DomainBatcher] = {}
+        self._leases: dict[str, LeaseKeeper] = {}
+        self._renewed: set[str] = set()
         self._of_keys: dict[str, Gate] = {}
         self._waiting: list[Callable[[], Coroutine[Any, Any, None]]] = [self._poll]
         self._tasks: list[asyncio.Task[None]] = []
         self._is_started = False
 
     def build(self, domain: DomainSpec) -> Gate:
-        """A new gate; the work behind it begins with `start`, or at once if that was called."""
-        ledger = self._ledgers[domain.id] = DomainLedger(
-            self._store, domain, node=self._node, clock=self._clock
-        )
-        batcher = self._batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=_ignore)
-        leases = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
-        self._waiting.append(TermKeeper(ledger, leases, _Stateless(ledger), self._watch).run)
-        is_limited = may_refuse(domain.limits)
-        if is_limited and self._holds_leases:
+        """A gate; the work behind it begins with `start`, or at once if that was called. One that stood before goes on under these limits."""
+        if domain.id in self._ledgers:
+            follow(self._ledgers[domain.id], self._leases[domain.id], domain)
+        else:
+            self._open(domain)
+        leases, is_limited = self._leases[domain.id], may_refuse(domain.limits)
+        if is_limited and self._holds_leases and domain.id not in self._renewed:
+            self._renewed.add(domain.id)
             self._waiting.append(leases.run)
         if self._is_started:
             self.start()
         return Gate(
             domain.id,
             domain.limits,
-            batcher,
+            self._batchers[domain.id],
             leases.allowances[ANY_MODEL],
             token_room(domain.limits, _NOTHING),
             output_room(domain.limits, _NOTHING),
             is_limited,
         )
+
+    def _open(self, domain: DomainSpec) -> None:
+        ledger = self._ledgers[domain.id] = DomainLedger(
+            self._store, domain, node=self._node, clock=self._clock
+        )
+        self._batchers[domain.id] = DomainBatcher(ledger, self._watch, on_reply=_ignore)
+        leases = self._leases[domain.id] = LeaseKeeper(ledger, self._watch, nodes=self._nodes)
+        self._waiting.append(TermKeeper(ledger, leases, _Stateless(ledger), self._watch).run)
 
     def of_key(self, key: ClientKey) -> Gate:
         """The gate of a client key, built when it is first used."""

@@ -13,9 +13,10 @@ from node.upstream.faults import fault
 from node.upstream.wire import Call
 
 # Unread bytes above which the peer is made to wait; one read comes on top. What is read together is also held together
-# wherever a slow reader of ours holds it up, several times over, and loops read up to 256 kB at once if they are let.
-UNREAD_MAX_BYTES = 32 * 1024
-_READ_MAX_BYTES = 32 * 1024
+# wherever a slow reader of ours holds it up, several times over, and keeps all others waiting meanwhile. Loops read up to 256 kB at
+# once if they are let.
+UNREAD_MAX_BYTES = 16 * 1024
+_READ_MAX_BYTES = 16 * 1024
 # One for all: a loop fills it and says so within one step.
 _inbox = memoryview(bytearray(_READ_MAX_BYTES))
 # uvloop counts in whole milliseconds, so a timer may fire just before its time.

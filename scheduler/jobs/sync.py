@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 from pydantic import ValidationError
 
-from scheduler.comparison import Configured, compare, unlisted
+from scheduler.comparison import Changes, Configured, compare, discovered, unlisted
 from scheduler.contact import read_server_time_s
+from scheduler.jobs.registration import Registrar
 from scheduler.nodes import NobodyAliveError, NodeAnswer, Nodes, NoNodeError
-from shared_state.listings import Listing, keep_listing, read_listing
+from shared_state.listings import Listing, ModelNews, keep_listing, read_listing
 from shared_state.shapes.listing import ListedModel, ListingView
 from shared_state.store import Store
 from shared_state.topology import ProviderSpec, Topology
@@ -49,6 +50,7 @@ class Sync:
         self._providers = [p for p in topology.providers.values() if not names or p.id in names]
         self._due = dict.fromkeys((provider.id for provider in self._providers), 0.0)
         self._failing: dict[str, str] = {}
+        self._registrar = Registrar(topology, nodes)
 
     async def run(self, token: int) -> None:
         """One look; a provider whose list cannot be read keeps the others waiting for one timeout at most.
@@ -100,6 +102,7 @@ class Sync:
         ]
         time_ms = int(await read_server_time_s(self._store) * 1000)
         changes = compare(before, models, configured, self._rules, provider=provider.id, now_s=time_ms / 1000)
+        news = await self._register(provider, changes)
         is_first = await keep_listing(
             self._store,
             provider.domain,
@@ -109,7 +112,7 @@ class Sync:
             version=before.version,
             time_ms=time_ms,
             kept_s=max(_KEPT_S, _KEPT_INTERVALS * self._rules.interval),
-            news=changes.news,
+            news=news,
             orders=changes.orders,
             mismatches=changes.mismatches,
         )
@@ -117,8 +120,16 @@ class Sync:
             return
         if not before.time_ms and (absent := unlisted(models, configured)):
             log.info("configured models are not on the provider's list", provider=provider.id, models=absent)
-        for item in changes.news:
+        for item in news:
             log.info(item.event.replace("_", " "), provider=provider.id, model=item.model, reason=item.reason)
+
+    async def _register(self, provider: ProviderSpec, changes: Changes) -> Sequence[ModelNews]:
+        """Before the list is kept: if nobody can be asked, the next look finds the same models new. The news, with what became of them."""
+        if self._rules.on_new_model != "register" or not changes.new:
+            return changes.news
+        fates = await self._registrar.register(provider, changes.new)
+        others = changes.news[: len(changes.news) - len(discovered(changes.new, provider.id))]
+        return [*others, *discovered(changes.new, provider.id, fates)]
 
     def _fail(self, provider: str, why: str) -> None:
         if self._failing.get(provider) != why:

@@ -17,8 +17,9 @@ class SyncConfig(Section):
     enabled: bool = True
     interval: DurationS = Field(3600.0, gt=0, description="how often each provider's list is read")
     providers: list[str] = Field(default_factory=list, description=_PROVIDERS)
-    on_new_model: Literal["notify", "ignore"] = Field(
-        "notify", description="of models that nobody configured"
+    on_new_model: Literal["register", "notify", "ignore"] = Field(
+        "notify",
+        description="of models that nobody configured; `register` pushes a version of the configuration that has them",
     )
     on_deprecated_model: Literal["deactivate", "notify", "ignore"] = Field(
         "notify",

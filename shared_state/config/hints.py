@@ -130,8 +130,6 @@ def explain_key(path: Path, value: Any, *, known: list[str]) -> list[tuple[Path,
 
 def explain_value(path: Path, value: Any) -> str | None:
     """What to say about a refused value that the documented schema knows."""
-    if _pattern(path) == "discovery.sync.on_new_model" and value == "register":
-        return "register cannot be obeyed while the configuration is a file; write notify, and add the model to models"
     values = _KNOWN_VALUES.get(_pattern(path))
     if values is None or not isinstance(value, (str, bool)) or value not in values:
         return None

@@ -23,6 +23,13 @@ from shared_state.errors import ConfigurationError
 from shared_state.topology import find_faults
 
 
+class Written(NamedTuple):
+    """A configuration as it was written, references unresolved, and where that was."""
+
+    document: dict[str, Any]
+    source: str
+
+
 class EnvironmentConfig(NamedTuple):
     """Zero-configuration, and a sentence about each provider that was found but cannot be used."""
 
@@ -47,6 +54,21 @@ def load_config(
     Raises:
         ConfigurationError: with every fault, each as ``path: message``.
     """
+    document, source = find_document(path, environ=environ, overrides=overrides)
+    return read_config(document, environ=environ, source=source)
+
+
+def find_document(
+    path: str | FilePath | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Any] | None = None,
+) -> Written:
+    """What `load_config` would read, as it was written.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds nothing.
+    """
     file = path or environ.get("MODELMESH_CONFIG") or None
     if file is None:
         document, source = environment_document(environ).document, "environment"
@@ -55,7 +77,7 @@ def load_config(
     document = _merge(document, overrides or {})
     if not document:
         raise ConfigurationError(["the file is empty: there is nothing to serve"], source=source)
-    return read_config(document, environ=environ, source=source)
+    return Written(document, source)
 
 
 def config_from_environment(environ: Mapping[str, str] = os.environ) -> EnvironmentConfig:

@@ -147,6 +147,7 @@ class DecisionView(Row):
     node: str
     time: float
     config_version: str
+    config_number: int = Field(0, description="of the pushed version; 0: the node ran its own file")
     api: str
     asked: str
     is_stream: bool

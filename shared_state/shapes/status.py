@@ -48,6 +48,8 @@ class SchedulerView(Row):
     token: int
     since: float | None
     jobs: list[JobView]
+    config_number: int = 0
+    config_fault: str = ""
 
 
 class NodeView(Row):
@@ -64,6 +66,8 @@ class NodeView(Row):
     config_version: str
     mode: str
     in_flight: int
+    config_number: int = 0
+    config_fault: str = ""
 
 
 class WindowView(Row):

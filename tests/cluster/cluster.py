@@ -128,6 +128,12 @@ class Cluster:
         self._stack = ExitStack()
 
     @property
+    def document(self) -> Section:
+        """The configuration in the file that every process was started with."""
+        found: Section = json.loads(self._config_path.read_text())
+        return found
+
+    @property
     def base_url(self) -> str:
         """The address of nginx."""
         assert self.nginx is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -542,3 +543,18 @@ async def test_what_is_left_of_a_cut_answer_waits_for_nobody(engine: EngineName)
         await peer.send(request())
         await until(lambda: served.server.in_flight == 1)
         await until(lambda: served.server.connections == 0)
+
+
+@fast
+async def test_newcomers_do_not_wait_a_turn_of_the_loop_each(engine: EngineName) -> None:
+    """Turns are long in a busy node; a crowd of new clients is let in within a few of them."""
+    async with serving(engine, echo) as served:
+        crowd = [socket.create_connection(served.address) for _ in range(64)]
+        turns = 0
+        while served.server.connections < len(crowd) and turns < 64:
+            await asyncio.sleep(0)
+            turns += 1
+        for client in crowd:
+            client.close()
+
+    assert turns < 20

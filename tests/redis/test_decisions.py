@@ -90,9 +90,9 @@ async def test_a_record_reaches_redis_in_the_background_and_any_node_reads_it(op
     async with open_office(store, mesh(MODELS)) as office:
         call, trail = await planned(office)
         decisions = log_of(store, ttl="90s")
-        running = asyncio.create_task(decisions.run())
+        running = asyncio.create_task(decisions.queue.run())
         decisions.add(call, trail, status=503, outcome="no_active_model")
-        await wait_until(lambda: decisions.written)
+        await wait_until(lambda: decisions.queue.written)
         running.cancel()
         heard = await office.ask("requests/req-1")
         await office.check("/ops/requests/{request_id}", heard)
@@ -116,12 +116,12 @@ async def test_a_flood_is_cut_off_and_counted(open_store):
         decisions = log_of(store, max_per_second=2)
         for _ in range(50):
             decisions.add(call, trail, status=503, outcome="no_active_model")
-        await decisions.flush()
+        await decisions.queue.flush()
 
-    assert (decisions.written, decisions.dropped["rate"]) == (20, 30)
+    assert (decisions.queue.written, decisions.queue.dropped["rate"]) == (20, 30)
     dropped = {
         sample.labels["cause"]: sample.value
-        for family in DecisionMetrics(decisions).collect()
+        for family in DecisionMetrics(decisions.queue).collect()
         for sample in family.samples
         if "cause" in sample.labels
     }
@@ -142,8 +142,8 @@ async def test_a_frozen_store_loses_records_and_nothing_else(
         decisions.add(call, trail, status=503, outcome="no_active_model")
         proxy.pause()
 
-        assert not await decisions.flush()
-        assert decisions.dropped["store"] == 1
+        assert not await decisions.queue.flush()
+        assert decisions.queue.dropped["store"] == 1
         assert watch.failures == []
         await proxy.resume()
         await slow.aclose()
@@ -158,7 +158,7 @@ async def test_an_immense_plan_is_kept_without_its_stages(open_store):
         trail.plan.draws = [n / 7919 for n in range(60_000)]
         decisions = log_of(store)
         decisions.add(call, trail, status=200, outcome="ok")
-        await decisions.flush()
+        await decisions.queue.flush()
         raw = await read_decision(store, "req-1")
 
     assert raw is not None

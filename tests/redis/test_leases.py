@@ -6,7 +6,7 @@ import pytest
 
 from shared_state.errors import FencedOffError
 from shared_state.ledger import LEASED, Amounts, Code, LeaseWish, Outcome
-from tests.redis.ground import BIG, SMALL, Caller, make_pool
+from tests.redis.ground import BIG, SMALL, Caller, make_domain, make_pool
 
 NOTHING = Amounts()
 ONE = Amounts(1, 100, 60, 40, 1000)
@@ -215,3 +215,54 @@ async def test_an_attempt_admitted_without_redis_is_booked_once(bench):
     assert await node.settle("n1.away", Outcome.SUCCESS, **fields) is False
     (row,) = (await node.books()).rows
     assert (row.admitted, row.settled, row.in_flight) == (1, 1, 0)
+
+
+async def held_of(node: Caller, model: str) -> int:
+    """Requests that leases hold of a model's windows."""
+    key = node.store.keys.windows(node.domain.id, f"m:{model}")
+    return int(await node.store.command("HGET", key, "held:1") or 0)
+
+
+def under(bench, **limits: dict[str, int]) -> None:
+    """The caller goes on under other limits of the same domain."""
+    bench.ledger.follow(make_domain(**limits))
+
+
+async def test_what_is_held_without_limits_counts_once_there_are_some(bench, steered):
+    """Nobody follows what leases hold where nothing is limited; a recount finds it."""
+    node = bench(small={})
+    other = Caller(steered, make_domain(small={}), node="n2")
+    await renew(node, wish(4), sequence=1)
+    await renew(other, wish(3), sequence=1)
+    for caller in (node, other):
+        caller.ledger.follow(make_domain(small={"rpm": 10}, account={"rpm": 20}))
+    await node.ledger.recount_leases()
+    await other.ledger.recount_leases()
+    verdicts = await other.admit_many(10)
+
+    assert [verdict.code for verdict in verdicts].count(Code.ADMITTED) == 6  # 3 are free, 3 are its own
+    assert await held_of(node, SMALL) == 4
+
+
+async def test_nothing_stays_held_that_no_lease_holds(bench):
+    """Limits that were lifted while leases were held, and come back when they are gone, are free again."""
+    node = bench(small={"rpm": 10})
+    await renew(node, wish(4), sequence=1)
+    under(node, small={})
+    await node.ledger.recount_leases()
+    await renew(node, wish(0), sequence=2)
+    under(node, small={"rpm": 10})
+    await node.ledger.recount_leases()
+
+    assert [verdict.code for verdict in await node.admit_many(10)] == [Code.ADMITTED] * 10
+
+
+async def test_a_recount_changes_nothing_that_is_right(bench, steered):
+    """However often, and whoever counts."""
+    node = bench(small={"rpm": 10}, big={"rpm": 5})
+    await renew(node, wish(2), wish(1, model=BIG), sequence=1)
+    for _ in range(2):
+        await node.ledger.recount_leases()
+
+    assert await held_of(node, SMALL) == 2
+    assert await held_of(node, BIG) == 1

@@ -100,6 +100,9 @@ class ReturningWatch(Watch):
     def on_return(self, callback: Callable[[], None]) -> None:
         self.returns.append(callback)
 
+    def forget(self, callback: Callable[[], None]) -> None:
+        self.returns.remove(callback)
+
     def come_back(self) -> None:
         self.connected = True
         for callback in self.returns:
@@ -355,3 +358,26 @@ async def test_what_another_server_says_waits_for_this_nodes_assertion(scene: Sc
     assert before == ("standby", epoch, [Standby("model", "a.m", "manual", "manual", 0)])
     assert 6 in ledger.seen
     assert (scene.status("a.m"), scene.snapshot.standbys("a")) == ("active", [])
+
+
+@in_virtual_time
+async def test_the_view_of_another_configuration_begins_with_what_is_known(scene: Scene) -> None:
+    """It is complete when it has read what is new, shares the pointers, and is told of a return of Redis until it is closed."""
+    scene.store.states["a.m"] = {"status": "standby", "reason": "auth", "until": "7"}
+    scene.store.change("a", "m:none", status="active")
+    async with scene:
+        heir = scene.snapshot.succeed(mesh("a.m", "c.m"))
+        model = heir.topology.models["a.m"]
+        known, was_complete = heir.model(model).status, heir.is_complete.is_set()
+        task = asyncio.get_running_loop().create_task(heir.run())
+        await settle_down()
+        is_complete = heir.is_complete.is_set()
+        task.cancel()
+        registered = heir.refresh_all in scene.watch.returns
+        heir.close()
+
+        assert (known, was_complete, is_complete) == ("standby", False, True)
+        assert heir.current is scene.snapshot.current
+        assert heir.epoch_of("b.m") == -1
+        assert registered
+        assert heir.refresh_all not in scene.watch.returns

@@ -108,3 +108,23 @@ async def test_every_change_is_told(server: Server) -> None:
 
     assert watch.losses == 2
     assert [entry["event"].rpartition(" ")[2] for entry in logs] == ["connected", "lost"] * 2 + ["connected"]
+
+
+@in_virtual_time
+async def test_who_is_gone_is_not_told(server: Server) -> None:
+    """A registration can be taken back, also while others are told."""
+    watch, told = StoreWatch(server, on_loss="leased"), list[str]()  # type: ignore[arg-type]
+
+    def leave() -> None:
+        told.append("leaving")
+        watch.forget(leave)
+
+    watch.on_return(leave)
+    watch.on_return(lambda: told.append("staying"))
+    task = asyncio.create_task(watch.run())
+    await settle_down()
+    watch.report_failure(TimeoutError())
+    await settle_down()
+    task.cancel()
+
+    assert told == ["leaving", "staying", "staying"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from node.api.application import Front as ServedFront
 from node.api.application import build_application
 from node.api.auth import Doorkeeper
 from node.ops.routes import OpsParts, ops_routes
@@ -250,3 +253,39 @@ async def test_an_order_that_cannot_be_meant_is_refused(path: str, body: bytes, 
     assert heard.status == status
     assert heard.error["type"] == "invalid_request_error"
     assert office.store.asked == 0
+
+
+class Slow:
+    """A completion that ends when it is told to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.go_on = asyncio.Event()
+        self.served: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.go_on.wait()
+        self.served.append(self.name)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": self.name.encode()})
+
+
+async def test_a_call_ends_in_the_application_that_it_began_in() -> None:
+    """Another takes the new ones; the old one is quiet when its last call is over."""
+    old, new = Slow("old"), Slow("new")
+    first, second = (build_application({CHAT: slow}, routes=[]) for slow in (old, new))
+    front = ServedFront(first)
+    under_way = asyncio.create_task(ask(front, "POST", CHAT))
+    await asyncio.sleep(0)
+    front.application = second
+    quiet = asyncio.create_task(first.until_quiet())
+    new.go_on.set()
+    after = await ask(front, "POST", CHAT)
+    was_quiet = quiet.done()
+    old.go_on.set()
+    before = await under_way
+    await asyncio.wait_for(quiet, 1)
+    await asyncio.wait_for(first.until_quiet(), 1)
+
+    assert (before.body, after.body) == (b"old", b"new")
+    assert not was_quiet

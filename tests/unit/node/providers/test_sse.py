@@ -228,6 +228,18 @@ def test_comments_are_not_counted() -> None:
     assert tap.pieces == 1
 
 
+def test_events_that_were_cut_in_two_pass_like_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that comes in large pieces is cut anywhere; only what says something is looked at by itself."""
+    looked_at, look = [], StreamTap._passes
+    monkeypatch.setattr(StreamTap, "_passes", lambda tap, event: looked_at.append(event) or look(tap, event))
+    data = ROLE + chunk("word") * 1000 + FINISH + DONE
+    out, tap = run(data[at : at + 4096] for at in range(0, len(data), 4096))
+
+    assert out == data
+    assert tap.pieces == 1002
+    assert len(looked_at) < 20
+
+
 def test_an_endless_event_is_refused() -> None:
     """A provider cannot make a node keep more than one megabyte of an event."""
     tap = StreamTap("alpha", hide_usage=True)

@@ -168,11 +168,6 @@ def test_values_from_the_environment_become_numbers():
         ("secrets: {store: aws.secrets-manager.v1}", f"secrets.store: aws.secrets-manager.v1 {NOT_OBEYED}"),
         ("storage: {connector: aws.s3.v1}", f"storage.connector: aws.s3.v1 {NOT_OBEYED}"),
         ("storage: {connector: s4}", "storage.connector: must be 'modelmesh.sqlite.v1', not 's4'"),
-        (
-            "discovery: {sync: {on_new_model: register}}",
-            "discovery.sync.on_new_model: register cannot be obeyed while the configuration is a file; "
-            "write notify, and add the model to models",
-        ),
         ("discovery: {sync: {auto_register: true}}", f"discovery.sync.auto_register: {NOT_OBEYED}"),
         ("discovery: {connectors: []}", f"discovery.connectors: {NOT_OBEYED}"),
         (

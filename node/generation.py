@@ -1,0 +1,256 @@
+"""What belongs to one configuration, and what outlives it.
+
+A new version gets a generation of its own beside the one that serves. It takes over once it has seen the state of everything that it routes
+to; calls that are under way go to their end in the generation that they began in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
+from node.api.auth import ClientDoor, Doorkeeper
+from node.api.endpoint import Edge, Endpoint
+from node.api.keyring import Keyring
+from node.api.models import ModelList
+from node.api.once import Once
+from node.api.probe import Prober
+from node.api.surfaces import SURFACES
+from node.findings import StoreFindings
+from node.observe.cluster import ClusterGauges
+from node.observe.decisions import DecisionLog, DecisionQueue
+from node.observe.metrics import Metrics
+from node.observe.request_log import RequestLog
+from node.offices import Offices
+from node.ops.configuration import ConfigDesk
+from node.ops.events import EventFan
+from node.ops.routes import OpsParts, ops_routes
+from node.panics import PanicWatch
+from node.providers.connector import Connector
+from node.providers.listing import list_models
+from node.routing.budget import RetryBudgets
+from node.routing.cursors import Cursors
+from node.routing.gatehouse import Gatehouse
+from node.routing.gates import Gates
+from node.routing.lanes import Lane, build_lane
+from node.routing.pipeline import Pipeline
+from node.routing.ranking import Facts, Ranker, wants_signals
+from node.routing.router import Router
+from node.routing.sessions import Sessions
+from node.routing.strategies import build_strategies
+from node.signals import Signals
+from node.snapshot import Snapshot
+from node.watch import StoreWatch
+from shared_state.clock import ServerClock
+from shared_state.shapes.listing import ListedModel
+from shared_state.store import Store
+from shared_state.topology import Topology
+
+Readiness = Callable[[], tuple[bool, dict[str, object]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What lives as long as the process, whatever it runs: connections, books, counters, memories.
+
+    Attributes:
+        on_loss: what the process does without Redis, by its own file.
+        nodes: number of nodes in the cluster.
+        reservations: ids, never given out twice.
+        readiness: for ``/ready``.
+        on_failure: called when background work has ended.
+    """
+
+    id: str
+    on_loss: str
+    store: Store
+    watch: StoreWatch
+    clock: ServerClock
+    findings: StoreFindings
+    keyring: Keyring
+    events: EventFan
+    transport: httpx.AsyncBaseTransport
+    offices: Offices
+    gatehouse: Gatehouse
+    budgets: RetryBudgets
+    cursors: Cursors
+    sessions: Sessions
+    decisions: DecisionQueue
+    request_log: RequestLog
+    metrics: Metrics
+    gauges: ClusterGauges
+    ops: Doorkeeper
+    desk: ConfigDesk
+    reservations: Iterator[str]
+    nodes: Callable[[], int]
+    readiness: Readiness
+    on_failure: Callable[[asyncio.Task[None]], None]
+
+
+class Generation:
+    """One configuration at work.
+
+    Args:
+        snapshot: the view of this topology.
+        number: of the version; 0 if it is the process's own file.
+    """
+
+    def __init__(self, core: Core, topology: Topology, snapshot: Snapshot, *, number: int) -> None:
+        self.topology = topology
+        self.snapshot = snapshot
+        self.number = number
+        self._core = core
+        core.offices.adopt(topology.domains.values(), snapshot)
+        core.budgets.follow(topology.pools)
+        snapshot.follow(core.offices.ledgers)
+        self._connectors = {p.id: Connector(p, core.transport) for p in topology.providers.values()}
+        strategies = build_strategies(topology.pools.values())
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        self._signals = Signals(  # only domains whose pools want signals are read for them
+            core.store,
+            [domain for domain in topology.domains.values() if domain.id in wanted],
+            core.watch,
+            clock=core.clock,
+            nodes=core.nodes,
+        )
+        facts = Facts(core.cursors, core.sessions, self._signals)
+        self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
+        self.router = self._build_router()
+        self._panics = PanicWatch(core.store, snapshot, core.watch, self.router.faith, node=core.id)
+        self.application = self._build_application()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its view is kept fresh."""
+        return bool(self._tasks)
+
+    def start(self) -> None:
+        """Begins to follow the state of what it routes to."""
+        for loop in (self.snapshot.run(), self._signals.run(), self._panics.run()):
+            task = asyncio.get_running_loop().create_task(loop)
+            task.add_done_callback(self._core.on_failure)
+            self._tasks.append(task)
+
+    async def end(self) -> None:
+        """Waits for its last call, and lets go; for a generation that gets no more calls."""
+        await self.application.until_quiet()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Lets go at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.snapshot.close()
+
+    def _build_lanes(self) -> dict[str, Lane]:
+        offices = self._core.offices
+        return {
+            model.id: build_lane(
+                model,
+                self.topology.providers[model.provider],
+                self._connectors[model.provider],
+                offices.batchers[model.domain],
+                offices.leases[model.domain].allowances[model.id],
+            )
+            for model in self.topology.models.values()
+        }
+
+    def _build_router(self) -> Router:
+        core, lanes = self._core, self._build_lanes()
+        gates = Gates(
+            {domain.id: core.gatehouse.build(domain) for domain in self.topology.gates.values()},
+            lanes,
+            of_key=core.gatehouse.of_key,
+            watch=core.watch,
+            reservations=core.reservations,
+            now_ms=core.clock.now_ms,
+            on_loss=core.on_loss,
+        )
+        return Router(
+            Pipeline(self.snapshot, self._ranker),
+            lanes,
+            core.watch,
+            self._signals,
+            core.budgets,
+            clock=core.clock,
+            reservations=core.reservations,
+            on_loss=core.on_loss,
+            gates=gates,
+        )
+
+    def _build_application(self) -> Application:
+        core, config = self._core, self.topology.config
+        door = ClientDoor(
+            Doorkeeper(config.proxy.auth.tokens, is_open=True),
+            core.keyring,
+            is_required=config.keys.required,
+            now_ms=core.clock.now_ms,
+        )
+        return build_application(
+            {
+                f"/v1{surface.path}": Endpoint(surface, edge)
+                for edge in [self._edge(door)]
+                for surface in SURFACES
+            },
+            routes=[
+                *model_routes(ModelList(self.topology), door),
+                *health_routes(core.readiness),
+                metrics_route(core.metrics, core.ops, refresh=core.gauges.refresh),
+                *ops_routes(self._ops_parts(), core.ops),
+            ],
+        )
+
+    def _edge(self, door: ClientDoor) -> Edge:
+        core, config = self._core, self.topology.config
+        decisions = DecisionLog(
+            core.store,
+            core.watch,
+            config.observability.decisions,
+            node=core.id,
+            version=self.topology.version,
+            number=self.number,
+            queue=core.decisions,
+        )
+        once = Once(core.store, core.watch, config.idempotency)
+        return Edge(
+            self.router,
+            core.watch,
+            door,
+            core.request_log,
+            core.metrics,
+            config.proxy.max_body,
+            once,
+            decisions,
+        )
+
+    def _ops_parts(self) -> OpsParts:
+        core = self._core
+        return OpsParts(
+            core.id,
+            core.store,
+            self.topology,
+            self.snapshot,
+            core.watch,
+            core.findings,
+            self._ranker,
+            core.events,
+            Prober(self.router, core.request_log),
+            self._list_models,
+            core.desk,
+        )
+
+    async def _list_models(self, provider: str) -> list[ListedModel]:
+        timeout_s = self.topology.config.discovery.health.timeout
+        return await list_models(self._connectors[provider], timeout_s=timeout_s)
