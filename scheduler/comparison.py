@@ -41,14 +41,12 @@ class Changes:
     Attributes:
         new: models that nobody configured.
         mismatches: configured model -> sizes that are listed otherwise; told once, until one of both is another.
-        new: models that nobody configured.
     """
 
     news: tuple[ModelNews, ...]
     orders: tuple[ModelOrder, ...]
     new: tuple[ListedModel, ...] = ()
     mismatches: Mapping[str, str] = field(default_factory=dict)
-    new: tuple[ListedModel, ...] = ()
 
 
 def compare(
@@ -82,7 +80,7 @@ def compare(
     if before.time_ms and rules.on_new_model != "ignore":
         known = {name for model in configured for name in names_of(model.upstream)}
         fresh = [model for name, model in new.items() if name not in old.keys() | known]
-    return Changes((*news, *discovered(fresh, provider)), tuple(orders), mismatches, tuple(fresh))
+    return Changes((*news, *discovered(fresh, provider)), tuple(orders), tuple(fresh), mismatches)
 
 
 def standing_of(model: ListedModel | None, now_s: float) -> Standing:

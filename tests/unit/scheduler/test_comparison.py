@@ -81,7 +81,7 @@ def test_a_model_that_nobody_configured_is_discovered():
     """It is told under the name that a request may use."""
     found = changes(kept(listed("small")), listed("small"), listed("new"))
 
-    assert found == Changes((ModelNews("model_discovered", "a/new", "new"),), (), new=(listed("new"),))
+    assert found == Changes((ModelNews("model_discovered", "a/new", "new"),), (), (listed("new"),))
 
 
 def test_hundreds_of_new_models_are_not_hundreds_of_events():
