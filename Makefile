@@ -9,7 +9,7 @@ NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 SUITE  := not containers and not topologies and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: topologies help run test check ready cluster compose-test bench bench-peers bench-streams exactness soak
+.PHONY: topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -40,6 +40,12 @@ bench: $(STAMP) ## what a node costs beside nginx, into benchmarks/results (ARGS
 
 bench-peers: $(STAMP) ## the same beside other gateways (installed into ~/.cache/modelmesh/peers, or $$MODELMESH_PEERS)
 	$(BIN)/python -m benchmarks peers $(ARGS)
+
+bench-scale: $(STAMP) ## what a request costs on 1 to 8 nodes, and a model up to 1,000 (some 6 minutes)
+	$(BIN)/python -m benchmarks.service_times
+	$(BIN)/python -m benchmarks.scale $(ARGS)
+	$(BIN)/python -m benchmarks.model_report
+	$(BIN)/python -m benchmarks fleets
 
 bench-streams: $(STAMP) ## thousands of open streams, time to the first token, slow readers (ARGS='--streams 1000')
 	$(BIN)/python -m benchmarks.streams $(ARGS)

@@ -26,8 +26,17 @@ from tests.support.processes import ProcessFailedError
 RESULTS: Final = Path(__file__).parent / "results"
 _DEFAULT_SUBJECTS: Final = ("direct", "nginx", "node/stock", "node/fast")
 #: Peers in one run with nodes: the loads that all of them can be given, fewer rounds, for they start slowly.
-_PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", *PEERS)
-_PEER_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
+_PEER_SUBJECTS: Final = ("direct", "nginx", "node/fast", "node/fast-nolimits", *PEERS)
+_PEER_SCENARIOS: Final = ("unary1", "unary32", "unary128", "mixed", "heads", "burst")
+#: Fleets behind nginx, every node on the one core of the subject: what is left of it for each request.
+_FLEET_SUBJECTS: Final = ("direct", "node/fast", "fleet/1", "fleet/2", "fleet/4")
+_FLEET_SCENARIOS: Final = ("unary1", "unary32", "unary128", "mixed")
+#: What each command measures by default: subjects, scenarios; the name of its page.
+_USUAL: Final = {
+    "run": (_DEFAULT_SUBJECTS, tuple(SCENARIOS), "latest"),
+    "peers": (_PEER_SUBJECTS, _PEER_SCENARIOS, "peers"),
+    "fleets": (_FLEET_SUBJECTS, _FLEET_SCENARIOS, "fleets"),
+}
 _FILE_WIDTH: Final = 150
 _SMOKE_SUBJECTS: Final = ("direct", "node/fast")
 _SMOKE_SCENARIOS: Final = ("unary1", "unary32", "heads", "burst")
@@ -55,7 +64,7 @@ def install_peers(console: Console) -> None:
     for name, peer in PEERS.items():
         with console.status(f"installing {name}"):
             try:
-                type(peer()).install()
+                peer().install()
             except SubjectError as error:
                 console.print(f"[yellow]{name}: {error}[/yellow]")
 
@@ -81,10 +90,10 @@ def _write(run: Run, arguments: argparse.Namespace) -> list[Path]:
         written.append(arguments.json)
     if not arguments.smoke:
         directory: Path = arguments.results
-        source = directory / file_name(run.setting, of_peers=arguments.command == "peers")
+        name = _USUAL[arguments.command][2]
+        source = directory / file_name(run.setting, kind=None if arguments.command == "run" else name)
         write_json(run, source)
         figures = summarise(run)
-        name = "peers" if arguments.command == "peers" else "latest"
         picture, text = directory / f"{name}.svg", directory / f"{name}.md"
         picture.write_text(draw(figures))
         text.write_text(page(run, figures, source=source.name, picture=picture.name))
@@ -94,16 +103,14 @@ def _write(run: Run, arguments: argparse.Namespace) -> list[Path]:
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     is_smoke = arguments.smoke
-    default = (_SMOKE_SUBJECTS, _SMOKE_SCENARIOS) if is_smoke else (_DEFAULT_SUBJECTS, tuple(SCENARIOS))
-    if arguments.command == "peers":
-        default = (_PEER_SUBJECTS, _PEER_SCENARIOS)
+    default = (_SMOKE_SUBJECTS, _SMOKE_SCENARIOS) if is_smoke else _USUAL[arguments.command][:2]
     subjects, scenarios = arguments.subject or default[0], arguments.scenario or default[1]
     return RunOptions(
         subjects=list(subjects),
         scenarios=[SCENARIOS[name] for name in SCENARIOS if name in scenarios],
-        seconds=arguments.seconds or (0.1 if is_smoke else 1.0),
+        seconds=arguments.seconds or (0.1 if is_smoke else 0.8),
         rounds=arguments.rounds or (1 if is_smoke else 3),
-        warm_up_s=0.02 if is_smoke else 0.3,
+        warm_up_s=0.02 if is_smoke else 0.25,
         rest_s=0.05 if is_smoke else 0.5,
     )
 
@@ -114,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text in (
         ("run", "measure, and write results/"),
         ("peers", "the same beside other gateways, which are installed first"),
+        ("fleets", "the same for one, two and four nodes behind nginx"),
     ):
         _add_run(commands.add_parser(name, help=help_text))
     look = commands.add_parser("profile", help="where a node's CPU time goes, by function")
@@ -131,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(run: argparse.ArgumentParser) -> None:
     _repeatable(run, "--scenario", SCENARIOS, "default: all")
     _repeatable(run, "--subject", [*SUBJECTS, *PEERS], f"default: {', '.join(_DEFAULT_SUBJECTS)}")
-    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (1)")
+    run.add_argument("--seconds", type=_positive, metavar="S", help="of each window (0.8)")
     run.add_argument("--rounds", type=int, metavar="N", help="each with a fresh process of every subject (3)")
     run.add_argument("--json", type=Path, metavar="FILE", help="write every sample there too")
     run.add_argument("--results", type=Path, metavar="DIR", default=RESULTS)

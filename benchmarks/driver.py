@@ -1,4 +1,4 @@
-"""The load driver: a closed loop of raw HTTP/1.1 connections that looks at every answer.
+"""The load driver: raw HTTP/1.1 connections, in a closed loop or at a pace, that look at every answer.
 
 It costs some 20 us a request, so that one core of it and of the mock can keep a core of a Python subject busy.
 """
@@ -6,16 +6,16 @@ It costs some 20 us a request, so that one core of it and of the mock can keep a
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Final, cast
 
 import httptools
 
-from benchmarks.scenarios import Scenario
+from benchmarks.scenarios import Scenario, Target
 
 #: How long after its end a window waits for the answers that are still on their way.
 GRACE_S: Final = 15.0
@@ -36,7 +36,7 @@ class Window:
         elapsed_s: from the first request to the last byte of the last answer.
         latencies_s: of each request, to the last byte.
         first_s: of each request, to the first content; for a plain answer, to the first byte of the body.
-        reconnects: answers after which the server closed the connection.
+        reconnects: connections that the server closed between two requests.
         faults: what was wrong with answers, the first few; any one makes the window void.
     """
 
@@ -56,24 +56,20 @@ class Driver:
     """Holds a scenario's connections to one server, for any number of windows. An async context manager.
 
     Args:
-        headers: sent with every request besides the usual.
         counts_events: a stream must have exactly as many events as the mock has sent.
+        seed: of the times of a paced scenario.
     """
 
     def __init__(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        counts_events: bool = True,
+        self, target: Target, scenario: Scenario, *, counts_events: bool = True, seed: int = 1
     ) -> None:
         self.scenario = scenario
-        self.request = scenario.request(port, headers)
+        self.turns = [(turn, turn.request(target)) for turn in scenario.turns]
         self.counts_events = counts_events
         self.window = Window()
         self.until = 0.0
-        self._port = port
+        self._draw = random.Random(seed)
+        self._port = target.port
         self._loop = asyncio.get_running_loop()
         self._clients: list[_Client] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,8 +78,8 @@ class Driver:
 
     async def __aenter__(self) -> Driver:
         try:
-            for _ in range(self.scenario.connections):
-                self._clients.append(await self._connect())
+            for number in range(self.scenario.connections):
+                self._clients.append(await self._connect(number))
         except OSError as error:
             await self._close()
             raise DriverError(f"127.0.0.1:{self._port} does not take connections: {error}") from error
@@ -102,10 +98,8 @@ class Driver:
         started = time.perf_counter()
         self.until = started + seconds
         for number, client in enumerate(self._clients):
-            if self.scenario.stagger_s:
-                self._loop.call_later(number * self.scenario.stagger_s, client.ask)
-            else:
-                client.ask()
+            client.due = started + number * self.scenario.stagger_s
+            self.ask_again(client)
         try:
             async with asyncio.timeout(seconds + GRACE_S):
                 await self._finished.wait()
@@ -113,6 +107,30 @@ class Driver:
             self.note_fault(f"{self._busy} answers did not come within {GRACE_S:.0f} s")
         window.elapsed_s = time.perf_counter() - started
         return window
+
+    def ask_again(self, client: _Client) -> None:
+        """The next request of a connection, now or when it is due; none after the end of the window."""
+        now, rate = time.perf_counter(), self.scenario.rate_per_s
+        if rate:
+            client.due += self._draw.expovariate(rate / self.scenario.connections)
+        if max(now, client.due) >= self.until:
+            self.note_idle()
+        elif client.due > now:
+            self._loop.call_later(client.due - now, self._ask_on_time, client)
+        else:
+            self._ask(client)
+
+    def _ask_on_time(self, client: _Client) -> None:
+        if time.perf_counter() < self.until:
+            self._ask(client)
+        else:
+            self.note_idle()
+
+    def _ask(self, client: _Client) -> None:
+        if client.is_closed.done():
+            self.replace(client)  # the server has given up a connection that was idle
+        else:
+            client.ask()
 
     def note_fault(self, what: str) -> None:
         """Book a fault; further requests would only cost time."""
@@ -127,7 +145,7 @@ class Driver:
             self._finished.set()
 
     def replace(self, client: _Client) -> None:
-        """Let a connection that the server has closed after an answer ask again on a new one."""
+        """Let a connection that the server has closed between two requests ask again on a new one."""
         self.window.reconnects += 1
         task = self._loop.create_task(self._replace(client))
         self._tasks.add(task)
@@ -137,17 +155,16 @@ class Driver:
         client.close()
         place = self._clients.index(client)
         try:
-            self._clients[place] = await self._connect()
+            self._clients[place] = await self._connect(client.turn)
         except OSError as error:
             self.note_fault(f"no new connection: {error}")
+            self.note_idle()
         else:
-            if time.perf_counter() < self.until:
-                self._clients[place].ask()
-                return
-        self.note_idle()
+            self._clients[place].due = client.due
+            self.ask_again(self._clients[place])
 
-    async def _connect(self) -> _Client:
-        _, client = await self._loop.create_connection(lambda: _Client(self), "127.0.0.1", self._port)
+    async def _connect(self, turn: int) -> _Client:
+        _, client = await self._loop.create_connection(lambda: _Client(self, turn), "127.0.0.1", self._port)
         return client
 
     async def _close(self) -> None:
@@ -160,9 +177,16 @@ class Driver:
 
 
 class _Client(asyncio.Protocol):
-    """One connection: asks, takes the answer apart, judges it, asks again."""
+    """One connection: asks, takes the answer apart, judges it, asks again.
 
-    def __init__(self, driver: Driver) -> None:
+    Attributes:
+        turn: which one of the mix comes next.
+        due: when the next request is to be sent.
+    """
+
+    def __init__(self, driver: Driver, turn: int) -> None:
+        self.turn = turn
+        self.due = 0.0
         self.is_closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._driver = driver
         self._parser = httptools.HttpResponseParser(self)
@@ -174,11 +198,14 @@ class _Client(asyncio.Protocol):
     # the driver's side
 
     def ask(self) -> None:
-        """Send the request."""
+        """Send the next request."""
+        turns = self._driver.turns
+        self._scenario, request = turns[self.turn % len(turns)]
+        self.turn += 1
         self._is_asking = True
         self._first, self._events = 0.0, 0
         self._asked = time.perf_counter()
-        self._transport.write(self._driver.request)
+        self._transport.write(request)
 
     def close(self) -> None:
         """Hang up."""
@@ -208,9 +235,7 @@ class _Client(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if not self._first:
             self._events += body.count(_EVENT)
-            if (
-                self._events > 1 or not self._driver.scenario.is_stream
-            ):  # the first event opens, without content
+            if self._events > 1 or not self._scenario.is_stream:  # the first event opens, without content
                 self._first = time.perf_counter()
         self._body.append(body)
 
@@ -219,21 +244,18 @@ class _Client(asyncio.Protocol):
         driver, body = self._driver, b"".join(self._body)
         self._body.clear()
         status = self._parser.get_status_code()
-        if fault := judge(status, body, driver.scenario, counts_events=driver.counts_events):
+        if fault := judge(status, body, self._scenario, counts_events=driver.counts_events):
             self._fail(fault)
             return
         window = driver.window
         window.requests += 1
         window.latencies_s.append(now - self._asked)
         window.first_s.append(self._first - self._asked)
-        if not self._parser.should_keep_alive():
-            self._is_asking = False
-            driver.replace(self)
-        elif now < driver.until:
-            self.ask()
+        self._is_asking = False
+        if self._parser.should_keep_alive():
+            driver.ask_again(self)
         else:
-            self._is_asking = False
-            driver.note_idle()
+            driver.replace(self)
 
     def _fail(self, what: str) -> None:
         if self._is_asking:

@@ -13,7 +13,7 @@ FLOOR = "nginx"
 BASE = "direct"
 
 #: Scenarios whose cost counts per request, and those whose cost counts per chunk.
-UNARY = tuple(name for name, scenario in SCENARIOS.items() if not scenario.is_stream)
+UNARY = tuple(name for name, scenario in SCENARIOS.items() if not scenario.is_stream and not scenario.mix)
 STREAMS = tuple(name for name, scenario in SCENARIOS.items() if scenario.chunks > 1)
 
 
@@ -47,7 +47,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures of a subject; memory in MB."""
+    """All figures of a subject; memory in MB.
+
+    Attributes:
+        voids: windows in which something failed.
+        void_loads: scenarios under which no window was without a failure.
+    """
 
     subject: str
     loads: dict[str, Load]
@@ -56,6 +61,7 @@ class Figures:
     end_mb: dict[str, float]
     rest_cpu_ms: float
     voids: int
+    void_loads: frozenset[str] = frozenset()
 
     def cpu_us(self, scenario: str) -> float | None:
         """CPU per request under a scenario, if it was measured."""
@@ -90,19 +96,27 @@ def summarise(run: Run) -> list[Figures]:
 def _figures(run: Run, subject: str, samples: _Samples) -> Figures:
     scenarios = dict.fromkeys(sample.scenario for sample in run.samples)
     lives = [life for life in run.lives if life.subject == subject]
+    ours = [sample for sample in run.samples if sample.subject == subject]
+    loads = {name: _load(found, samples) for name in scenarios if (found := samples.of(subject, name))}
     return Figures(
         subject=subject,
-        loads={name: _load(found, samples) for name in scenarios if (found := samples.of(subject, name))},
+        loads=loads,
         start_s=median([life.start_s for life in lives]),
         rest_mb=_megabytes([life.rest_rss_bytes for life in lives]),
         end_mb=_megabytes([life.end_rss_bytes for life in lives]),
         rest_cpu_ms=median([life.rest_cpu_ms for life in lives]),
-        voids=sum(sample.is_void for sample in run.samples if sample.subject == subject),
+        voids=sum(sample.is_void for sample in ours),
+        void_loads=frozenset(sample.scenario for sample in ours) - set(loads),
     )
 
 
 def _megabytes(readings: list[dict[str, int]]) -> dict[str, float]:
-    return {part: median([reading[part] for reading in readings]) / 1e6 for part in readings[0]}
+    return {part: median([reading[part] for reading in readings]) / 1e6 for part in _in_order(readings[0])}
+
+
+def _in_order(parts: Iterable[str]) -> list[str]:
+    """A subject's own parts before its store."""
+    return sorted(parts, key="valkey".__eq__)
 
 
 def _load(found: list[Sample], samples: _Samples) -> Load:
@@ -110,7 +124,7 @@ def _load(found: list[Sample], samples: _Samples) -> Load:
         values = [value for sample in found if (value := figure(sample)) is not None]
         return median(values) if values else None
 
-    parts = list(found[0].cpu_s)
+    parts = _in_order(found[0].cpu_s)
     return Load(
         cpu_us=middle(lambda s: s.cpu_us) if parts else None,
         parts_us={part: median([s.part_us(part) for s in found]) for part in parts},
@@ -144,8 +158,9 @@ def _added(sample: Sample, base: Sample | None, *, is_tail: bool) -> float | Non
     """Latency beyond that without a subject, in ms."""
     if base is None or base is sample:
         return None
-    is_stream = SCENARIOS[sample.scenario].is_stream
-    ours, theirs = (s.first_content if is_stream else s.latency for s in (sample, base))
+    scenario = SCENARIOS[sample.scenario]
+    has_streams = scenario.is_stream or bool(scenario.mix)
+    ours, theirs = (s.first_content if has_streams else s.latency for s in (sample, base))
     if ours is None or theirs is None:
         return None
     return ours.p99_ms - theirs.p99_ms if is_tail else ours.p50_ms - theirs.p50_ms

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 
 from benchmarks.driver import Driver, DriverError
 from benchmarks.meters import Cores, RedisMeter, assign_cores, cpu_s, pinned, read, rss_bytes
-from benchmarks.peers import open_subject
+from benchmarks.peers import Peer, open_subject
 from benchmarks.samples import Life, Run, Sample, sample
 from benchmarks.scenarios import ORDERS, Scenario
 from benchmarks.setting import describe
@@ -59,6 +60,7 @@ class Harness:
         self._lives: list[Life] = []
         self._absent: dict[str, str] = {}
         self._valkey: str | None = None
+        self._peers: dict[str, str | None] = {}
 
     async def run(self) -> Run:
         """Measure everything.
@@ -73,7 +75,7 @@ class Harness:
                 for name in self._options.subjects:
                     if name not in self._absent:
                         await self._live(number, name, mock)
-        setting["packages"]["valkey-server"] = self._valkey
+        setting["packages"] |= {"valkey-server": self._valkey, **self._peers}
         setting |= {
             "subjects": list(self._options.subjects),
             "scenarios": [scenario.name for scenario in self._options.scenarios],
@@ -93,27 +95,30 @@ class Harness:
                 self._absent[name] = str(error)
                 self._report(f"{name}: left out: {error}")
                 return
+            if isinstance(subject, Peer):
+                self._peers[name.partition("/")[0]] = subject.version()
             meter = None
             if subject.redis_url:
                 meter = stack.enter_context(closing(RedisMeter(subject.redis_url)))
                 self._valkey = meter.version()
-            rest_rss = {part: rss_bytes(pid) for part, pid in subject.parts.items()}
+            rest_rss = {part: rss_bytes(*pids) for part, pids in subject.parts.items()}
             rest_cpu_ms = await self._rest(subject)
             for scenario in self._options.scenarios:
                 found = await self._measure(round_, subject, scenario, mock=mock, meter=meter)
                 self._samples.append(found)
                 self._report(_headline(found, rounds=self._options.rounds))
-            end_rss = {part: rss_bytes(pid) for part, pid in subject.parts.items()}
+            end_rss = {part: rss_bytes(*pids) for part, pids in subject.parts.items()}
             self._lives.append(Life(round_, name, start_s, rest_rss, end_rss, rest_cpu_ms))
 
     async def _rest(self, subject: Subject) -> float:
         """CPU of a subject without load, in ms per second."""
         if not subject.parts:
             return 0.0
-        before = sum(map(cpu_s, subject.parts.values()))
+        pids = list(chain.from_iterable(subject.parts.values()))
+        before = cpu_s(*pids)
         started = time.perf_counter()
         await asyncio.sleep(self._options.rest_s)
-        used = sum(map(cpu_s, subject.parts.values())) - before
+        used = cpu_s(*pids) - before
         return used / (time.perf_counter() - started) * 1000
 
     async def _measure(
@@ -127,9 +132,7 @@ class Harness:
     ) -> Sample:
         load = [mock.process.pid]
         try:
-            async with Driver(
-                subject.port, scenario, headers=subject.headers, counts_events=subject.keeps_events
-            ) as driver:
+            async with Driver(subject.target, scenario, counts_events=subject.keeps_events) as driver:
                 warm_up = await driver.run(self._options.warm_up_s)
                 gc.collect()
                 before = read(subject.parts, load=load, redis_meter=meter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,12 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and its living descendants.
+def cpu_s(*pids: int) -> float:
+    """User and system time of processes and their living descendants.
 
     Read from the processes' own CPU clocks: they count nanoseconds where ``/proc/PID/stat`` counts hundredths of a second.
     """
-    return sum(time.clock_gettime(_cpu_clock(member)) for member in tree(pid))
+    return sum(time.clock_gettime(_cpu_clock(member)) for pid in pids for member in tree(pid))
 
 
 def _cpu_clock(pid: int) -> int:
@@ -53,10 +53,12 @@ def machine_cpu_s() -> float:
     return (user + nice + system + sum(interrupts)) / _TICKS_PER_S
 
 
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process and its living descendants."""
-    pages = sum(int((_PROC / str(member) / "statm").read_text().split()[1]) for member in tree(pid))
-    return pages * _PAGE_BYTES
+def rss_bytes(*pids: int) -> int:
+    """Resident memory of processes and their living descendants."""
+    members = (member for pid in pids for member in tree(pid))
+    return (
+        sum(int((_PROC / str(member) / "statm").read_text().split()[1]) for member in members) * _PAGE_BYTES
+    )
 
 
 def pss_bytes(pid: int) -> int:
@@ -140,16 +142,16 @@ class Reading:
     redis: RedisReading | None
 
 
-def read(parts: Mapping[str, int], *, load: list[int], redis_meter: RedisMeter | None) -> Reading:
+def read(parts: Mapping[str, Sequence[int]], *, load: list[int], redis_meter: RedisMeter | None) -> Reading:
     """Reads all meters.
 
     Args:
-        parts: name and process of each part of the subject.
+        parts: name and processes of each part of the subject.
         load: processes of the load side, besides this one.
     """
     return Reading(
-        {part: cpu_s(pid) for part, pid in parts.items()},
-        time.process_time() + sum(map(cpu_s, load)),
+        {part: cpu_s(*pids) for part, pids in parts.items()},
+        time.process_time() + cpu_s(*load),
         machine_cpu_s(),
         redis_meter.read() if redis_meter else None,
     )

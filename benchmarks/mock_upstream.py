@@ -25,6 +25,7 @@ from benchmarks.mock_answers import (
     compose_unary,
     error_script,
     model_list,
+    unary_script,
 )
 from benchmarks.mock_behaviour import (
     Behaviour,
@@ -44,6 +45,9 @@ from benchmarks.mock_media import MEDIA, compose_media, read_media
 
 _MODELS = "/v1/models"
 _CALLS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS}) | MEDIA
+#: What routers of self-hosted engines ask an engine before they send it traffic.
+_ENGINE = frozenset({"/health", "/get_server_info", "/server_info", "/get_model_info", "/model_info"})
+_ENGINE_FACTS = b'{"is_generation":true}'
 _NO_CALL = Call("", "", [])
 
 
@@ -83,6 +87,8 @@ class MockUpstream:
         """The script for a request and, unless it is a control request, its ledger entry."""
         if request.path.startswith(PREFIX):
             return self.desk.answer(request), None
+        if request.method == b"GET" and request.path in _ENGINE:
+            return unary_script(_ENGINE_FACTS), None
         if request.method == b"GET" and request.path.startswith(_MODELS):
             return self._look_up(request)[
                 1

@@ -21,14 +21,19 @@ Bar = tuple[str, dict[str, float]]
 
 def draw(figures: Sequence[Figures]) -> str:
     """The SVG document; subjects without a figure have no bar."""
-    panels = [
-        (title, bars)
-        for title, bars in (
+    return picture(
+        [
             ("CPU per request, 32 connections (us)", _requests(figures)),
             *((f"CPU per chunk, {name} (us)", _chunks(figures, name)) for name in reversed(STREAMS)),
-        )
-        if bars
-    ]
+            ("Added latency, 1 connection, 99th percentile (ms)", _tails(figures, UNARY[0])),
+            ("Added latency, 128 connections, 99th percentile (ms)", _tails(figures, UNARY[2])),
+        ]
+    )
+
+
+def picture(panels: Sequence[tuple[str, list[Bar]]]) -> str:
+    """The SVG document of these panels; one without bars is left out."""
+    panels = [(title, bars) for title, bars in panels if bars]
     parts: list[str] = []
     y = 0
     for title, bars in panels:
@@ -46,6 +51,15 @@ def _requests(figures: Sequence[Figures]) -> list[Bar]:
 def _chunks(figures: Sequence[Figures], scenario: str) -> list[Bar]:
     found = ((one.subject, one.loads.get(scenario)) for one in figures)
     return [(subject, {"": load.chunk_us}) for subject, load in found if load and load.chunk_us is not None]
+
+
+def _tails(figures: Sequence[Figures], scenario: str) -> list[Bar]:
+    found = ((one.subject, one.loads.get(scenario)) for one in figures)
+    return [
+        (subject, {"": max(0.0, load.added_p99_ms)})
+        for subject, load in found
+        if load and load.added_p99_ms is not None
+    ]
 
 
 def _panel(title: str, bars: list[Bar], *, top: int) -> str:

@@ -196,9 +196,9 @@ async def _look(arguments: argparse.Namespace, tool: Tool) -> tuple[Window, floa
         with pinned(cores.subject):
             node.start(mock.port)
         # on the node's core it would run while the node sends to it, and pass for the cost of sending
-        os.sched_setaffinity(node.parts["valkey"], {cores.load})
-        pid = node.parts["node"]
-        async with Driver(node.port, scenario) as driver:
+        os.sched_setaffinity(node.parts["valkey"][0], {cores.load})
+        pid = node.parts["node"][0]
+        async with Driver(node.target, scenario) as driver:
             await driver.run(_WARM_UP_S)
             tool.begin(pid, arguments.seconds)
             before = cpu_s(pid)

@@ -20,10 +20,10 @@ def write_json(run: Run, path: Path) -> None:
     path.write_bytes(orjson.dumps(run.document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def file_name(setting: dict[str, Any], *, of_peers: bool = False) -> str:
-    """``<UTC date>-<scenarios>.json``, or ``<UTC date>-peers.json``."""
-    if of_peers:
-        return f"{setting['at'][:10]}-peers.json"
+def file_name(setting: dict[str, Any], *, kind: str | None = None) -> str:
+    """``<UTC date>-<scenarios>.json``, or ``<UTC date>-<kind>.json``."""
+    if kind is not None:
+        return f"{setting['at'][:10]}-{kind}.json"
     scenarios = setting["scenarios"]
     is_whole = set(scenarios) == set(SCENARIOS)
     return f"{setting['at'][:10]}-{'all' if is_whole else '+'.join(scenarios)}.json"

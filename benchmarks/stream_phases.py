@@ -138,7 +138,7 @@ async def hold_idle(subject: Subject, mock: MockProvider, *, streams: int, per_s
     mock.behave(load.order, model=load.model)
     await asyncio.sleep(_SETTLE_S)
     rest, before = memory(subject), await _first(subject)
-    group = Streams(subject.port, load.request(subject.port), events=load.events)
+    group = Streams(subject.port, load.request(subject.target), events=load.events)
     with closing(group):
         await group.open(streams, per_s=per_s)
         await group.wait(lambda: group.speaking + group.failed >= streams, within_s=_GRACE_S)
@@ -164,8 +164,8 @@ async def hold_idle(subject: Subject, mock: MockProvider, *, streams: int, per_s
 
 async def time_first_tokens(subject: Subject, *, per_s: float, seconds: float, round_: int) -> FirstToken:
     """Streams that begin at a steady rate, whatever became of those before."""
-    warm_up = Streams(subject.port, BRISK.request(subject.port), events=BRISK.events)
-    group = Streams(subject.port, BRISK.request(subject.port), events=BRISK.events)
+    warm_up = Streams(subject.port, BRISK.request(subject.target), events=BRISK.events)
+    group = Streams(subject.port, BRISK.request(subject.target), events=BRISK.events)
     with closing(warm_up), closing(group):
         await warm_up.open(round(per_s * 0.5), per_s=per_s)
         await group.open(round(per_s * seconds), per_s=per_s)
@@ -183,7 +183,7 @@ async def hold_lazy(subject: Subject, in_flight: Callable[[], int], *, readers: 
     """
     await asyncio.sleep(_SETTLE_S)
     rest, before = memory(subject), await _first(subject)
-    group = Streams(subject.port, FLOOD.request(subject.port), events=FLOOD.events)
+    group = Streams(subject.port, FLOOD.request(subject.target), events=FLOOD.events)
     loop = asyncio.get_running_loop()
     with closing(group):
         began = loop.time()
@@ -200,8 +200,13 @@ async def hold_lazy(subject: Subject, in_flight: Callable[[], int], *, readers: 
 
 def memory(subject: Subject) -> Memory:
     """Of the subject's first part now."""
-    pid = next(iter(subject.parts.values()))
+    pid = _own_pid(subject)
     return Memory(rss_bytes(pid), pss_bytes(pid))
+
+
+def _own_pid(subject: Subject) -> int:
+    """The subject itself, not its store."""
+    return next(pids[0] for part, pids in subject.parts.items() if part != "valkey")
 
 
 async def _is_still(subject: Subject, *, within_s: float) -> bool:
@@ -215,7 +220,7 @@ async def _is_still(subject: Subject, *, within_s: float) -> bool:
 
 
 async def _first(subject: Subject) -> Quantiles:
-    async with Driver(subject.port, _PROBE, headers=subject.headers) as driver:
+    async with Driver(subject.target, _PROBE) as driver:
         window = await driver.run(_PROBE_S)
     return quantiles(window.first_s) if window.first_s else Quantiles(math.nan, math.nan)
 
@@ -235,7 +240,7 @@ async def _health(subject: Subject) -> Quantiles:
 
 
 async def _cpu_ms(subject: Subject) -> float:
-    pid, loop = next(iter(subject.parts.values())), asyncio.get_running_loop()
+    pid, loop = _own_pid(subject), asyncio.get_running_loop()
     used, began = cpu_s(pid), loop.time()
     await asyncio.sleep(_SETTLE_S)
     return (cpu_s(pid) - used) / (loop.time() - began) * 1000

@@ -9,13 +9,13 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.scenarios import ORDERS
+from benchmarks.scenarios import ORDERS, Target
 from tests.support.processes import ChildProcess, free_port
 from tests.support.valkey import ValkeyServer
 
@@ -37,14 +37,22 @@ class Subject(ABC):
 
     def __init__(self) -> None:
         self.port = 0
-        #: Name and process of each part; a part's descendants count with it.
-        self.parts: dict[str, int] = {}
+        #: Name and processes of each part; their descendants count with it.
+        self.parts: dict[str, list[int]] = {}
         self.redis_url: str | None = None
         #: What a request to it carries besides the usual.
         self.headers: dict[str, str] = {}
+        #: What its names of models begin with, and its paths.
+        self.model_prefix = ""
+        self.path_prefix = ""
         #: Whether it passes a stream's events on one by one; a peer may put them together anew.
         self.keeps_events = True
         self._stack = ExitStack()
+
+    @property
+    def target(self) -> Target:
+        """Where and how it is asked, once it runs."""
+        return Target(self.port, self.headers, self.model_prefix, self.path_prefix)
 
     @abstractmethod
     def start(self, mock_port: int) -> float:
@@ -60,8 +68,22 @@ class Subject(ABC):
 
     def _launch(self, part: str, command: list[str], *, env: dict[str, str] | None = None) -> ChildProcess:
         process = self._stack.enter_context(closing(ChildProcess(command, name=part, cwd=ROOT, env=env)))
-        self.parts[part] = process.pid
+        self.parts.setdefault(part, []).append(process.pid)
         return process
+
+    def _directory(self) -> Path:
+        """An empty folder that is removed at the end."""
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
+        directory.chmod(0o755)  # the worker of a root master of nginx is another user
+        return directory
+
+    def _start_valkey(self, *, port: int | None = None) -> str:
+        """A store of its own, durable as `modelmesh serve` has it; its address."""
+        valkey = self._stack.enter_context(closing(ValkeyServer(port=port, persistence=True))).start()
+        assert valkey.process is not None
+        self.parts["valkey"] = [valkey.process.pid]
+        self.redis_url = valkey.url
+        return valkey.url
 
 
 class Direct(Subject):
@@ -88,15 +110,15 @@ http {
     scgi_temp_path scgi;
     tcp_nodelay on;
     keepalive_requests 1000000000;
-    upstream mock {
-        server 127.0.0.1:%(mock_port)d;
+    upstream behind {
+        %(servers)s
         keepalive 256;
         keepalive_requests 1000000000;
     }
     server {
         listen 127.0.0.1:%(port)d backlog=4096;
         location / {
-            proxy_pass http://mock;
+            proxy_pass http://behind;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_buffering off;
@@ -116,18 +138,20 @@ class Nginx(Subject):
         self._connections = connections
 
     def start(self, mock_port: int) -> float:
+        return await_answer(self._front([mock_port]), self.port, "/v1/models")
+
+    def _front(self, ports: Sequence[int]) -> ChildProcess:
+        """Starts nginx before these ports, which it asks in turn."""
         binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if not binary:
             raise SubjectError("nginx is not installed")
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
-        directory.chmod(0o755)  # the worker of a root master is another user
+        directory = self._directory()
         self.port = free_port()
         conf = directory / "nginx.conf"
-        conf.write_text(
-            _NGINX_CONF % {"port": self.port, "mock_port": mock_port, "connections": self._connections}
-        )
-        process = self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
-        return await_answer(process, self.port, "/v1/models")
+        servers = "\n        ".join(f"server 127.0.0.1:{port};" for port in ports)
+        facts = {"port": self.port, "servers": servers, "connections": self._connections}
+        conf.write_text(_NGINX_CONF % facts)
+        return self._launch("nginx", [binary, "-p", f"{directory}/", "-c", str(conf), "-g", "daemon off;"])
 
 
 class Node(Subject):
@@ -159,24 +183,57 @@ class Node(Subject):
         self._timeouts = dict(timeouts)
 
     def start(self, mock_port: int) -> float:
-        valkey = self._stack.enter_context(closing(ValkeyServer(persistence=True))).start()
-        assert valkey.process is not None
-        self.redis_url = valkey.url
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-bench-")))
-        config = directory / "mesh.json"
+        url = self._start_valkey()
+        config = self._directory() / "mesh.json"
         config.write_text(json.dumps(self._config(mock_port)))
         self.port = free_port()
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
-        command = [sys.executable, *self._launcher, "-c", str(config), "--redis", valkey.url, *address]
-        process = self._launch("node", command)
-        took_s = await_answer(process, self.port, "/ready")
-        self.parts["valkey"] = valkey.process.pid
-        return took_s
+        command = [sys.executable, *self._launcher, "-c", str(config), "--redis", url, *address]
+        return await_answer(self._launch("node", command), self.port, "/ready")
 
     def _config(self, mock_port: int) -> dict[str, Any]:
         config = node_config(mock_port, engine=self._engine, has_limits=self._has_limits, models=self._models)
         config["providers"]["mock"]["timeouts"] = self._timeouts
         return config
+
+
+class Fleet(Nginx):
+    """Nodes on one Valkey behind nginx. Started step by step it can grow between measurements."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.name = f"fleet/{count}"
+        self._count = count
+        self._ports: list[int] = []
+
+    def start(self, mock_port: int) -> float:
+        self.found(node_config(mock_port, engine="fast", has_limits=True))
+        took_s = self.grow(self._count)
+        return took_s + self.front()
+
+    def found(self, config: dict[str, Any]) -> None:
+        """The store, and the configuration of all nodes."""
+        self._url = self._start_valkey()
+        self._config = self._directory() / "mesh.json"
+        self._config.write_text(json.dumps(config))
+
+    def grow(self, count: int) -> float:
+        """Adds nodes until there are so many; the seconds until the last one answers."""
+        started, fresh = time.perf_counter(), []
+        for _ in range(count - len(self._ports)):
+            port = free_port()
+            address = ["--host", "127.0.0.1", "--port", str(port)]
+            command = [sys.executable, "-m", "node", "-c", str(self._config), "--redis", self._url, *address]
+            fresh.append((self._launch("nodes", command), port))
+            self._ports.append(port)
+        for process, port in fresh:
+            await_answer(process, port, "/ready")
+        return time.perf_counter() - started
+
+    def front(self) -> float:
+        """nginx before all nodes, in place of an older one; the seconds until it answers."""
+        self.parts.pop("nginx", None)
+        return await_answer(self._front(self._ports), self.port, "/ready")
 
 
 def node_config(
@@ -242,4 +299,7 @@ SUBJECTS: Final[dict[str, Callable[[], Subject]]] = {
     "node/stock": lambda: Node("stock"),
     "node/fast": lambda: Node("fast"),
     "node/fast-nolimits": lambda: Node("fast", has_limits=False),
+    "fleet/1": lambda: Fleet(1),
+    "fleet/2": lambda: Fleet(2),
+    "fleet/4": lambda: Fleet(4),
 }

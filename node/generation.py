@@ -30,7 +30,6 @@ from node.offices import Offices
 from node.ops.configuration import ConfigDesk
 from node.ops.events import EventFan
 from node.ops.routes import OpsParts, ops_routes
-from node.panics import PanicWatch
 from node.providers.connector import Connector
 from node.providers.listing import list_models
 from node.routing.budget import RetryBudgets
@@ -126,7 +125,6 @@ class Generation:
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self.router = self._build_router()
-        self._panics = PanicWatch(core.store, snapshot, core.watch, self.router.faith, node=core.id)
         self.application = self._build_application()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -137,7 +135,7 @@ class Generation:
 
     def start(self) -> None:
         """Begins to follow the state of what it routes to."""
-        for loop in (self.snapshot.run(), self._signals.run(), self._panics.run()):
+        for loop in (self.snapshot.run(), self._signals.run()):
             task = asyncio.get_running_loop().create_task(loop)
             task.add_done_callback(self._core.on_failure)
             self._tasks.append(task)

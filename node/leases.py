@@ -26,6 +26,9 @@ from shared_state.store import STORE_ERRORS
 LIFE_S: Final = 60.0
 _MARGIN_S: Final = 3.0
 _RENEW_S: Final = 1.0
+#: All nodes together renew the lease of a model so often a second at the most, unless that would make renewals too rare.
+_RENEWALS_PER_S: Final = 100
+_RAREST_S: Final = 10.0
 #: A lease covers this much of the recent traffic.
 _COVER_S: Final = 5.0
 _MOST_REQUESTS: Final = 256
@@ -35,6 +38,11 @@ _IDLE_RATE: Final = 0.05
 _NOTHING: Final = Amounts()
 #: One report a second, and a server never forgets that much.
 _REPORTS_KEPT: Final = 256
+
+
+def renewal_s(nodes: int) -> float:
+    """How long a node of so many waits between two renewals: a second, or as long as keeps Redis from being busy with nothing else."""
+    return min(_RAREST_S, max(_RENEW_S, nodes / _RENEWALS_PER_S))
 
 
 class Allowance:
@@ -60,6 +68,7 @@ class Allowance:
         self._reported = asyncio.Event()
         self._reported.set()
         self._usable_until = 0.0
+        self._wished_at = 0.0
         self._rate = 0.0
         self._asks = 0
         self._one = _NOTHING
@@ -125,9 +134,15 @@ class Allowance:
         is_empty = self.left == _NOTHING and self.used == _NOTHING and not self._running
         return self._rate < _IDLE_RATE and not self._asks and is_empty and not self._is_given_up
 
-    def wish(self) -> LeaseWish:
-        """What to report and to want now. What is more than wanted is given up at once."""
-        self._rate += _WEIGHT * (self._asks / _RENEW_S - self._rate)
+    def is_pressing(self) -> bool:
+        """Whether something was given up that Redis does not know, or requests come that no lease would cover if Redis went away now."""
+        return self._is_given_up or (self._asks > 0 and self._now() >= self._usable_until)
+
+    def wish(self, every_s: float = _RENEW_S) -> LeaseWish:
+        """What to report and to want now, if that is asked so often. What is more than wanted is given up at once."""
+        span_s = min(every_s, max(_RENEW_S, self._now() - self._wished_at))
+        self._wished_at = self._now()
+        self._rate += (1 - (1 - _WEIGHT) ** (span_s / _RENEW_S)) * (self._asks / span_s - self._rate)
         self._asks = 0
         requests = min(_MOST_REQUESTS, math.ceil(self._rate * _COVER_S)) if self._rate >= _IDLE_RATE else 0
         if self._now() >= self._usable_until:
@@ -169,6 +184,7 @@ class LeaseKeeper:
         self._is_recount_due = False
         self._renewed = asyncio.Event()
         self._pending: tuple[int, list[LeaseWish], float] | None = None
+        self._renewed_at = -math.inf
         #: What was reported as spent and acknowledged: a server that forgot it has to hear it again.
         self._reports: deque[tuple[int, dict[str, Amounts]]] = deque(maxlen=_REPORTS_KEPT)
         watch.on_return(self._hurry.set)
@@ -197,18 +213,29 @@ class LeaseKeeper:
                     await self._renewed.wait()
 
     async def run(self) -> None:
-        """Renews each second while Redis answers, until cancelled."""
+        """Renews whenever it is due while Redis answers, until cancelled."""
+        is_urgent = False
         while True:
-            if self._watch.connected and self._ledger.is_asserted:
+            if self._watch.connected and self._ledger.is_asserted and (is_urgent or self._is_due()):
+                is_urgent = False
                 await self._renew()
             try:
                 async with asyncio.timeout(_RENEW_S):
                     await self._hurry.wait()
+                is_urgent = True
             except TimeoutError:
                 pass
             self._hurry.clear()
 
+    def _is_due(self) -> bool:
+        waited_s = self._loop_time() - self._renewed_at
+        is_time = waited_s >= renewal_s(self._nodes()) - _RENEW_S / 2
+        if is_time or self._is_recount_due or self._pending is not None:
+            return True
+        return any(allowance.is_pressing() for allowance in self.allowances.values())
+
     async def _renew(self) -> None:
+        self._renewed_at = self._loop_time()
         try:
             await self._put_right()
             pending = self._next_report()
@@ -248,7 +275,8 @@ class LeaseKeeper:
     def _next_report(self) -> tuple[int, list[LeaseWish], float] | None:
         """What to say next. A report that may have been applied comes again as it was: the same sequence is never applied twice."""
         if self._pending is None:
-            wishes = [allowance.wish() for allowance in self.allowances.values() if not allowance.is_idle()]
+            every_s = renewal_s(self._nodes())
+            wishes = [a.wish(every_s) for a in self.allowances.values() if not a.is_idle()]
             if wishes:
                 self._pending = (next(self._sequence), wishes, self._loop_time())
         return self._pending

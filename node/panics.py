@@ -39,6 +39,13 @@ class PanicWatch:
         self._sequence = 0
         self._pending: dict[str, PanicReport] = {}
 
+    def follow(self, snapshot: Snapshot, faith: Faith) -> None:
+        """Watches another configuration from here on; what is lasting, and what is to be said again, stays."""
+        self._snapshot, self._faith = snapshot, faith
+        self._calendars = Calendars(snapshot.topology)
+        self._told.clear()
+        self._told_well.clear()
+
     async def run(self) -> None:
         """Looks until cancelled."""
         while True:
@@ -57,6 +64,8 @@ class PanicWatch:
         """
         fresh = {pool for pool, count in self._faith.asked.items() if count > self._told[pool]}
         for pool in sorted((fresh | self._lasting) & self._snapshot.topology.pools.keys()):
+            if pool not in self._snapshot.topology.pools:
+                continue  # it went with its configuration just now
             report = self._pending.get(pool) or self._report(pool)
             self._pending[pool] = report
             lasts = await note_panic(self._store, pool, report, node=self._node)

@@ -29,6 +29,7 @@ from node.observe.retries import RetryCounters
 from node.offices import Offices
 from node.ops.configuration import ConfigDesk
 from node.ops.events import EventFan
+from node.panics import PanicWatch
 from node.routing.budget import RetryBudgets
 from node.routing.cursors import Cursors
 from node.routing.gatehouse import Gatehouse
@@ -101,6 +102,7 @@ class NodeService:
         first = Snapshot(store, topology, self.watch, clock=ServerClock())
         self.core = self._build_core(topology, first, desk, ops)
         self.generation = Generation(self.core, topology, first, number=0)
+        self._panics = PanicWatch(store, first, self.watch, self.generation.router.faith, node=self.id)
         #: Those with calls under way, the one that serves among them.
         self._living = [self.generation]
         self.application = Front(self.generation.application)
@@ -245,6 +247,7 @@ class NodeService:
         self.generation, self.application.application = new, new.application
         self.core.metrics.look_at(snapshot)
         self.core.gauges.look_at(snapshot)
+        self._panics.follow(snapshot, new.router.faith)
         self.info.config_version, self.info.config_number = topology.version, version.number
         took_ms = round((time.perf_counter() - started) * 1000)
         log.info("configuration changed", number=version.number, version=topology.version, took_ms=took_ms)
@@ -294,6 +297,7 @@ class NodeService:
             core.keyring.run(),
             core.decisions.run(),
             self._findings.run(),
+            self._panics.run(),
             core.budgets.run(),
             self._beat(),
             self._follower.run(),

@@ -26,7 +26,7 @@ _SLICE: Final = 1 << 16
 #: Input tokens of an image or a sound, about; they are billed by size, not by the bytes that carry them.
 _MEDIA_TOKENS: Final = 1_500
 _UNKNOWN: Final = 1 << 62
-#: Stands for several languages of which no two models have the same: nobody asks for it.
+#: Stands for several languages of which no two models have the same; no tag of a language comes to it.
 _NONE_IN_COMMON: Final = frozenset({"-"})
 
 

@@ -51,6 +51,19 @@ async def test_books_that_balance_are_silent(bench):
     assert report[1] == dict.fromkeys(Cause, 0)
 
 
+async def test_calls_that_run_out_of_a_lease_are_in_the_books(bench):
+    """They are held by the windows of the model and of the account, beside what is left of the lease."""
+    node = bench(**LIMITS)
+    await node.ledger.renew_leases(
+        [LeaseWish(SMALL, Amounts(), Amounts(), 3, ONE)], sequence=1, life_ms=60_000, share=2
+    )
+    running = LeaseWish(SMALL, Amounts(), Amounts(), 2, ONE, running=ONE)
+    await node.ledger.renew_leases([running], sequence=2, life_ms=60_000, share=2)
+
+    assert await node.store.client.hget(f"{node.store.keys.domain(DOMAIN)}:win:m:{SMALL}", "held:1") == b"3"
+    assert (await read_books(node.store, DOMAIN)).is_balanced
+
+
 # -- each balance, broken by hand
 
 

@@ -116,3 +116,20 @@ async def test_a_node_reports_what_it_has_asked_until_the_panic_is_over(steered:
     await panics.look()
     assert [event["type"] for event in await news(steered)] == ["pool_panic", "pool_panic_over"]
     assert await read_panics(steered, [POOL]) == {}
+
+
+async def test_a_watch_follows_the_configuration(steered: SteeredStore) -> None:
+    """Its reports go on where they were, though the router of the new one counts from nothing."""
+    old, new = (House(mesh("a.m", "b.m"), ScriptedTransport()) for _ in range(2))
+    ill = EntityState("standby", "outage", "trial", until_ms=old.view.clock.now_ms() + 60_000)
+    for place in (old, new):
+        place.view.models = {"a.m": ill, "b.m": ill}
+    watch, faith, fresh = StoreWatch(steered, on_loss="leased"), Faith(), Faith()
+    panics = PanicWatch(steered, old.view, watch, faith, node="n1")  # type: ignore[arg-type]
+    faith.asked[POOL] = 4
+    await panics.look()
+    panics.follow(new.view, fresh)  # type: ignore[arg-type]
+    fresh.asked[POOL] = 3
+    await panics.look()
+
+    assert (await read_panics(steered, [POOL]))[POOL] == Panic(EPOCH_MS, 7, 0)

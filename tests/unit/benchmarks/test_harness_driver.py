@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from benchmarks.driver import Driver, DriverError, Window
-from benchmarks.scenarios import ORDERS, SCENARIOS, Scenario
+from benchmarks.scenarios import ORDERS, SCENARIOS, Scenario, Target
 from tests.support.mock import MockProvider
 from tests.support.processes import free_port
 
@@ -34,7 +35,7 @@ def mock(process: MockProvider) -> MockProvider:
 
 
 async def _drive(mock: MockProvider, scenario: Scenario, seconds: float = 0.1) -> Window:
-    async with Driver(mock.port, scenario) as driver:
+    async with Driver(Target(mock.port), scenario) as driver:
         return await driver.run(seconds)
 
 
@@ -60,12 +61,32 @@ async def test_a_window_ends_with_its_last_answer(mock: MockProvider) -> None:
 
 async def test_windows_follow_one_another_on_the_same_connections(mock: MockProvider) -> None:
     """The warm-up is a window of its own."""
-    async with Driver(mock.port, _UNARY) as driver:
+    async with Driver(Target(mock.port), _UNARY) as driver:
         first, second = await driver.run(0.05), await driver.run(0.05)
 
     assert first is not second
     assert first.requests + second.requests == mock.counts()["total"]
     assert second.reconnects == 0
+
+
+async def test_a_mix_is_asked_for_in_turn(mock: MockProvider) -> None:
+    """Every connection asks for the same sequence, so that all subjects do the same work."""
+    window = await _drive(mock, replace(SCENARIOS["mixed"], connections=1), seconds=0.2)
+
+    assert not window.is_void, window.faults
+    streams = [entry["stream"] for entry in mock.ledger()]
+    assert streams == [n % 4 == 3 for n in range(window.requests)]
+
+
+async def test_a_paced_load_keeps_its_rate(mock: MockProvider) -> None:
+    """Requests come at random times, as many as were wanted, and not as fast as answers do."""
+    window = await _drive(mock, replace(_UNARY, connections=16, rate_per_s=1000.0), seconds=0.5)
+
+    assert not window.is_void, window.faults
+    assert 350 <= window.requests <= 650
+    arrivals = sorted(entry["t_arrival"] for entry in mock.ledger())
+    gaps = [after - before for before, after in pairwise(arrivals)]
+    assert max(gaps) > 2 * sum(gaps) / len(gaps)
 
 
 @pytest.mark.parametrize(
@@ -102,17 +123,30 @@ async def test_a_silent_server_ends_the_window(mock: MockProvider, monkeypatch: 
 
 async def test_a_closed_connection_is_replaced() -> None:
     """A server that hangs up after an answer and says so has done nothing wrong."""
-    async with _closing_server() as port, Driver(port, _UNARY) as driver:
+    async with _closing_server() as port, Driver(Target(port), _UNARY) as driver:
         window = await driver.run(0.1)
 
     assert not window.is_void, window.faults
     assert window.requests == window.reconnects > _UNARY.connections
 
 
+async def test_a_connection_that_was_closed_while_idle_is_replaced(mock: MockProvider) -> None:
+    """A server may give up idle connections between two windows."""
+    async with Driver(Target(mock.port), _UNARY) as driver:
+        await driver.run(0.05)
+        for client in driver._clients:
+            client._transport.abort()
+        await asyncio.wait([client.is_closed for client in driver._clients])
+        window = await driver.run(0.05)
+
+    assert not window.is_void, window.faults
+    assert window.requests > window.reconnects == _UNARY.connections
+
+
 async def test_nobody_there_is_said_at_once() -> None:
     """Without a server there is no window."""
     with pytest.raises(DriverError, match="does not take connections"):
-        async with Driver(free_port(), _UNARY):
+        async with Driver(Target(free_port()), _UNARY):
             pass
 
 
@@ -123,7 +157,7 @@ async def _closing_server() -> AsyncIterator[int]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):  # the last connection asks nothing
-            await reader.readexactly(len(_UNARY.request(port)))
+            await reader.readexactly(len(_UNARY.request(Target(port))))
             writer.write(answer)
         writer.close()
 

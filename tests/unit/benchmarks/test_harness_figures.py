@@ -76,6 +76,16 @@ def test_void_windows_count_for_nothing_but_are_told() -> None:
     assert found["node/fast"].loads == {}
 
 
+def test_a_load_that_always_fails_is_printed_as_such() -> None:
+    """It must not pass for one that was not measured."""
+    failed = sample("portkey", "burst", faults=("status 500",))
+    figures = summarise(run([sample("nginx", "burst"), sample("nginx", "unary32"), failed]))
+
+    cost = sheets(figures)[1]
+    assert cost.header == ["subject", "unary32", "burst"]
+    assert cost.rows[1] == ["portkey", "-", "void"]
+
+
 def test_quantiles_are_values_that_were_measured() -> None:
     """Nearest rank, in milliseconds."""
     found = quantiles([0.001 * n for n in range(1, 102)])

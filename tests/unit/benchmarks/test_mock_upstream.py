@@ -384,3 +384,11 @@ def test_uvloop_serves_the_same(mock_provider):
             _chat(client, "reset=10")
     assert quick.counts()["total"] == 2
     assert quick.counts()["max_in_any_60s"] is None
+
+
+@pytest.mark.parametrize("path", ["/health", "/get_server_info", "/get_model_info"])
+def test_a_router_of_engines_finds_it_well(client, mock, path):
+    """Health checks of peers are answered and not booked."""
+    response = client.get(f"{mock.root_url}{path}")
+
+    assert (response.status_code, mock.counts()["total"]) == (200, 0)

@@ -7,10 +7,11 @@ import itertools
 
 import pytest
 
-from node.leases import LIFE_S, Allowance, LeaseKeeper
+from node.leases import LIFE_S, Allowance, LeaseKeeper, renewal_s
 from shared_state.config import MeshConfig
 from shared_state.ledger import Amounts, Ask, LeaseWish
 from shared_state.topology import build_topology
+from tests.unit.node.virtual_time import in_virtual_time, settle_down
 
 ONE = Amounts(1, 30, 10, 20, 5)
 
@@ -320,3 +321,60 @@ async def test_a_new_model_gets_an_allowance() -> None:
     assert [model.id for model in old.models] == ["a.m"]
     assert keeper.allowances.keys() == {"a.m", "a.n"}
     assert keeper.allowances["a.m"].wish().requests == 0
+
+
+@pytest.mark.parametrize(("nodes", "every_s"), [(1, 1.0), (100, 1.0), (500, 5.0), (1000, 10.0), (5000, 10.0)])
+def test_large_fleets_renew_less_often(nodes: int, every_s: float) -> None:
+    """Up to a thousand nodes Redis sees no more renewals of a model's leases than of a hundred."""
+    assert renewal_s(nodes) == every_s
+
+
+def test_a_wish_covers_as_much_however_rarely_it_is_said(clock: Clock) -> None:
+    """The same traffic makes the same lease, whether it is asked for each second or every ten."""
+    often, rarely = Allowance("a.m", now=clock), Allowance("a.m", now=clock)
+    for second in range(1, 61):
+        clock.now += 1
+        for _ in range(4):
+            often.note(an_ask())
+            rarely.note(an_ask())
+        wish = often.wish()
+        if second % 10 == 0:
+            rare = rarely.wish(10.0)
+
+    assert wish.requests == rare.requests == 20
+
+
+@pytest.mark.parametrize(("nodes", "renewals"), [(1, 5), (300, 2)])
+@in_virtual_time
+async def test_renewals_come_as_often_as_the_fleet_can_bear(nodes: int, renewals: int) -> None:
+    """In some five seconds; the first lease of a model waits for nobody, however large the fleet is."""
+    ledger = Ledger()
+    keeper = LeaseKeeper(ledger, Watch(), nodes=lambda: nodes)  # type: ignore[arg-type]
+    task = asyncio.get_running_loop().create_task(keeper.run())
+    await asyncio.sleep(10.5)
+    keeper.allowances["a.m"].note(an_ask())
+    await asyncio.sleep(0.6)
+    asked_first = len(ledger.calls)
+    await asyncio.sleep(4.7)
+    task.cancel()
+
+    assert asked_first == 1
+    assert len(ledger.calls) == renewals
+
+
+@in_virtual_time
+async def test_what_was_spent_is_reported_at_once_where_somebody_waits() -> None:
+    """A large fleet does not keep a request waiting for the next renewal."""
+    ledger = Ledger()
+    keeper = LeaseKeeper(ledger, Watch(), nodes=lambda: 1000)  # type: ignore[arg-type]
+    allowance = keeper.allowances["a.m"]
+    allowance.note(an_ask())
+    task = asyncio.get_running_loop().create_task(keeper.run())
+    await settle_down()
+    assert allowance.spend(an_ask())
+    began_s = asyncio.get_running_loop().time()
+    await allowance.until_reported(5.0)
+    task.cancel()
+
+    assert allowance.is_reported
+    assert asyncio.get_running_loop().time() - began_s < 0.1

@@ -18,9 +18,9 @@ WHOLE_READS = {
     ("read_domain", "HGETALL"): "a state has a dozen fields",
     ("read_copy", "HGETALL"): "every few seconds, by one scheduler; what grows with the traffic is bounded",
     ("share_retries", "HGETALL"): "twenty counts and a field a node",
-    ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
     ("decide_version", "HKEYS"): "fifty numbers, when an operator pushes",
     ("recount_leases", "HGETALL"): "two records a node and model, when limits have changed",
+    ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
     **{

@@ -1,0 +1,161 @@
+"""The model of a fleet: simulation and formulae against arithmetic, and against each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import orjson
+import pytest
+
+from benchmarks.curves import draw_curves
+from benchmarks.model import Costs, Fleet, Shard, capacity, simulate
+from benchmarks.model_report import compare, main, news_us, sheets, validate
+from benchmarks.service_times import Line, fit, measure
+
+_SERVER = {
+    "admit": Line(100, 5),
+    "settle": Line(100, 5),
+    "beat": Line(30, 0),
+    "pulses": Line(10, 1),
+    "renew": Line(200, 0),
+    "share_retries": Line(70, 0),
+    "read_domain": Line(50, 0),
+    "publish": Line(40, 2),
+}
+_CLIENT = dict.fromkeys(_SERVER, Line(100, 2))
+_COSTS = Costs(_SERVER, _SERVER, _CLIENT, _CLIENT)
+
+
+def test_a_line_goes_through_its_points() -> None:
+    line = fit([(1, 110.0), (4, 140.0), (256, 2660.0)])
+
+    assert (line.fixed_us, line.each_us) == pytest.approx((100.0, 10.0))
+    assert fit([(1, 42.0)]).at(7) == pytest.approx(42.0)
+
+
+def test_a_lonely_request_travels_alone() -> None:
+    """Two calls, each of one entry: what Redis and the node work is the sum of the lines."""
+    told = simulate(Fleet(1, 1, 5.0, node_us=300.0), _COSTS, requests=2000)
+
+    background_us = (30 + 11 + 200 + 70) / 5.0
+    assert told.calls == pytest.approx(2.0, rel=0.01)
+    assert told.redis_us == pytest.approx(2 * 105 + background_us, rel=0.05)
+    assert told.node_us == pytest.approx(300 + 2 * 102, rel=0.02)
+    assert told.wait_ms == pytest.approx(0.105 + 0.102 + 0.2, rel=0.05)
+
+
+def test_batches_grow_with_the_load_of_a_node() -> None:
+    quiet = simulate(Fleet(1, 1, 200.0), _COSTS, requests=2000)
+    busy = simulate(Fleet(1, 1, 1800.0), _COSTS, requests=4000)
+
+    assert busy.calls < 0.8 * quiet.calls
+    assert busy.redis_us < 0.8 * quiet.redis_us
+
+
+def test_the_same_load_on_more_nodes_travels_in_smaller_batches() -> None:
+    """What a request costs Redis grows until every call travels alone."""
+    calls = [simulate(Fleet(nodes, 1, 1500.0), _COSTS, requests=3000).calls for nodes in (1, 4, 32)]
+
+    assert calls == sorted(calls)
+    assert calls[-1] > 1.9
+
+
+@pytest.mark.parametrize(("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7)])
+def test_formulae_and_simulation_agree(nodes: int, domains: int, part: float) -> None:
+    shard = Shard(_COSTS, nodes, domains)
+    per_s = part * min(shard.capacity(0.025), nodes * 1500.0)
+    told = simulate(Fleet(nodes, domains, per_s), _COSTS, requests=5000)
+
+    background_us = sum(shard.background().values()) / per_s * 1e6
+    foretold = shard.redis_us(shard.batch(per_s, shard.cycle_s(per_s))) + background_us
+    assert told.redis_us == pytest.approx(foretold, rel=0.15)
+
+
+def test_a_core_is_full_where_calls_take_too_long() -> None:
+    """At its capacity a call is just so long under way; beyond what the core can work it is for ever."""
+    shard = Shard(_COSTS, 64, 1)
+
+    assert shard.cycle_s(shard.capacity(0.025)) == pytest.approx(0.025, rel=0.01)
+    assert shard.cycle_s(0.9 * shard.knee()) < 0.025
+    assert shard.cycle_s(1e6 / 10) == float("inf")
+
+
+def test_capacity_falls_with_nodes_and_comes_back_with_shards() -> None:
+    def of(nodes: int, shards: int) -> float:
+        return capacity(_COSTS, nodes=nodes, domains=64, shards=shards, within_s=0.025, renew_s=1.0)
+
+    assert of(1, 1) > of(8, 1) > of(32, 1)
+    assert of(8, 64) > of(8, 16) > of(8, 1)
+    assert of(8, 128) == of(8, 64)  # a domain lives on one shard
+
+
+def test_the_background_grows_with_nodes_and_domains() -> None:
+    shard = Shard(_COSTS, 1000, 16, renew_s=10.0)
+
+    assert shard.background() == pytest.approx(
+        {"heartbeats": 0.03, "polls": 0.026, "renewals": 0.32, "retry budgets": 0.07}
+    )
+    assert replace(shard, is_home=False).background()["heartbeats"] == 0
+    assert news_us(_COSTS, 1000) == (2040, 50_000)
+
+
+def _scale(*samples: tuple[int, str, float, float, float]) -> dict[str, object]:
+    """A result file: nodes, load, requests a second, CPU of nodes and Redis per request."""
+    return {
+        "samples": [
+            {
+                "subject": f"fleet/{nodes}",
+                "scenario": load,
+                "faults": [],
+                "requests": per_s,
+                "elapsed_s": 1.0,
+                "redis": {"scripts": 2 * per_s},
+                "cpu_s": {"nodes": node_us * per_s / 1e6, "valkey": redis_us * per_s / 1e6},
+            }
+            for nodes, load, per_s, node_us, redis_us in samples
+        ]
+    }
+
+
+def test_a_fleet_of_one_teaches_the_rest_is_foretold() -> None:
+    """A node's own work is learnt at both loads; how many calls there are and what Redis works is not."""
+    checks = validate(
+        _COSTS,
+        _scale((1, "total", 100, 700, 214), (1, "each", 10, 900, 241), (2, "total", 200, 700, 213)),
+        requests=2000,
+    )
+
+    found = {(check.nodes, check.load, check.figure): check.error for check in checks}
+    assert all(abs(error) < 0.06 for error in found.values()), found
+    assert found[1, "each", "node_us"] == pytest.approx(0, abs=0.02)
+
+
+def test_tables_reach_a_thousand_nodes() -> None:
+    tables = sheets(_COSTS, [], compare(_COSTS, requests=200))
+
+    assert [table.rows[-1][0] for table in tables if table.rows] == ["1000", *["1,000"] * 4]
+
+
+def test_a_picture_has_a_line_for_each_curve() -> None:
+    drawn = draw_curves("a < b", "nodes", {"one": [(1, 10), (1000, 5)], "two": [(1, 20), (10, 0.0)]})
+
+    paths = ElementTree.fromstring(drawn).findall(".//{http://www.w3.org/2000/svg}path[@stroke-width]")
+    assert len(paths) == 2
+
+
+async def test_service_times_feed_the_model(tmp_path: Path) -> None:
+    """Every call that the model needs is measured, on a real server; entries cost something."""
+    document = await measure(0.005, 1)
+    costs = Costs.read(document)
+
+    assert set(_SERVER) <= set(costs.server)
+    assert set(_SERVER) - {"publish"} <= set(costs.server_idle)
+    assert costs.server["admit"].fixed_us > 0
+    assert costs.server["admit"].each_us > 0
+    day = document["setting"]["at"][:10]
+    (tmp_path / f"{day}-service-times.json").write_bytes(orjson.dumps(document))
+    (tmp_path / f"{day}-scale.json").write_bytes(orjson.dumps(_scale((1, "total", 100, 900, 500))))
+    assert main(["--results", str(tmp_path), "--requests", "200"]) == 0
+    assert "1,000" in (tmp_path / "model.md").read_text()
