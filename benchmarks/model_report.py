@@ -15,7 +15,8 @@ import orjson
 from rich.console import Console
 
 from benchmarks.curves import draw_curves
-from benchmarks.model import Costs, Fleet, Outcome, Shard, capacity, simulate
+from benchmarks.formulae import Shard, capacity
+from benchmarks.model import Costs, Fleet, Outcome, simulate
 from benchmarks.setting import describe
 from benchmarks.tables import Sheet, markdown, rich_table
 from node.leases import renewal_s
@@ -36,6 +37,8 @@ _CHECKS: Final = (
     (250, 4, 0.8),
     (1000, 1, 0.8),
 )
+#: Long enough that a request is not settled next to the ask for it.
+_UPSTREAM_S: Final = 0.02
 _WIDTH: Final = 150
 
 
@@ -131,10 +134,12 @@ def compare(costs: Costs, *, requests: int = 6000) -> list[Comparison]:
         every_s = renewal_s(nodes)
         shard = Shard(costs, nodes, domains, renew_s=every_s)
         per_s = part * min(shard.capacity(WITHIN_S), nodes * 1500.0)
-        told = simulate(Fleet(nodes, domains, per_s, renew_s=every_s), costs, requests=requests)
+        told = simulate(
+            Fleet(nodes, domains, per_s, upstream_s=_UPSTREAM_S, renew_s=every_s), costs, requests=requests
+        )
         cycle_s = shard.cycle_s(per_s)
         background = sum(shard.background().values()) / per_s * 1e6
-        redis_us = shard.redis_us(shard.batch(per_s, cycle_s)) + background
+        redis_us = shard.redis_us(shard.calls(per_s, cycle_s)) + background
         found.append(Comparison(nodes, domains, per_s, told, cycle_s * 1000, redis_us))
     return found
 
@@ -254,7 +259,7 @@ def _news(costs: Costs) -> Sheet:
 
 def news_us(costs: Costs, nodes: int) -> tuple[float, float]:
     """An event to all nodes, and all of them reading the domain again."""
-    return costs.server["publish"].at(nodes), nodes * costs.server["read_domain"].at(1)
+    return costs.busy.server["publish"].at(nodes), nodes * costs.busy.server["read_domain"].at(1)
 
 
 def _rate(value: float) -> str:

@@ -29,7 +29,7 @@ _IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)
 _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
-_COMPANY_S: Final = 0.005
+COMPANY_S: Final = 0.005
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
 
@@ -194,7 +194,7 @@ class DomainBatcher:
         if self._is_urgent or len(self._outbox) >= MAX_BATCH:
             self._settle_now()
         elif self._company is None and self._settling is None:
-            self._company = asyncio.get_running_loop().call_later(_COMPANY_S, self._settle_now)
+            self._company = asyncio.get_running_loop().call_later(COMPANY_S, self._settle_now)
 
     def _stop_waiting(self) -> None:
         if self._company is not None:
