@@ -421,6 +421,22 @@ async def test_an_ask_does_not_wait_for_settlements_that_are_under_way_alone(sce
 
 
 @in_virtual_time
+async def test_settlements_that_went_alone_find_company_again(scene: Scene) -> None:
+    """Under load asks and settlements must not go on side by side, in twice as many calls."""
+    scene.ledger.wait = pause(1)
+    scene.settle("r1")
+    await asyncio.sleep(module.COMPANY_S * 2)
+    scene.settle("r2")
+    first = scene.ask("r3")
+    await asyncio.sleep(0.9)
+    second = scene.ask("r4")
+    await asyncio.gather(first, second)
+
+    assert (scene.ledger.settlements, scene.ledger.admissions) == ([["r1"], ["r2"]], [["r3"], ["r4"]])
+    assert scene.ledger.calls == 3
+
+
+@in_virtual_time
 async def test_what_travelled_with_a_call_that_failed_is_sent_again(scene: Scene) -> None:
     """Redis goes away over both: the ask is given back, and the settlement stays in front of that."""
     scene.ledger.errors = [TimeoutError()]
