@@ -37,17 +37,18 @@ class Calls:
         """Of a node with a domain, where requests come at random times.
 
         Asks that came during a call go with the next, and so one call follows the other until none came; then the next ask begins anew. A
-        settlement that waits in such a pause sees the next ask in time, or goes alone; while those go alone asks do too.
+        settlement that waits in such a pause meets the next ask in time, or goes alone; while it does, asks go alone as well.
         """
         came = per_s * cycle_s
         none, late = math.exp(-came), math.exp(-per_s * COMPANY_S)
         batch = min(MAX_BATCH, came + none)
-        # In a pause: how often settlements go alone, and how often they meet the ask that ends it.
+        # In such a pause: how often settlements go alone, and how often others meet the ask that ends it.
         gone, met = (2 - none) * late / (2 - late), (2 - none) * (1 - late) / (2 - late)
-        together = 1 / (1 + gone * came / batch)
-        aboard = together * ((1 - none) ** 2 + none * met)
-        alone = together * gone / batch
-        return Calls(1 / batch, aboard / batch + alone, alone)
+        pauses = none / batch  # per request
+        together = 1 / (1 + gone * pauses * came)
+        aboard = together * ((1 - none) ** 2 + none * met) / batch
+        alone = together * gone * pauses
+        return Calls(1 / batch, aboard + alone, alone)
 
 
 @dataclass(frozen=True, slots=True)

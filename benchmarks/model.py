@@ -24,6 +24,9 @@ _PARTS: Final = (0.45, 0.2, 0.35)
 #: How long Redis sleeps between calls that come one after the other: what the service times named *alone* stand for.
 _ALONE_S: Final = 0.0005
 
+#: What nodes ask without a script.
+_COMMANDS: Final = ("pulses",)
+
 #: Work of a core that has done nothing for so long: how long it takes, and what follows.
 Begin = Callable[[float], tuple[float, Callable[[], None]]]
 
@@ -94,6 +97,7 @@ class Fleet:
         upstream_s: how long a provider takes.
         cores: that the nodes share; 0: each has its own.
         renew_s: between two renewals of a lease, see `renewal_s`.
+        in_turn: whether a load balancer gives each node the next request; else chance does.
     """
 
     nodes: int
@@ -103,6 +107,7 @@ class Fleet:
     upstream_s: float = 0.001
     cores: int = 0
     renew_s: float = 1.0
+    in_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ class Outcome:
     """What a fleet's requests cost.
 
     Attributes:
-        calls: script calls per request, those of the background not included.
+        calls: exchanges per request.
+        scripts: the same with the scripts that nodes run without any request.
         redis_us, node_us: CPU per request.
         wait_ms: for an admission, the mean.
         p99_ms: of the same.
@@ -118,6 +124,7 @@ class Outcome:
     """
 
     calls: float
+    scripts: float
     redis_us: float
     node_us: float
     wait_ms: float
@@ -245,7 +252,7 @@ class _Lane:
 
         def answered() -> None:
             self._outbox -= count
-            if self._outbox:
+            if self._outbox and not self._is_asking:
                 self._core.submit(self._send_settlements)
             else:
                 self._is_settling = False
@@ -278,7 +285,7 @@ class _World:
         self.clock = _Clock()
         self.costs = costs
         self.redis = _Station(self.clock)
-        self.calls = self.requests = 0
+        self.calls = self.scripts = self.requests = self._turn = 0
         self.waits_s: list[float] = []
         self._fleet = fleet
         self._draw = random.Random(seed)
@@ -306,7 +313,9 @@ class _World:
     def arrive(self) -> None:
         """The next request comes somewhere, and the one after it is due."""
         self.clock.after(self._draw.expovariate(self._fleet.per_s), self.arrive)
-        node, domain = self._draw.randrange(self._fleet.nodes), self._draw.randrange(self._fleet.domains)
+        self._turn += 1
+        chosen = self._turn if self._fleet.in_turn else self._draw.randrange(self._fleet.nodes)
+        node, domain = chosen % self._fleet.nodes, self._draw.randrange(self._fleet.domains)
         lane, core = self._lane(node, domain), self.core_of(node)
         own_s = [part * self._fleet.node_us / 1e6 for part in _PARTS]
 
@@ -328,6 +337,7 @@ class _World:
         self.clock.after(self._draw.random() * every_s, call)
 
     def _background_s(self, kind: str, entries: int, idle_s: float) -> float:
+        self.scripts += kind not in _COMMANDS
         return self.costs.after(idle_s, lambda times: times.server[kind].at(entries)) / 1e6
 
     def _lane(self, node: int, domain: int) -> _Lane:
@@ -352,12 +362,13 @@ def simulate(fleet: Fleet, costs: Costs, *, requests: int = 10_000, seed: int = 
     warm_s, seconds = requests / 10 / fleet.per_s + 2 * fleet.upstream_s, requests / fleet.per_s
     world.clock.run(warm_s)
     skipped = len(world.waits_s)
-    before = world.redis.busy_s, world.node_busy_s, world.calls, world.requests
+    before = world.redis.busy_s, world.node_busy_s, world.calls, world.requests, world.scripts
     world.clock.run(warm_s + seconds)
     done = max(1, world.requests - before[3])
     waits = sorted(world.waits_s[skipped:]) or [math.inf]
     return Outcome(
         calls=(world.calls - before[2]) / done,
+        scripts=(world.calls + world.scripts - before[2] - before[4]) / done,
         redis_us=(world.redis.busy_s - before[0]) / done * 1e6,
         node_us=(world.node_busy_s - before[1]) / done * 1e6,
         wait_ms=fmean(waits) * 1000,
