@@ -93,25 +93,22 @@ class Shard:
         parts_us = calls.asking * cost.asking_us + calls.settling * cost.settling_us
         return calls.all * cost.call_us + parts_us + cost.ask_us + cost.settlement_us
 
-    def busy(self, per_s: float, calls: Calls) -> float:
-        """Share of the core."""
-        return per_s * self.redis_us(calls) / 1e6 + sum(self.background().values())
-
     def cycle_s(self, per_s: float) -> float:
         """How long a call is under way at this load: round trip, wait and service. Infinite where the core cannot keep up."""
+        idle = 1 - sum(self.background().values())
 
         def needed(cycle_s: float) -> float:
             calls = self.calls(per_s, cycle_s)
-            busy = self.busy(per_s, calls)
-            if busy >= 1:
+            redis_us = self.redis_us(calls)
+            left = idle - per_s * redis_us / 1e6
+            if left <= 0:
                 return math.inf
-            served_s = self.redis_us(calls) / calls.all / 1e6
-            return self.costs.round_trip_s + served_s * (1 + busy / (1 - busy) / 2)
+            return self.costs.round_trip_s + redis_us / calls.all / 1e6 * (1 + (1 - left) / left / 2)
 
         low, high = 0.0, 100.0
         if needed(high) > high:
             return math.inf
-        for _ in range(60):
+        for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if needed(middle) > middle else (low, middle)
         return high
@@ -119,7 +116,7 @@ class Shard:
     def capacity(self, within_s: float) -> float:
         """Requests per second at which a call is under way for so long."""
         low, high = 0.0, 1e6
-        for _ in range(50):
+        for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if self.cycle_s(middle) <= within_s else (low, middle)
         return low

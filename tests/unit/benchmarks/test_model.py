@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,10 +13,15 @@ import pytest
 from benchmarks.curves import draw_curves
 from benchmarks.formulae import Shard, capacity
 from benchmarks.lines import Exchange, Line, fit, fit_exchange
+from benchmarks.meters import RedisReading
 from benchmarks.model import Costs, Fleet, Times, simulate
-from benchmarks.model_report import compare, main, news_us, sheets, validate
+from benchmarks.model_checks import compare, validate
+from benchmarks.model_report import PAGE, main
+from benchmarks.model_tables import news_us, sheets
+from benchmarks.scale_report import Burst, Rest, ScaleRun
 from benchmarks.service_times import measure
 from node.batch import COMPANY_S
+from tests.unit.benchmarks.samples import SETTING, sample
 
 _SERVER = {
     "beat": Line(30, 0),
@@ -60,7 +65,8 @@ def test_a_lonely_request_travels_alone() -> None:
 
 def test_a_settlement_travels_with_an_ask_that_comes_in_time() -> None:
     """While requests come one by one every other ask finds somebody to take along; those that would wait longer go alone."""
-    cost = Costs(*[replace(_TIMES, server_exchange=Exchange(1, 0, 0, 0, 0))] * 3, round_trip_s=0.0)
+    times = replace(_TIMES, server_exchange=Exchange(1, 0, 0, 0, 0))
+    cost = Costs(times, times, times, round_trip_s=0.0)
     often, seldom = (
         simulate(Fleet(1, 1, rate, 10.0, upstream_s=0.05), cost, requests=6000).calls
         for rate in (1500.0, 150.0)
@@ -69,6 +75,17 @@ def test_a_settlement_travels_with_an_ask_that_comes_in_time() -> None:
     late = math.exp(-150 * COMPANY_S)
     assert often == pytest.approx(1.0, abs=0.05)
     assert seldom == pytest.approx(1 + late / (2 - late), rel=0.04)
+
+
+def test_requests_in_turn_find_less_company_than_at_random() -> None:
+    """Each node of many gets them at even distances, longer than a settlement waits."""
+    fleet = Fleet(16, 1, 800.0)
+    random, in_turn = (
+        simulate(one, _COSTS, requests=3000).calls for one in (fleet, replace(fleet, in_turn=True))
+    )
+
+    assert random < 1.8
+    assert in_turn > 1.95
 
 
 def test_a_process_that_slept_works_longer() -> None:
@@ -98,7 +115,9 @@ def test_the_same_load_on_more_nodes_travels_in_smaller_batches() -> None:
     assert calls[-1] > 1.9
 
 
-@pytest.mark.parametrize(("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7)])
+@pytest.mark.parametrize(
+    ("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7), (100, 1, 0.9)]
+)
 def test_formulae_and_simulation_agree(nodes: int, domains: int, part: float) -> None:
     shard = Shard(_COSTS, nodes, domains)
     per_s = part * min(shard.capacity(0.025), nodes * 1500.0)
@@ -138,22 +157,23 @@ def test_the_background_grows_with_nodes_and_domains() -> None:
     assert news_us(_COSTS, 1000) == (2040, 50_000)
 
 
-def _scale(*samples: tuple[int, str, float, float, float]) -> dict[str, object]:
-    """A result file: nodes, load, requests a second, CPU of nodes and Redis per request."""
-    return {
-        "samples": [
-            {
-                "subject": f"fleet/{nodes}",
-                "scenario": load,
-                "faults": [],
-                "requests": per_s,
-                "elapsed_s": 1.0,
-                "redis": {"scripts": 2 * per_s},
-                "cpu_s": {"nodes": node_us * per_s / 1e6, "valkey": redis_us * per_s / 1e6},
-            }
-            for nodes, load, per_s, node_us, redis_us in samples
-        ]
-    }
+def _scale(*samples: tuple[int, str, int, float, float]) -> ScaleRun:
+    """A fleet that was measured: nodes, load, requests a second, CPU of nodes and Redis per request."""
+    windows = [
+        replace(
+            sample(f"fleet/{nodes}", load),
+            requests=per_s,
+            redis=RedisReading(round((2 + nodes * 3 / per_s) * per_s), 0, 0, 0.0),
+            cpu_s={
+                part: us * per_s / 1e6
+                for part, us in (("nodes", node_us), ("valkey", redis_us), ("nginx", 60))
+            },
+        )
+        for nodes, load, per_s, node_us, redis_us in samples
+    ]
+    rests = [Rest(1, nodes, 2.0, 1.5, 1.0, 14.0) for nodes, *_ in samples]
+    bursts = [Burst(1, nodes, 60, 240, 60, 180, 60) for nodes, *_ in samples]
+    return ScaleRun(SETTING | {"total_per_s": 4.0, "each_per_s": 2.0}, windows, rests, bursts)
 
 
 def test_a_fleet_of_one_teaches_the_rest_is_foretold() -> None:
@@ -193,6 +213,10 @@ async def test_service_times_feed_the_model(tmp_path: Path) -> None:
     assert costs.busy.server_exchange.at(64, 64) > costs.busy.server_exchange.at(1, 1)
     day = document["setting"]["at"][:10]
     (tmp_path / f"{day}-service-times.json").write_bytes(orjson.dumps(document))
-    (tmp_path / f"{day}-scale.json").write_bytes(orjson.dumps(_scale((1, "total", 100, 900, 500))))
-    assert main(["--results", str(tmp_path), "--requests", "200"]) == 0
+    run = _scale((1, "total", 4, 900, 500), (1, "each", 2, 900, 500), (2, "total", 4, 900, 500))
+    (tmp_path / f"{day}-scale.json").write_bytes(orjson.dumps(asdict(run)))
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text())
+    assert main(["--results", str(tmp_path), "--requests", "200", "--page", str(page)]) == 0
     assert "1,000" in (tmp_path / "model.md").read_text()
+    assert "4 requests/s in all" in page.read_text()
