@@ -116,7 +116,7 @@ def test_the_same_load_on_more_nodes_travels_in_smaller_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7), (100, 1, 0.9)]
+    ("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7)]
 )
 def test_formulae_and_simulation_agree(nodes: int, domains: int, part: float) -> None:
     shard = Shard(_COSTS, nodes, domains)
