@@ -37,21 +37,23 @@ def measure(directory: Path, *, requests: int) -> Report:
     Raises:
         FileNotFoundError: there are none.
     """
-    times, scale = newest(directory, "service-times"), newest(directory, "scale")
-    costs, run = Costs.read(orjson.loads(times.read_bytes())), scale_report.read(scale)
-    setting = describe() | {"service_times": times.name, "scale": scale.name}
-    return Report(
-        setting, costs, run, validate(costs, run, requests=requests), compare(costs, requests=requests)
-    )
+    source, scale = newest(directory, "service-times"), newest(directory, "scale")
+    times, run = orjson.loads(source.read_bytes()), scale_report.read(scale)
+    costs = Costs.read(times)
+    checks, compared = validate(costs, run, requests=requests), compare(costs, requests=requests)
+    setting = describe() | {"service_times": source.name, "scale": scale.name}
+    return Report(setting, times, costs, run, checks, compared)
 
 
 def read(source: Path) -> Report:
     """What `write` has written, and the files that it was made of."""
     document = orjson.loads(source.read_bytes())
     setting = document["setting"]
+    times = orjson.loads((source.parent / setting["service_times"]).read_bytes())
     return Report(
         setting,
-        Costs.read(orjson.loads((source.parent / setting["service_times"]).read_bytes())),
+        times,
+        Costs.read(times),
         scale_report.read(source.parent / setting["scale"]),
         TypeAdapter(list[Check]).validate_python(document["checks"]),
         TypeAdapter(list[Comparison]).validate_python(document["compared"]),

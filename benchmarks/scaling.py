@@ -25,7 +25,7 @@ def steps(rounds: int, seconds: float, results: Path, page: Path) -> list[list[s
     many = ["--rounds", str(rounds)]
     kept = ["--results", str(results)]
     return [
-        ["benchmarks.service_times", *many, *kept],
+        ["benchmarks.service_times", "--rounds", str(2 * rounds + 1), *kept],
         ["benchmarks.scale", *many, "--seconds", str(seconds), "--rest", str(min(3.0, seconds)), *kept],
         ["benchmarks.model_report", *kept, "--page", str(page)],
         ["benchmarks", "fleets", "--rounds", str(min(2, rounds)), *kept],
@@ -39,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of each step (3)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="of a growing fleet; the other steps have as many as they need (3)",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of each window of a growing fleet (3)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="whose figures are written")
