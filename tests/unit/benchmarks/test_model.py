@@ -115,9 +115,7 @@ def test_the_same_load_on_more_nodes_travels_in_smaller_batches() -> None:
     assert calls[-1] > 1.9
 
 
-@pytest.mark.parametrize(
-    ("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7)]
-)
+@pytest.mark.parametrize(("nodes", "domains", "part"), [(4, 1, 0.5), (32, 1, 0.8), (100, 4, 0.7)])
 def test_formulae_and_simulation_agree(nodes: int, domains: int, part: float) -> None:
     shard = Shard(_COSTS, nodes, domains)
     per_s = part * min(shard.capacity(0.025), nodes * 1500.0)
@@ -155,6 +153,17 @@ def test_the_background_grows_with_nodes_and_domains() -> None:
     )
     assert replace(shard, is_home=False).background()["heartbeats"] == 0
     assert news_us(_COSTS, 1000) == (2040, 50_000)
+
+
+def test_what_others_do_on_its_core_keeps_redis_awake_and_is_not_its_own() -> None:
+    cold = replace(_TIMES, server_exchange=replace(_EXCHANGE, call_us=600))
+    costs = Costs(_TIMES, _TIMES, cold, rare_s=0.01)
+    alone, beside = (
+        simulate(Fleet(1, 1, 100.0, beside_us=us, upstream_s=0.0), costs, requests=2000).redis_us
+        for us in (0, 1)
+    )
+
+    assert beside < 0.8 * alone
 
 
 def _scale(*samples: tuple[int, str, int, float, float]) -> ScaleRun:
