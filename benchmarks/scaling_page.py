@@ -297,7 +297,8 @@ def _agreement(compared: Sequence[Comparison]) -> list[tuple[str, list[float]]]:
 
 
 def _between(errors: Sequence[float]) -> str:
-    return f"{min(errors):+.0%} to {max(errors):+.0%}" if errors else "-"
+    low, high = (round(error, 2) + 0.0 for error in (min(errors, default=0), max(errors, default=0)))
+    return f"{low:+.0%} to {high:+.0%}" if errors else "-"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
