@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.routing.needs import (
-    NAMES,
-    Feature,
-    Needs,
-    abilities_of,
-    floor_of,
-    is_roomy,
-    needs_of,
-    param_of,
-    unfit,
-    words_in,
-)
+from node.routing.abilities import abilities_of, floor_of, is_roomy, unfit
+from node.routing.needs import NAMES, Feature, Needs, needs_of, param_of, words_in
 from shared_state.config import ModelConfig
 
 HI = {"role": "user", "content": "hi"}
