@@ -45,6 +45,7 @@ from node.routing.strategies import build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
+from shared_state.cancellation import end_all
 from shared_state.clock import ServerClock
 from shared_state.shapes.listing import ListedModel
 from shared_state.store import Store
@@ -147,9 +148,7 @@ class Generation:
 
     async def stop(self) -> None:
         """Lets go at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         self.snapshot.close()
 
     def _build_lanes(self) -> dict[str, Lane]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import structlog
 
 from node.api.application import Front
@@ -40,6 +41,7 @@ from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.blueprints import Blueprints
 from shared_state.bus import Bus
+from shared_state.cancellation import end_all
 from shared_state.client_keys import ClientKeys
 from shared_state.clock import ServerClock
 from shared_state.events import Event
@@ -131,21 +133,8 @@ class NodeService:
         decisions = DecisionQueue(store, watch)
         budgets = RetryBudgets(store, topology.pools, watch, node=self.id, nodes=self._nodes)
         gauges = ClusterGauges(store, snapshot, watch)
-        metrics = Metrics(
-            snapshot,
-            watch,
-            offices.batchers,
-            offices.leases,
-            offices.terms,
-            lambda: self.in_flight,
-            self._findings,
-        )
-        transport = open_transport(
-            config.server.upstream,
-            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
-            replay_stale=False,
-            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
-        )
+        transport = _open_transport(topology)
+        metrics = self._build_metrics(snapshot, offices)
         for collector in (
             gauges,
             ProcessGauges(transport),
@@ -203,6 +192,17 @@ class NodeService:
             nodes=self._nodes,
             on_loss=on_loss,
             on_failure=self._on_task_end,
+        )
+
+    def _build_metrics(self, snapshot: Snapshot, offices: Offices) -> Metrics:
+        return Metrics(
+            snapshot,
+            self.watch,
+            offices.batchers,
+            offices.leases,
+            offices.terms,
+            lambda: self.in_flight,
+            self._findings,
         )
 
     def _nodes(self) -> int:
@@ -367,14 +367,22 @@ class NodeService:
                 unsettled=core.offices.unsettled + core.gatehouse.unsettled,
                 error=str(error),
             )
-        tasks = [*self._tasks, *self._endings]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, core.offices.stop(), core.gatehouse.stop(), return_exceptions=True)
+        await asyncio.gather(
+            end_all([*self._tasks, *self._endings]), core.offices.stop(), core.gatehouse.stop()
+        )
         await asyncio.gather(*(generation.stop() for generation in self._living))
         core.request_log.flush()
         await core.transport.aclose()
         await self.store.aclose()
+
+
+def _open_transport(topology: Topology) -> httpx.AsyncBaseTransport:
+    return open_transport(
+        topology.config.server.upstream,
+        limit_per_origin=_CONNECTIONS_PER_ORIGIN,
+        replay_stale=False,
+        has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
+    )
 
 
 def _reservation_ids(node: str) -> Iterator[str]:

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from modelmesh import demo
-from modelmesh.addresses import http_url, is_loopback
+from modelmesh.addresses import http_url
 from modelmesh.errors import AddressError, StartError
 from modelmesh.serve import Plan, ServeOptions, make_plan, node_specs, print_banner, scheduler_spec
+from shared_state.addresses import is_loopback
 from shared_state.errors import ConfigurationError
 
 MESH = """
