@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -41,7 +41,7 @@ from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
 from node.routing.sessions import Sessions
-from node.routing.strategies import build_strategies
+from node.routing.strategies import Strategy, build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
@@ -110,19 +110,7 @@ class Generation:
         snapshot.follow(core.offices.ledgers)
         self._connectors = {p.id: Connector(p, core.transport) for p in topology.providers.values()}
         strategies = build_strategies(topology.pools.values())
-        wanted = {
-            model.domain
-            for pool in topology.pools.values()
-            if wants_signals(pool, strategies[pool.id])
-            for model in pool.models
-        }
-        self._signals = Signals(  # only domains whose pools want signals are read for them
-            core.store,
-            [domain for domain in topology.domains.values() if domain.id in wanted],
-            core.watch,
-            clock=core.clock,
-            nodes=core.nodes,
-        )
+        self._signals = self._build_signals(strategies)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self.router = self._build_router()
@@ -150,6 +138,18 @@ class Generation:
         """Lets go at once."""
         await end_all(self._tasks)
         self.snapshot.close()
+
+    def _build_signals(self, strategies: Mapping[str, Strategy]) -> Signals:
+        """Only domains whose pools want signals are read for them."""
+        core, topology = self._core, self.topology
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        domains = [domain for domain in topology.domains.values() if domain.id in wanted]
+        return Signals(core.store, domains, core.watch, clock=core.clock, nodes=core.nodes)
 
     def _build_lanes(self) -> dict[str, Lane]:
         offices = self._core.offices
