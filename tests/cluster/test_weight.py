@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from benchmarks.meters import rss_bytes
-from benchmarks.scenarios import Scenario
+from benchmarks.scenarios import Scenario, Target
 from benchmarks.stream_clients import Streams
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import Member, mesh, pool, with_addresses
@@ -93,8 +93,8 @@ async def test_an_open_stream_weighs_little(start_cluster: Callable[..., Cluster
     cluster = start_cluster(mesh(pool("calm", "alpha")), mocks={"alpha": {"uvloop": True}}, nodes=1)
     cluster.order("calm.alpha", "tokens=2,stall-after=1")
     node, load = cluster.nodes[0], Scenario("calm", "", "calm", "", 0, 2)
-    warm_up = Streams(node.port, load.request(node.port), events=load.events)
-    streams = Streams(node.port, load.request(node.port), events=load.events)
+    warm_up = Streams(node.port, load.request(Target(node.port)), events=load.events)
+    streams = Streams(node.port, load.request(Target(node.port)), events=load.events)
     with closing(warm_up), closing(streams):
         await warm_up.open(30, per_s=300)
         await wait_until(lambda: warm_up.speaking == 30, what="the first streams to speak")
@@ -147,7 +147,7 @@ async def test_readers_that_do_not_read_cost_little_and_are_given_up() -> None:
         cluster.mocks["flood"] = provider  # type: ignore[assignment]  # only its address is asked for
         with closing(cluster.start()):
             node, load = cluster.nodes[0], Scenario("flood", "", "flood", "", 0, 1)
-            streams = Streams(node.port, load.request(node.port), events=0)
+            streams = Streams(node.port, load.request(Target(node.port)), events=0)
             with closing(streams):
                 before = rss_bytes(node.process.pid)
                 await streams.open(readers, per_s=100, is_lazy=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from node.call import Call
+from node.routing.journey import Journey
 from tests.unit.node.api.asgi import MESSAGES, Front, ask, post
 from tests.unit.node.house import House, mesh
 from tests.unit.node.scripted import (
@@ -307,6 +310,26 @@ async def test_a_failure_before_content_has_a_true_status(
     assert heard.header(b"content-type") == b"application/json"
     (line,) = node.lines
     assert line["status"] == status
+
+
+@pytest.mark.parametrize("step", [refused(500), refused(400), stream(FAILED)], ids=["500", "400", "event"])
+async def test_a_failed_request_leaves_nothing_to_the_collector(step: Answer) -> None:
+    """An error leads to its traceback, and that to the request: in an outage every prompt would stay in memory for minutes."""
+    node = front(step)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await post(node.app, {**GOOD, "stream": True})
+        node.place.transport.requests.clear()
+        gc.collect()
+        left = [one for one in gc.garbage if isinstance(one, Call | Journey)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+    assert not left
 
 
 async def test_a_failure_after_content_is_the_last_event() -> None:
