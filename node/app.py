@@ -63,15 +63,33 @@ def run(options: NodeOptions) -> int:
 async def _run(
     options: NodeOptions, topology: Topology, blueprints: Blueprints, listener: socket.socket
 ) -> int:
-    config = topology.config
-    host, port = listener.getsockname()[:2]
+    service = _build_service(options, topology, blueprints, listener)
+    stop, abort = _signals()
+    await service.start()
+    background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
+    with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
+        async with asyncio.timeout(_FIRST_LOOK_S):
+            await service.until_ready()
+    _rest_collector()
+    server = topology.config.server
+    served = ServerOptions(engine=server.engine, keep_alive_s=server.keep_alive, drain_s=server.drain)
+    await serve(service.application, [listener], served, stop=stop, abort=abort)
+    background.cancel()
+    await service.stop()
+    return 1 if service.failed.is_set() else 0
+
+
+def _build_service(
+    options: NodeOptions, topology: Topology, blueprints: Blueprints, listener: socket.socket
+) -> NodeService:
+    redis, (host, port) = topology.config.redis, listener.getsockname()[:2]
     store = Store(
-        options.redis_url or config.redis.address or _DEFAULT_REDIS_URL,
-        namespace=config.redis.namespace,
-        timeout_s=config.redis.timeout,
+        options.redis_url or redis.address or _DEFAULT_REDIS_URL,
+        namespace=redis.namespace,
+        timeout_s=redis.timeout,
         name="modelmesh-node",
     )
-    service = NodeService(
+    return NodeService(
         topology,
         store,
         blueprints,
@@ -81,19 +99,6 @@ async def _run(
         ops=_ops_door(host),
         home=_home(),
     )
-    stop, abort = _signals()
-    await service.start()
-    background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
-    with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
-        async with asyncio.timeout(_FIRST_LOOK_S):
-            await service.until_ready()
-    _rest_collector()
-    server = config.server
-    served = ServerOptions(engine=server.engine, keep_alive_s=server.keep_alive, drain_s=server.drain)
-    await serve(service.application, [listener], served, stop=stop, abort=abort)
-    background.cancel()
-    await service.stop()
-    return 1 if service.failed.is_set() else 0
 
 
 async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Event) -> None:

@@ -18,9 +18,10 @@ import structlog
 from node.api.application import Front
 from node.api.auth import Doorkeeper
 from node.api.keyring import Keyring
+from node.core import Core
 from node.findings import StoreFindings
 from node.following import Follower
-from node.generation import Core, Generation
+from node.generation import Generation
 from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionMetrics, DecisionQueue
 from node.observe.metrics import ConfigGauge, Metrics
