@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, Final
 
 import orjson
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from benchmarks.figures import disturbance
@@ -96,17 +97,18 @@ def costs(run: ScaleRun, kind: str) -> list[Cost]:
     found: dict[int, list[Sample]] = {}
     for one in run.samples:
         if not one.is_void and kind in _kinds(run, one):
-            found.setdefault(_nodes(one), []).append(one)
+            found.setdefault(nodes_of(one), []).append(one)
     first = {one.round: one for one in found[min(found)]} if found else {}
     return [_cost(nodes, found[nodes], first) for nodes in sorted(found)]
 
 
 def _kinds(run: ScaleRun, one: Sample) -> set[str]:
-    is_both = run.setting["each_per_s"] * _nodes(one) == run.setting["total_per_s"]
+    is_both = run.setting["each_per_s"] * nodes_of(one) == run.setting["total_per_s"]
     return set(KINDS) if is_both else {one.scenario}
 
 
-def _nodes(one: Sample) -> int:
+def nodes_of(one: Sample) -> int:
+    """The size of the fleet."""
     return int(one.subject.removeprefix("fleet/"))
 
 
@@ -226,6 +228,11 @@ def write(run: ScaleRun, directory: Path) -> list[Path]:
     text.write_text(page(run, source=source.name, drawn=drawn.name))
     drawn.write_text(draw(run))
     return [source, text, drawn]
+
+
+def read(path: Path) -> ScaleRun:
+    """A run from its file."""
+    return TypeAdapter(ScaleRun).validate_json(path.read_bytes())
 
 
 def page(run: ScaleRun, *, source: str, drawn: str) -> str:
