@@ -12,6 +12,7 @@ import orjson
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from benchmarks.figures import disturbance
 from benchmarks.plot import Bar, picture
 from benchmarks.samples import Sample
 from benchmarks.tables import Sheet, markdown, rich_table
@@ -245,15 +246,9 @@ def page(run: ScaleRun, *, source: str, drawn: str) -> str:
         f" requests at random times; every sample is in [{source}]({source}), the method in [../README.md](../README.md).\n",
         f"{setting['cpu']}, {setting['cores']} cores, {setting['kernel']}, {setting['python']}. All nodes share one core;"
         " driver, provider, nginx and Valkey share the other."
-        f" Other processes used {disturbance(run):.0%} of the cores meanwhile.\n",
+        f" Other processes used {disturbance(run.samples, cores=setting['cores']):.0%} of the cores meanwhile.\n",
         *(["".join(voids)] if voids else []),
         f"![CPU per request by size of the fleet]({drawn})\n",
         *(markdown(sheet) for sheet in sheets(run)),
     ]
     return "\n".join(lines)
-
-
-def disturbance(run: ScaleRun) -> float:
-    """Share of the machine that other processes used, the median of all windows."""
-    shares = [s.others_cpu_s / s.elapsed_s / run.setting["cores"] for s in run.samples if not s.is_void]
-    return median(shares) if shares else 0.0

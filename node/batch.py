@@ -127,9 +127,8 @@ class DomainBatcher:
     async def _admit_all(self) -> None:
         try:
             while self._asks:
-                await asyncio.sleep(
-                    0
-                )  # a turn of the loop: nothing if it is idle; if it is busy, whoever is next comes along
+                # A turn of the loop: nothing if it is idle; if it is busy, whoever is next comes along.
+                await asyncio.sleep(0)
                 batch = [self._asks.popleft() for _ in range(min(len(self._asks), MAX_BATCH))]
                 await self._admit_batch(batch, self._board())
         finally:
