@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from benchmarks.figures import disturbance
 from benchmarks.formulae import Calls, Shard, capacity
 from benchmarks.lines import Exchange
 from benchmarks.model import Costs
 from benchmarks.model_checks import WITHIN_S, Check, Comparison
 from benchmarks.model_tables import one_core, rate
-from benchmarks.scale_report import Cost, ScaleRun, costs, disturbance
+from benchmarks.scale_report import Cost, ScaleRun, costs
 from node.leases import renewal_s
 
 _BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -73,9 +74,10 @@ def blocks(report: Report) -> dict[str, str]:
 
 def _setting(run: ScaleRun) -> str:
     setting = run.setting
+    others = disturbance(run.samples, cores=setting["cores"])
     return (
         f"Measured on {setting['at'][:10]} at commit {setting['commit']}: {setting['cpu']}, {setting['cores']} cores,"
-        f" {setting['python']}; other processes used {disturbance(run):.0%} of the cores meanwhile."
+        f" {setting['python']}; other processes used {others:.0%} of the cores meanwhile."
     )
 
 
