@@ -168,7 +168,7 @@ class RetryConfig(Section):
 class HedgeConfig(Section):
     """A second attempt beside a slow one, on the next candidate; whoever has content first answers, the other is ended and settled.
 
-    Only for a request that passes no gate (client key with limits, limits of the mesh or the pool), and within the retry budget.
+    Only within the retry budget, and if it is admitted everywhere like any attempt: by its model, and by every gate that its request passes.
     """
 
     after: Literal["p95"] | DurationS = Field(
