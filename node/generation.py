@@ -41,6 +41,7 @@ from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
 from node.routing.sessions import Sessions
+from node.routing.slowness import Slowness, watched
 from node.routing.strategies import build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
@@ -122,6 +123,7 @@ class Generation:
             clock=core.clock,
             nodes=core.nodes,
         )
+        self._slowness = Slowness(core.store, watched(topology.pools.values()), core.watch, nodes=core.nodes)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self.router = self._build_router()
@@ -135,7 +137,10 @@ class Generation:
 
     def start(self) -> None:
         """Begins to follow the state of what it routes to."""
-        for loop in (self.snapshot.run(), self._signals.run()):
+        loops = [self.snapshot.run(), self._signals.run()]
+        if self._slowness.is_wanted:
+            loops.append(self._slowness.run())
+        for loop in loops:
             task = asyncio.get_running_loop().create_task(loop)
             task.add_done_callback(self._core.on_failure)
             self._tasks.append(task)
@@ -182,6 +187,7 @@ class Generation:
             core.watch,
             self._signals,
             core.budgets,
+            self._slowness,
             clock=core.clock,
             reservations=core.reservations,
             on_loss=core.on_loss,

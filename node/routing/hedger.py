@@ -16,6 +16,7 @@ from node.routing.interrupts import Interrupts
 from node.routing.journey import Journey
 from node.routing.lanes import Lane
 from node.routing.race import Body, Race
+from node.routing.slowness import Slowness
 from node.watch import StoreWatch
 from shared_state.ledger import NOT_SENT, Code, Outcome, Settlement, Verdict
 
@@ -35,6 +36,7 @@ class Hedger:
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
         reservations: Iterator[str],
+        slowness: Slowness,
         *,
         on_loss: str,
         admit: Admit,
@@ -46,7 +48,7 @@ class Hedger:
         self._on_loss = on_loss
         self._admit = admit
         self._run = run
-        self._shares = Hedging()
+        self._shares = Hedging(slowness)
         self.note = self._shares.note
 
     def delay_s(self, journey: Journey, start: Start) -> float | None:

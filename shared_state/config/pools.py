@@ -173,7 +173,7 @@ class HedgeConfig(Section):
 
     after: Literal["p95"] | DurationS = Field(
         "p95",
-        description="time without content; `p95`: what 19 of 20 answers of that model stayed below on this node",
+        description="time without content; `p95`: what 19 of 20 answers of that model stayed below, on all nodes",
     )
     max_share: float = Field(0.05, gt=0, le=1, description="most hedges for each request")
 

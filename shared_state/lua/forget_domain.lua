@@ -25,7 +25,8 @@ for _, part in ipairs({ 'win:a', 'seq', 'lease', 'lease:ends', 'done', 'books', 
   redis.call('UNLINK', KEYS[1] .. ':' .. part)
 end
 for _, model in ipairs(cmsgpack.unpack(ARGV[2])) do
-  redis.call('UNLINK', KEYS[1] .. ':model:' .. model, KEYS[1] .. ':win:m:' .. model, KEYS[1] .. ':res:' .. model)
+  redis.call('UNLINK', KEYS[1] .. ':model:' .. model, KEYS[1] .. ':win:m:' .. model, KEYS[1] .. ':res:' .. model,
+    KEYS[1] .. ':waits:' .. model)
 end
 for _, provider in ipairs(cmsgpack.unpack(ARGV[3])) do
   redis.call('UNLINK', KEYS[1] .. ':provider:' .. provider, KEYS[1] .. ':list:' .. provider)

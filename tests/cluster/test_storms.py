@@ -49,6 +49,7 @@ POOLS = [
 POOLS += [
     pool("once", "alpha", "beta"),
     pool("hedged", "alpha", "beta", hedge=_HEDGE),
+    pool("learned", "alpha", "beta", hedge={"max_share": 1.0}),
     pool("alone", "alpha", "beta", hedge=_HEDGE, limits={"concurrency": 1}),
     pool(
         "charged",
@@ -239,6 +240,22 @@ async def test_a_hedge_answers_and_the_books_balance(cluster: Cluster, callers: 
     assert len(overtaken) >= 9
     assert all(headers["x-modelmesh-attempts"] == "2" for headers in overtaken)
     assert books["admitted"] == books["settled"] == len(heard) + len(overtaken)
+
+
+async def test_a_node_hedges_by_what_the_others_have_learned(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """One node has seen a model's usual time; soon another knows when it is late, long before it has asked twenty times itself."""
+    one, other = (aiohttp.ClientSession(node.base_url) for node in cluster.nodes[:2])
+    async with one, other:
+        await ask_many(one, "learned", 25, at_once=5)
+        cluster.order("learned.alpha", "slow-head=600ms")
+
+        async def overtaken() -> bool:
+            _, headers = await ask(other, "learned")
+            return headers["x-modelmesh-model"] == "learned.beta"
+
+        await wait_until(overtaken, timeout=6)
 
 
 async def test_a_gate_for_one_at_a_time_lets_no_hedge_through(

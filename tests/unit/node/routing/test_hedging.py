@@ -245,13 +245,78 @@ async def test_p95_is_the_models_own_and_unknown_at_first() -> None:
     place = house({"max_share": 1.0}, alpha=[*[slow(0.2)] * 25, slow(3)], beta=whole("quick"))
     for _ in range(25):
         await again(place)
-    assert "beta" not in place.transport.hosts
+        await place.slowness.share()
+    assert "beta" not in place.transport.hosts[:20]
     loop = asyncio.get_running_loop()
     began = loop.time()
     await again(place)
 
     assert place.transport.hosts[-1] == "beta"
     assert loop.time() - began == pytest.approx(0.2)
+
+
+@in_virtual_time
+async def test_what_others_have_seen_is_known_from_the_start() -> None:
+    """A node that has never asked the model hedges its first request."""
+    place = house({"max_share": 1.0}, alpha=slow(3), beta=whole("quick"))
+    place.waits.waits["alpha.m"] = {f"other{number}": 200 for number in range(20)}
+    await place.slowness.share()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await place.serve()
+
+    assert place.transport.hosts == ["alpha", "beta"]
+    assert loop.time() - began == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("hedge", "is_read"), [(None, False), ({"after": "1s"}, False), ({}, True)])
+@in_virtual_time
+async def test_waits_are_shared_only_where_a_pool_goes_by_them(
+    hedge: dict[str, Any] | None, is_read: bool
+) -> None:
+    """Neither without hedges nor with a time of one's own."""
+    pool = {} if hedge is None else {"hedge": hedge}
+    place = House(mesh("alpha.m", pool=pool), ScriptedTransport(alpha=whole()))
+    await place.serve()
+    await place.slowness.share()
+
+    assert place.slowness.is_wanted is is_read
+    assert [len(waits) for waits in place.waits.waits.values()] == ([1] if is_read else [])
+
+
+@in_virtual_time
+async def test_a_busy_fleet_tells_few_of_its_waits() -> None:
+    """All while nobody knows; then twenty a second from all nodes together, the latest."""
+    place = house({"max_share": 1.0}, alpha=whole())
+    place.slowness._nodes = lambda: 4
+    for second in range(2):
+        for number in range(30):
+            place.slowness.note("alpha.m", f"r{second}-{number}", 0.1)
+        await place.slowness.share()
+    told = list(place.waits.waits["alpha.m"])
+
+    assert told == [f"r0-{n}" for n in range(10, 30)] + [f"r1-{n}" for n in range(25, 30)]
+
+
+@in_virtual_time
+async def test_waits_are_shared_once_a_second() -> None:
+    """And while Redis is away not at all, then at once."""
+    place = house({"max_share": 1.0}, alpha=whole())
+    sharing = asyncio.get_running_loop().create_task(place.slowness.run())
+    await asyncio.sleep(2.5)
+    assert place.waits.reads == 3
+    place.watch.connected = False
+    await asyncio.sleep(2)
+    assert place.waits.reads == 3
+    place.watch.connected = True
+    for told in place.watch.returns:
+        told()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sharing.cancel()
+    await asyncio.wait([sharing])
+
+    assert place.waits.reads == 4
 
 
 @in_virtual_time
