@@ -38,7 +38,7 @@ from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
-from node.routing.ranking import Facts, Ranker, wants_signals
+from node.routing.ranking import Facts, Ranker, reads_signals
 from node.routing.router import Router
 from node.routing.sessions import Sessions
 from node.routing.slowness import Slowness, watched
@@ -113,7 +113,7 @@ class Generation:
         wanted = {
             model.domain
             for pool in topology.pools.values()
-            if wants_signals(pool, strategies[pool.id])
+            if reads_signals(pool, strategies[pool.id])
             for model in pool.models
         }
         self._signals = Signals(  # only domains whose pools want signals are read for them
