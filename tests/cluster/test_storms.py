@@ -50,7 +50,7 @@ POOLS += [
     pool("once", "alpha", "beta"),
     pool("hedged", "alpha", "beta", hedge=_HEDGE),
     pool("learned", "alpha", "beta", hedge={"max_share": 1.0}),
-    pool("alone", "alpha", "beta", hedge=_HEDGE, limits={"concurrency": 1}),
+    pool("one-by-one", "alpha", "beta", hedge=_HEDGE, limits={"concurrency": 1}),
     pool(
         "charged",
         Member("alpha", model=_PRICED),
@@ -262,11 +262,11 @@ async def test_a_gate_for_one_at_a_time_lets_no_hedge_through(
     cluster: Cluster, callers: aiohttp.ClientSession
 ):
     """The limit is on what is under way, whoever asks twice."""
-    cluster.order("alone.alpha", "slow-head=400ms")
-    status, headers = await ask(callers, "alone")
+    cluster.order("one-by-one.alpha", "slow-head=400ms")
+    status, headers = await ask(callers, "one-by-one")
 
     assert (status, headers["x-modelmesh-attempts"]) == (200, "1")
-    assert cluster.seen("alone.beta") == []
+    assert cluster.seen("one-by-one.beta") == []
 
 
 async def test_money_at_a_gate_counts_both_attempts(cluster: Cluster, callers: aiohttp.ClientSession):
