@@ -14,6 +14,9 @@ from shared_state.topology import PoolSpec
 from shared_state.waits import Wait, share_waits
 
 _SHARE_S: Final = 1.0
+#: All nodes together ask for a model about so often a second; a node not more rarely than after so long.
+_ASKED_PER_S: Final = 100
+_RAREST_S: Final = 10.0
 #: Of each model all nodes together tell about so many a second: two hundred are kept, and should not all be of the same moment. While
 #: nobody knows anything each node tells so many.
 _TOLD: Final = 20
@@ -29,8 +32,13 @@ def watched(pools: Iterable[PoolSpec]) -> dict[str, list[str]]:
     return {domain: list(models) for domain, models in domains.items()}
 
 
+def share_s(nodes: int) -> float:
+    """How long a node of so many waits before it tells and asks again."""
+    return min(_RAREST_S, max(_SHARE_S, nodes / _ASKED_PER_S))
+
+
 class Slowness:
-    """What this node knows of it: told and read once a second, of these models and no others.
+    """What this node knows of it: told and read about once a second, of these models and no others.
 
     Args:
         domains: models by quota domain.
@@ -70,7 +78,7 @@ class Slowness:
         return bool(self._domains)
 
     async def run(self) -> None:
-        """Shares once a second while Redis answers, until cancelled; at once when it is back."""
+        """Shares once a second while Redis answers, in large fleets less often, until cancelled; at once when Redis is back."""
         while True:
             if self._watch.connected:
                 try:
@@ -78,7 +86,7 @@ class Slowness:
                 except STORE_ERRORS as error:
                     self._watch.report_failure(error)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SHARE_S):
+                async with asyncio.timeout(share_s(self._nodes())):
                     await self._wake.wait()
             self._wake.clear()
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from node.call import Trail
+from node.routing.slowness import share_s
 from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig
 from shared_state.errors import ModelMeshError
@@ -296,6 +297,12 @@ async def test_a_busy_fleet_tells_few_of_its_waits() -> None:
     told = list(place.waits.waits["alpha.m"])
 
     assert told == [f"r0-{n}" for n in range(10, 30)] + [f"r1-{n}" for n in range(25, 30)]
+
+
+@pytest.mark.parametrize(("nodes", "seconds"), [(0, 1.0), (3, 1.0), (100, 1.0), (400, 4.0), (5000, 10.0)])
+def test_nodes_of_a_large_fleet_share_less_often(nodes: int, seconds: float) -> None:
+    """A hundred times a second all together."""
+    assert share_s(nodes) == seconds
 
 
 @in_virtual_time
