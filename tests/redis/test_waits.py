@@ -31,7 +31,16 @@ async def test_twenty_attempts_of_all_nodes_tell_what_is_usual(store):
     assert await told(store, "n1", *range(10, 110, 10)) is None
     assert await told(store, "n2", *range(110, 210, 10)) == 0.2
     assert await told(store, "n3") == 0.2
-    assert await told(store, "n3", *[5] * 20) == 0.190
+
+
+async def test_it_is_reckoned_once_a_second(store):
+    """However many nodes ask; what they tell meanwhile counts from then on."""
+    await told(store, "n1", *range(10, 210, 10))
+    within = [await told(store, "n2", *[5] * 20), await told(store, "n3")]
+    await store.pass_time(1000)
+
+    assert within == [0.2, 0.2]
+    assert await told(store, "n3") == 0.190
 
 
 async def test_models_are_apart(store):
