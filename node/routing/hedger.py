@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.routing.admission import WITHOUT_STORE
-from node.routing.attempt import Attempt, Start
+from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
 from node.routing.gates import Walk
 from node.routing.hedging import Hedging, is_ordinary
@@ -17,6 +17,7 @@ from node.routing.journey import Journey
 from node.routing.lanes import Lane
 from node.routing.race import Body, Race
 from node.routing.slowness import Slowness
+from node.routing.start import Start
 from node.watch import StoreWatch
 from shared_state.ledger import NOT_SENT, Code, Outcome, Settlement, Verdict
 
