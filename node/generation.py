@@ -25,8 +25,9 @@ from node.providers.listing import list_models
 from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
-from node.routing.ranking import Facts, Ranker, wants_signals
+from node.routing.ranking import Facts, Ranker, reads_signals
 from node.routing.router import Router
+from node.routing.slowness import Slowness, watched
 from node.routing.strategies import Strategy, build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
@@ -54,6 +55,7 @@ class Generation:
         self._connectors = {p.id: Connector(p, core.transport) for p in topology.providers.values()}
         strategies = build_strategies(topology.pools.values())
         self._signals = self._build_signals(strategies)
+        self._slowness = Slowness(core.store, watched(topology.pools.values()), core.watch, nodes=core.nodes)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self.router = self._build_router()
@@ -67,7 +69,10 @@ class Generation:
 
     def start(self) -> None:
         """Begins to follow the state of what it routes to."""
-        for loop in (self.snapshot.run(), self._signals.run()):
+        loops = [self.snapshot.run(), self._signals.run()]
+        if self._slowness.is_wanted:
+            loops.append(self._slowness.run())
+        for loop in loops:
             task = asyncio.get_running_loop().create_task(loop)
             task.add_done_callback(self._core.on_failure)
             self._tasks.append(task)
@@ -88,7 +93,7 @@ class Generation:
         wanted = {
             model.domain
             for pool in topology.pools.values()
-            if wants_signals(pool, strategies[pool.id])
+            if reads_signals(pool, strategies[pool.id])
             for model in pool.models
         }
         domains = [domain for domain in topology.domains.values() if domain.id in wanted]
@@ -124,6 +129,7 @@ class Generation:
             core.watch,
             self._signals,
             core.budgets,
+            self._slowness,
             clock=core.clock,
             reservations=core.reservations,
             on_loss=core.on_loss,

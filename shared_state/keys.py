@@ -96,6 +96,13 @@ class Keys:
         """
         return f"{self.domain(domain)}:health"
 
+    def waits(self, domain: str, model: str) -> str:
+        """Sorted set ``reservation TAB ms`` -> server ms: how long the latest attempts waited for their first content, two hundred at most; by nodes
+        whose pools hedge by it, once a second; expires ten minutes after the last. ``usual`` in place of ``waits:<model>``: hash model -> server ms
+        and what 19 of 20 of them stayed below then.
+        """
+        return f"{self.domain(domain)}:waits:{model}"
+
     # -- the cluster
 
     @property

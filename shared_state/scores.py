@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,8 +41,10 @@ STATIC: Final = frozenset(
     | {f"{section}.{key}" for section, model in _SECTIONS.items() for key in model.model_fields}
 )
 """What is known of a model as long as the configuration stands; None for what it does not say."""
-LIVE: Final = frozenset({"active", "recovering"})
-"""What a node's snapshot knows of it: it takes traffic; it is in its ramp after a trial."""
+SIGNALS: Final = frozenset({"latency_ms", "first_token_ms", "in_flight", "headroom"})
+"""How it does over the cluster; nodes read that only for scores that ask."""
+LIVE: Final = SIGNALS | {"active", "recovering"}
+"""What nodes know of it at the moment; of the state: it takes traffic; it is in its ramp after a trial."""
 
 _FUNCTION: Final = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
 
@@ -105,10 +107,12 @@ class Score:
     Attributes:
         fixed: model -> score that the configuration decides; complete if ``live`` is empty.
         live: model -> score for the live facts, where these matter.
+        needs_signals: whether ``SIGNALS`` are among them.
     """
 
     fixed: Mapping[str, float | None]
     live: Mapping[str, Callable[[Facts], float | None]]
+    needs_signals: bool = False
 
     def of(self, model: str, live: Facts) -> float | None:
         """The score of a member; None if it is none now. Never raises."""
@@ -138,6 +142,7 @@ def compile_score(text: str) -> Callable[[Mapping[str, Facts]], Score]:
         return Score(
             fixed={model: _as_score(one.value({})) for model, one in bound.items() if one.is_constant},
             live={model: _then_score(one.value) for model, one in bound.items() if not one.is_constant},
+            needs_signals=not expression.names.isdisjoint(SIGNALS),
         )
 
     return bind
@@ -174,7 +179,12 @@ def _import(module: str, name: str) -> Callable[[dict[str, Any]], Any]:
 def _by_function(
     function: Callable[[dict[str, Any]], Any], path: str
 ) -> Callable[[Mapping[str, Facts]], Score]:
-    """A function gets all facts, static and live, in one mapping; what it raises costs the model its membership."""
+    """A function gets all facts, static and live, in one mapping; what it raises costs the model its membership.
+
+    It gets signals if it says so as strategies do: ``needs``, a collection with ``"signals"`` in it.
+    """
+    needs = getattr(function, "needs", ())
+    needs_signals = isinstance(needs, Collection) and "signals" in needs
     told: set[str] = set()
 
     def scored(known: Facts) -> Callable[[Facts], float | None]:
@@ -189,4 +199,6 @@ def _by_function(
 
         return score
 
-    return lambda facts: Score(fixed={}, live={model: scored(known) for model, known in facts.items()})
+    return lambda facts: Score(
+        fixed={}, live={model: scored(known) for model, known in facts.items()}, needs_signals=needs_signals
+    )

@@ -9,6 +9,8 @@ from typing import Any, Final
 import orjson
 from starlette.types import Message, Send
 
+from node.providers.sse import EventSplitter
+
 _PERSONAL: Final = frozenset({b"content-length", b"x-request-id"})
 
 
@@ -19,6 +21,18 @@ class Answer:
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it was given as events."""
+        kinds = [value for name, value in self.headers if name == b"content-type"]
+        return bool(kinds) and kinds[0].startswith(b"text/event-stream")
+
+    def events(self) -> list[bytes]:
+        """The body of a stream, event by event; what has no end of its own comes last."""
+        splitter = EventSplitter()
+        events = splitter.feed(self.body)
+        return [*events, splitter.rest] if splitter.rest else events
 
     def pack_head(self) -> bytes:
         """Status and headers as they are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.types import Send
@@ -80,14 +81,25 @@ class AsgiReply:
         await self._whole(status, headers + trail_headers(trail, self._request_id), body)
 
     async def replay(self, answer: Answer) -> None:
-        """Gives the answer of an earlier request with the same idempotency key."""
+        """Gives the answer of an earlier request with the same idempotency key, a stream event by event."""
         headers = [
             *answer.headers,
-            (b"content-length", b"%d" % len(answer.body)),
             (b"x-request-id", self._request_id.encode()),
             (b"x-modelmesh-idempotent-replay", b"true"),
         ]
-        await self._whole(answer.status, headers, answer.body)
+        if answer.is_stream:
+            await self._replay_events(answer, headers)
+        else:
+            length = (b"content-length", b"%d" % len(answer.body))
+            await self._whole(answer.status, [*headers, length], answer.body)
+
+    async def _replay_events(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
+        self._start(answer.status)
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        for event in answer.events():
+            await self.part(event)
+            await asyncio.sleep(0)  # there may be thousands, and nothing here waits for a provider
+        await self.end()
 
     async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self._start(status)

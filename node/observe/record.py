@@ -105,6 +105,7 @@ def _plan(plan: Plan) -> Record:
             if state is not ACTIVE or account is not ACTIVE
         },
         "draws": plan.draws,
+        "signals": {model: _signal(signal) for model, signal in plan.signals.items()} if plan.signals else {},
         "stages": _stages(plan),
         "rankings": [_ranking(ranked) for ranked in plan.rankings],
         # After a refusal the targets are those of a fallback, which has a plan of its own.

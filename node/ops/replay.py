@@ -91,6 +91,18 @@ class _RecordedHints:
         return self._signals.get(model, UNKNOWN)
 
 
+class _RecordedGauge:
+    """What scores were told."""
+
+    def __init__(self, plan: PlanView) -> None:
+        self._signals = plan.signals
+
+    def of(self, model: str) -> Signal:
+        if model not in self._signals:
+            raise MissingInputError(f"the signals of {model}")
+        return Signal(**self._signals[model])
+
+
 class _RecordedSessions:
     def __init__(self, hints: _RecordedHints) -> None:
         self._hints = hints
@@ -196,7 +208,7 @@ class Replayer:
         chances = [ranking.draw for ranking in recorded.rankings if ranking.draw is not None]
         ranker = Ranker(self._strategies, view, facts, draw=_Draws(chances, "a draw for the ranking"))
         text = _RecordedText(recorded, decision.session)
-        return Pipeline(view, ranker, draw=draws, read=lambda call: text)
+        return Pipeline(view, ranker, draw=draws, read=lambda call: text, gauge=_RecordedGauge(recorded))
 
 
 class _Draws:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from node.call import Target
+from node.routing.admission import WITHOUT_STORE
 from node.routing.estimate import Estimate, estimate
 from node.routing.interrupts import Cause, Interrupts
 from node.routing.lanes import Lane
@@ -100,6 +101,40 @@ class Walk:
             raise stay.gate.error(verdict, self._now_ms())
         self._closed[pool.id] = verdict
         return verdict
+
+    def beside(self) -> Walk:
+        """A way of its own through the same gates, for an attempt beside another: what it reserves is settled, or given back, apart."""
+
+        def of_pool(pool: PoolSpec) -> Stay | None:
+            own = self._of_pool(pool)
+            return None if own is None else own.beside()
+
+        return Walk(
+            [stay.beside() for stay in self._everywhere],
+            of_pool,
+            needs_price=self._needs_price,
+            now_ms=self._now_ms,
+            on_loss=self._on_loss,
+        )
+
+    async def admits_beside(self, target: Target, interrupts: Interrupts, deadline: float) -> bool:
+        """Passes the gates if Redis lets an attempt through now; a refusal is no error, for nobody has to make this attempt.
+
+        Raises:
+            Interrupted: the caller left, or the deadline passed.
+        """
+        if self._needs_price and not target.model.is_priced:
+            return False
+        stays = self._stays(target)
+        for stay in stays:
+            interrupts.set_clock(deadline, Cause.DEADLINE)
+            with interrupts:
+                verdict = await stay.admit(target.model, self._on_loss, may_wait=False)
+            if verdict.code is not Code.ADMITTED or verdict is WITHOUT_STORE:
+                return False
+        for stay in stays:
+            stay.begin(target.model)
+        return True
 
     def leave(self, target: Target, attempt: Settlement | None) -> None:
         """After each `admit` without a verdict: the attempt is over, or its model did not admit it."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from node.call import Step, Target
+from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.routing.admission import WITHOUT_STORE
 from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
+from node.routing.gates import Walk
 from node.routing.hedging import Hedging, is_ordinary
 from node.routing.interrupts import Interrupts
 from node.routing.journey import Journey
 from node.routing.lanes import Lane
-from node.routing.race import Race
+from node.routing.race import Body, Race
+from node.routing.slowness import Slowness
 from node.routing.start import Start
 from node.watch import StoreWatch
 from shared_state.ledger import NOT_SENT, Code, Outcome, Settlement, Verdict
@@ -35,6 +37,7 @@ class Hedger:
         lanes: Mapping[str, Lane],
         watch: StoreWatch,
         reservations: Iterator[str],
+        slowness: Slowness,
         *,
         on_loss: str,
         admit: Admit,
@@ -46,7 +49,7 @@ class Hedger:
         self._on_loss = on_loss
         self._admit = admit
         self._run = run
-        self._shares = Hedging()
+        self._shares = Hedging(slowness)
         self.note = self._shares.note
 
     def delay_s(self, journey: Journey, start: Start) -> float | None:
@@ -56,8 +59,7 @@ class Hedger:
         if rules is None or not journey.tries.is_first:
             return None
         delay_s = self._shares.delay_s(target, rules)
-        is_alone = journey.walk is not None or not journey.others
-        if is_alone or start.step.verdict.trial or not is_ordinary(journey.plan, target):
+        if not journey.others or start.step.verdict.trial or not is_ordinary(journey.plan, target):
             return None
         return delay_s if self._shares.may_begin(target) else None
 
@@ -67,67 +69,84 @@ class Hedger:
         Raises:
             ProviderError: both have failed, or the only one; this is the first one's error.
         """
-
-        def enter(start: Start) -> None:
-            mode = "exact" if start.is_reserved else self._on_loss
-            race.enter(start.target, mode, lambda *ends: self._run(start, start.attempt(*ends)))
-
-        async def second(race: Race) -> None:
-            hedge = await self._hedge(journey, start, race)
-            if hedge is not None:
-                enter(hedge)
-
-        enter(start)
+        mode = "exact" if start.is_reserved else self._on_loss
+        race.enter(start.target, mode, lambda *ends: self._run(start, start.attempt(*ends)))
         try:
-            await race.run(delay_s, second)
+            await race.run(delay_s, lambda race: self._hedge(journey, start, race))
         finally:
             for target, error in race.other_failures():
                 journey.refusals.errors.append(error.with_traceback(None))
                 if error.may_be_billed:
                     _keep_off(journey.others, target, start.target.pool.config.retry.maybe_billed)
 
-    async def _hedge(self, journey: Journey, start: Start, race: Race) -> Start | None:
-        """Another attempt beside one, if somebody can serve it, the share allows it and it can reserve; else None."""
-        plan, tries, others = journey.plan, journey.tries, journey.others
-        target = next((other for other in others if is_ordinary(plan, other)), None)
+    async def _hedge(self, journey: Journey, start: Start, race: Race) -> None:
+        """Another attempt beside one, if somebody can serve it, the share allows it and it can reserve everywhere."""
+        plan, tries = journey.plan, journey.tries
+        target = next((other for other in journey.others if is_ordinary(plan, other)), None)
         if target is None or not self._watch.connected or not self._shares.may_begin(start.target):
-            return None
+            return
         if not await tries.take_hedge():
-            return None
-        lane, deadline = self._lanes[target.model.id], start.deadline
-        need = estimate(plan.call, target.model, lane.token_room, lane.output_room)
-        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
+            return
+        walk = None if journey.walk is None else journey.walk.beside()
         hedge = None
         try:
-            verdict = await self._admit(target, lane, reservation, need, race.interrupts, deadline)
-            step = Step(target, reservation, verdict, asked)
-            race.trail.steps.append(step)
-            if verdict.code is Code.ADMITTED and verdict is not WITHOUT_STORE:
-                if verdict.trial or not race.is_open:
-                    _give_back(lane, target, reservation)
-                else:
-                    passport = stamp(plan.call.passport, attempts=1, left_s=deadline - asked)
-                    hedge = Start(
-                        plan.call,
-                        target,
-                        lane,
-                        reservation,
-                        deadline=deadline,
-                        asked=asked,
-                        passport=passport,
-                        is_reserved=True,
-                        charged=reservation,
-                        step=step,
-                        most_out=need.tokens_out if lane.spends_money else None,
-                    )
+            if walk is None or await walk.admits_beside(target, race.interrupts, start.deadline):
+                hedge = await self._reserve(plan.call, target, walk, race, start.deadline)
         finally:
             if hedge is None:
                 tries.drop_hedge()
+                if walk is not None:
+                    walk.end()
         if hedge is not None:
-            others.remove(target)
+            journey.others.remove(target)
             tries.begin_hedge()
             self._shares.begin(start.target)
-        return hedge
+            race.enter(target, "exact", self._body(hedge, walk))
+
+    async def _reserve(
+        self, call: Call, target: Target, walk: Walk | None, race: Race, deadline: float
+    ) -> Start | None:
+        """The attempt, if its model admits it in time and not as a trial."""
+        if not race.is_open:  # decided while gates were asked
+            return None
+        lane = self._lanes[target.model.id]
+        need = estimate(call, target.model, lane.token_room, lane.output_room)
+        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
+        verdict = await self._admit(target, lane, reservation, need, race.interrupts, deadline)
+        step = Step(target, reservation, verdict, asked)
+        race.trail.steps.append(step)
+        if verdict.code is not Code.ADMITTED or verdict is WITHOUT_STORE:
+            return None
+        if verdict.trial or not race.is_open:
+            _give_back(lane, target, reservation)
+            return None
+        spends_money = lane.spends_money or (walk is not None and walk.spends_money)
+        return Start(
+            call,
+            target,
+            lane,
+            reservation,
+            deadline=deadline,
+            asked=asked,
+            passport=stamp(call.passport, attempts=1, left_s=deadline - asked),
+            is_reserved=True,
+            charged=reservation,
+            step=step,
+            most_out=need.tokens_out if spends_money else None,
+        )
+
+    def _body(self, hedge: Start, walk: Walk | None) -> Body:
+        """Carries it to its end, at its gates too."""
+
+        async def body(reply: Reply, interrupts: Interrupts, trail: Trail) -> None:
+            try:
+                await self._run(hedge, hedge.attempt(reply, interrupts, trail))
+            finally:
+                if walk is not None:
+                    walk.leave(hedge.target, hedge.step.settlement)
+                    walk.end()
+
+        return body
 
 
 def _give_back(lane: Lane, target: Target, reservation: str) -> None:

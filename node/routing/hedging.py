@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from node.call import Target
 from node.routing.pipeline import Plan
+from node.routing.slowness import Slowness
 from shared_state.config.pools import HedgeConfig
 from shared_state.ledger import How
 
-_REMEMBERED: Final = 200
-#: Below that nobody knows what is unusual.
-_FEWEST: Final = 20
-_SHARE: Final = 0.95
 _MOST_CREDIT: Final = 5.0
-
-
-class Slowness:
-    """How long a model of this node took to its first content, lately."""
-
-    def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._p95: float | None = None
-        self._news = 0
-
-    def note(self, seconds: float) -> None:
-        """One more answer."""
-        self._seconds.append(seconds)
-        self._news += 1
-
-    @property
-    def p95(self) -> float | None:
-        """What nineteen of twenty answers stayed below; None while too few are known."""
-        if len(self._seconds) < _FEWEST:
-            return None
-        if self._p95 is None or self._news >= _FEWEST:
-            self._news = 0
-            self._p95 = sorted(self._seconds)[int(_SHARE * len(self._seconds))]
-        return self._p95
 
 
 class Hedging:
     """The hedges of one node: each request of a pool earns a share of one."""
 
-    def __init__(self) -> None:
-        self._slowness: dict[str, Slowness] = {}
+    def __init__(self, slowness: Slowness) -> None:
+        self._slowness = slowness
         self._credit: dict[str, float] = {}
         self.made: dict[str, int] = {}
 
-    def note(self, target: Target, seconds: float) -> None:
+    def note(self, target: Target, reservation: str, seconds: float) -> None:
         """A model has answered, or was given up after so long."""
         if target.pool.config.hedge is not None:
-            self._slowness.setdefault(target.model.id, Slowness()).note(seconds)
+            self._slowness.note(target.model.id, reservation, seconds)
 
     def delay_s(self, target: Target, rules: HedgeConfig) -> float | None:
         """How long to wait for the first content before a second attempt; None for ever. Counts the request."""
@@ -60,8 +32,7 @@ class Hedging:
         self._credit[pool] = min(_MOST_CREDIT, self._credit.get(pool, 0.0) + rules.max_share)
         if rules.after != "p95":
             return rules.after
-        known = self._slowness.get(target.model.id)
-        return None if known is None else known.p95
+        return self._slowness.p95(target.model.id)
 
     def may_begin(self, target: Target) -> bool:
         """Whether the pool's share allows a hedge now."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,9 +25,12 @@ from node.routing.fitness import Members, TextFacts
 from node.routing.panic import Ward, let_in, patient_of
 from node.routing.prospects import Prospect, Prospects
 from node.routing.ranking import Ranked, Ranker, Spare
-from node.routing.sources import View
+from node.routing.scoring import signal_facts
+from node.routing.sources import Gauge, View
+from node.signals import Signal
 from shared_state.entries import How
 from shared_state.errors import ContextLengthError, ModelMeshError, ModelNotFoundError, RequestError
+from shared_state.expressions import Facts
 from shared_state.rotation.maintenance import Calendars
 from shared_state.state import LIMITS, EntityState, Mode, Reason, Status
 from shared_state.topology import ModelSpec, PoolSpec, Resolution
@@ -60,6 +63,7 @@ class Plan:
         left: what each stage has left, in their order; fewer than there are stages if one of them refused the call.
         states: model -> state of the model and of its account, as seen at ``now_ms``.
         draws: numbers that decided whether recovering models take part.
+        signals: model -> how it does over the cluster, where a score asked.
         rankings: of each pool.
         further: plans for names that a fallback led to.
         error: what ended the plan.
@@ -74,6 +78,7 @@ class Plan:
     left: list[Members] = field(default_factory=list)
     states: dict[ModelSpec, tuple[EntityState, EntityState]] = field(default_factory=dict)
     draws: list[float] = field(default_factory=list)
+    signals: Mapping[str, Signal] | None = None
     rankings: list[Ranked] = field(default_factory=list)
     further: list[Plan] = field(default_factory=list)
     error: ModelMeshError | None = None
@@ -104,6 +109,7 @@ class Pipeline:
     Args:
         draw: uniform numbers in [0, 1): decides whether a recovering model takes part.
         read: what the stages know of a call's text.
+        gauge: where scores hear how models do; as a rule from where rankings do.
     """
 
     def __init__(
@@ -113,11 +119,13 @@ class Pipeline:
         *,
         draw: Callable[[], float] = random.random,
         read: Callable[[Call], TextFacts] = TextFacts,
+        gauge: Gauge | None = None,
     ) -> None:
         self._snapshot = snapshot
         self.ranker = ranker
         self._draw = draw
         self._read = read
+        self._gauge = gauge or ranker.signals
         self._prospects = Prospects(snapshot.topology)
         self._calendars = Calendars(snapshot.topology)
         stages = (
@@ -281,19 +289,29 @@ class Pipeline:
         for place, (pool, members) in enumerate(plan.members):
             if pool.score is None or not pool.score.live:
                 continue
-            ranked = pool.score.rank([(model.id, self._live_facts(model, plan.now_ms)) for model in members])
+            if pool.score.needs_signals:
+                self._gauge_models(plan, members)
+            ranked = pool.score.rank([(model.id, self._live_facts(plan, model)) for model in members])
             known = {model.id: model for model in members}
             plan.members[place] = (pool, [known[name] for name in ranked])
             if len(ranked) < len(members):
                 plan.skipped.update(dict.fromkeys(known.keys() - set(ranked), "score"))
                 plan.only_rate_limits = False
 
-    def _live_facts(self, model: ModelSpec, now_ms: int) -> dict[str, bool]:
-        state, provider = self._snapshot.model(model), self._snapshot.provider(model)
-        return {
+    def _gauge_models(self, plan: Plan, members: Sequence[ModelSpec]) -> None:
+        """Each model once: the record of the plan has one answer for all pools that score it."""
+        known = plan.signals or {}
+        gauged = {model.id: self._gauge.of(model.id) for model in members if model.id not in known}
+        plan.signals = {**known, **gauged}
+
+    def _live_facts(self, plan: Plan, model: ModelSpec) -> Facts:
+        state, provider, now_ms = self._snapshot.model(model), self._snapshot.provider(model), plan.now_ms
+        facts: Facts = {
             "active": state.is_open(now_ms) and provider.is_open(now_ms),
             "recovering": state.phase == "ramp",
         }
+        signal = plan.signals.get(model.id) if plan.signals else None
+        return facts if signal is None else {**facts, **signal_facts(signal)}
 
     async def _rank(self, plan: Plan) -> None:
         """A trial goes first, for the one request that gets it; a model that recovers with its share spent goes last."""

@@ -85,6 +85,11 @@ class Ranker:
         """By pool; those of implied pools that were met are among them."""
         return self._strategies
 
+    @property
+    def signals(self) -> Gauge:
+        """How models do over the cluster."""
+        return self._facts.signals
+
     def looking(self) -> Ranker:
         """The same, for one who only wants to see: it moves nothing."""
         facts = Facts(
@@ -197,8 +202,13 @@ class Ranker:
         )
 
 
-def wants_signals(pool: PoolSpec, strategy: Strategy) -> bool:
+def reads_signals(pool: PoolSpec, strategy: Strategy) -> bool:
     """Whether somebody has to read the signals of a pool's models."""
+    return wants_signals(pool, strategy) or (pool.score is not None and pool.score.needs_signals)
+
+
+def wants_signals(pool: PoolSpec, strategy: Strategy) -> bool:
+    """Whether the ranking goes by signals."""
     return Need.SIGNALS in strategy.needs or pool.config.rate_limit is not None
 
 

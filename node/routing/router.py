@@ -27,6 +27,7 @@ from node.routing.pipeline import Pipeline, Plan
 from node.routing.race import Race
 from node.routing.restraint import Faith, Restraint
 from node.routing.retry import Next, decide
+from node.routing.slowness import Slowness
 from node.routing.start import Start
 from node.routing.tries import Tries
 from node.routing.waiting import Waiting
@@ -59,6 +60,7 @@ class Router:
         watch: StoreWatch,
         signals: Signals,
         budgets: RetryBudgets,
+        slowness: Slowness,
         *,
         clock: ServerClock,
         reservations: Iterator[str],
@@ -77,7 +79,9 @@ class Router:
         self._on_loss = on_loss
         self._gates = gates
         self._draw = draw
-        self._hedger = Hedger(lanes, watch, reservations, on_loss=on_loss, admit=self._admit, run=self._run)
+        self._hedger = Hedger(
+            lanes, watch, reservations, slowness, on_loss=on_loss, admit=self._admit, run=self._run
+        )
         self._restraint = Restraint(clock, draw)
         self.in_flight = 0
 
@@ -276,13 +280,15 @@ class Router:
             start.step.error = error
             raise
         except Interrupted:
-            self._hedger.note(start.target, attempt.waited_s)  # who lost a race took that long at least
+            self._hedger.note(
+                start.target, start.reservation, attempt.waited_s
+            )  # who lost a race took that long at least
             raise
         finally:
             self._signals.end(model)
             start.step.settlement = attempt.settlement
             start.lane.allowance.end(start.charged)
-        self._hedger.note(start.target, attempt.waited_s)
+        self._hedger.note(start.target, start.reservation, attempt.waited_s)
         self._restraint.note_success(start.target)
         self._hear(model, start.lane, attempt)
 

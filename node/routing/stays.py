@@ -148,7 +148,18 @@ class Stay:
             and wanted.cost_nano <= reach.cost_nano
         )
 
-    async def admit(self, model: ModelSpec, on_loss: str) -> Verdict:
+    def beside(self) -> Stay:
+        """A stay of its own at the same gate, for an attempt beside those of this one."""
+        return Stay(
+            self.gate,
+            self._need_of,
+            NOTHING,
+            lease_ms=self._lease_ms,
+            reservations=self._reservations,
+            watch=self._watch,
+        )
+
+    async def admit(self, model: ModelSpec, on_loss: str, *, may_wait: bool = True) -> Verdict:
         """Asks for admission. What earlier attempts have used up is settled first, unless one is still under way."""
         if self._held and not self._under_way:
             self.settle()
@@ -157,7 +168,7 @@ class Stay:
         most, asked, since = larger(self._most, self._need_of(model)), next(self._reservations), self._now()
         ask = Ask(asked, ANY_MODEL, "", most.tokens_in, most.tokens_out, most.cost_nano, self._lease_ms)
         verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
-        if verdict.code is Code.HELD:
+        if verdict.code is Code.HELD and may_wait:
             await self._watch.until_open()
             verdict = await ask_for_admission(self.gate, ask, _RULES, watch=self._watch, on_loss=on_loss)
         if verdict is WITHOUT_STORE:

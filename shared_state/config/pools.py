@@ -168,12 +168,12 @@ class RetryConfig(Section):
 class HedgeConfig(Section):
     """A second attempt beside a slow one, on the next candidate; whoever has content first answers, the other is ended and settled.
 
-    Only for a request that passes no gate (client key with limits, limits of the mesh or the pool), and within the retry budget.
+    Only within the retry budget, and if it is admitted everywhere like any attempt: by its model, and by every gate that its request passes.
     """
 
     after: Literal["p95"] | DurationS = Field(
         "p95",
-        description="time without content; `p95`: what 19 of 20 answers of that model stayed below on this node",
+        description="time without content; `p95`: what 19 of 20 answers of that model stayed below, on all nodes",
     )
     max_share: float = Field(0.05, gt=0, le=1, description="most hedges for each request")
 

@@ -21,11 +21,12 @@ if redis.call('EXISTS', KEYS[1] .. ':flight') == 1 then return 0 end
 if #redis.call('ZRANGEBYSCORE', KEYS[1] .. ':lease:ends', int(now), '+inf', 'LIMIT', 0, 1) > 0 then return 0 end
 if redis.call('EXISTS', KEYS[1] .. ':minutes') == 1 then return -2 end
 
-for _, part in ipairs({ 'win:a', 'seq', 'lease', 'lease:ends', 'done', 'books', 'due', 'news', 'health', 'turns', 'current', 'retries', 'panic' }) do
+for _, part in ipairs({ 'win:a', 'seq', 'lease', 'lease:ends', 'done', 'books', 'due', 'news', 'health', 'turns', 'current', 'retries', 'panic', 'usual' }) do
   redis.call('UNLINK', KEYS[1] .. ':' .. part)
 end
 for _, model in ipairs(cmsgpack.unpack(ARGV[2])) do
-  redis.call('UNLINK', KEYS[1] .. ':model:' .. model, KEYS[1] .. ':win:m:' .. model, KEYS[1] .. ':res:' .. model)
+  redis.call('UNLINK', KEYS[1] .. ':model:' .. model, KEYS[1] .. ':win:m:' .. model, KEYS[1] .. ':res:' .. model,
+    KEYS[1] .. ':waits:' .. model)
 end
 for _, provider in ipairs(cmsgpack.unpack(ARGV[3])) do
   redis.call('UNLINK', KEYS[1] .. ':provider:' .. provider, KEYS[1] .. ':list:' .. provider)

@@ -30,5 +30,6 @@ for _, off in pairs(balance) do
 end
 if #fields > 0 then redis.call('HDEL', KEYS[1] .. ':books', unpack(fields)) end
 redis.call('ZREM', KEYS[1] .. ':due', 'm:' .. id)
-redis.call('UNLINK', KEYS[1] .. ':model:' .. id, KEYS[1] .. ':win:m:' .. id)
+redis.call('HDEL', KEYS[1] .. ':usual', id)
+redis.call('UNLINK', KEYS[1] .. ':model:' .. id, KEYS[1] .. ':win:m:' .. id, KEYS[1] .. ':waits:' .. id)
 return 1

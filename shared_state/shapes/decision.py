@@ -111,6 +111,9 @@ class PlanView(Row):
     )
     states: dict[str, StateView] = {}
     draws: list[float] = Field([], description="numbers that decided whether recovering models take part")
+    signals: dict[str, dict[str, float]] = Field(
+        {}, description="of each model, where a score asked for them"
+    )
     stages: list[StageView]
     rankings: list[RankingView]
     targets: list[TargetView]

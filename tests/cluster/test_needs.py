@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
 from tests.cluster.calls import HELLO, ask, listen
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import Member, pool
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -48,6 +50,8 @@ POOLS = [
     ),
     pool("stall", Member("alpha", model=_priced(2.0)), Member("beta", model=_priced(1.0))),
     _dynamic("cheapest", where="'stall.' in id", score="1 / pricing.input"),
+    pool("lane", "alpha", "beta"),
+    _dynamic("quickest", where="'lane.' in id", score="headroom / latency_ms"),
 ]
 
 
@@ -166,3 +170,32 @@ async def test_a_dynamic_pool_asks_in_the_order_of_its_score(cluster: Cluster, c
     answer = await ask(client, "cheapest")
     assert answer.model == "stall.alpha"
     assert answer.headers["x-modelmesh-pool"] == "cheapest"
+
+
+async def test_a_dynamic_pool_follows_the_speed_of_its_models(cluster: Cluster, client: AsyncOpenAI):
+    """Whoever was not measured is asked; then the quickest, on every node; what it went by is in the record, and leads to the same order."""
+    cluster.order("lane.alpha", "slow-head=300ms")
+    cluster.order("lane.beta", "slow-head=20ms")
+
+    async def settled() -> bool:
+        return {(await ask(client, "quickest")).model for _ in range(6)} == {"lane.beta"}
+
+    await wait_until(settled)
+    assert cluster.seen("lane.alpha")
+    cluster.order("lane.beta", "500", times=1)
+    answer = await ask(client, "quickest")
+    again = await wait_until(lambda: _replay(cluster, answer.headers["x-request-id"]))
+    (plan,) = again["decision"]["plans"]
+
+    assert answer.model == "lane.alpha"
+    assert again["same"]
+    assert plan["rankings"][0]["order"] == ["lane.beta", "lane.alpha"]
+    assert plan["signals"]["lane.alpha"]["latency_ms"] >= 250
+
+
+async def _replay(cluster: Cluster, request: str) -> dict[str, Any] | None:
+    """The replay, once the record has arrived."""
+    try:
+        return await cluster.ops(f"requests/{request}/replay")
+    except httpx.HTTPStatusError:
+        return None

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.calls import HELLO
 from tests.cluster.cluster import Cluster
-from tests.cluster.mesh import pool
+from tests.cluster.mesh import Member, pool
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.cluster
 _CROWD = 500
 #: Models that fail and are never put on standby, so that nothing but the budget holds retries back.
 _STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
+_HEDGE = {"after": "100ms", "max_share": 1.0}
+_PRICED = {"pricing": {"per_request": 1.0}}
 POOLS = [
     pool("storm", "alpha", "beta", "quiet", deactivation=_STUBBORN),
     pool("small", "alpha", "beta", "quiet", deactivation=_STUBBORN),
@@ -46,7 +48,16 @@ POOLS = [
 
 POOLS += [
     pool("once", "alpha", "beta"),
-    pool("hedged", "alpha", "beta", hedge={"after": "100ms", "max_share": 1.0}),
+    pool("hedged", "alpha", "beta", hedge=_HEDGE),
+    pool("learned", "alpha", "beta", hedge={"max_share": 1.0}),
+    pool("one-by-one", "alpha", "beta", hedge=_HEDGE, limits={"concurrency": 1}),
+    pool(
+        "charged",
+        Member("alpha", model=_PRICED),
+        Member("beta", model=_PRICED),
+        hedge=_HEDGE,
+        budget={"daily_limit": 1000},
+    ),
 ]
 
 
@@ -229,3 +240,42 @@ async def test_a_hedge_answers_and_the_books_balance(cluster: Cluster, callers: 
     assert len(overtaken) >= 9
     assert all(headers["x-modelmesh-attempts"] == "2" for headers in overtaken)
     assert books["admitted"] == books["settled"] == len(heard) + len(overtaken)
+
+
+async def test_a_node_hedges_by_what_the_others_have_learned(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """One node has seen a model's usual time; soon another knows when it is late, long before it has asked twenty times itself."""
+    one, other = (aiohttp.ClientSession(node.base_url) for node in cluster.nodes[:2])
+    async with one, other:
+        await ask_many(one, "learned", 25, at_once=5)
+        cluster.order("learned.alpha", "slow-head=600ms")
+
+        async def overtaken() -> bool:
+            _, headers = await ask(other, "learned")
+            return headers["x-modelmesh-model"] == "learned.beta"
+
+        await wait_until(overtaken, timeout=6)
+
+
+async def test_a_gate_for_one_at_a_time_lets_no_hedge_through(
+    cluster: Cluster, callers: aiohttp.ClientSession
+):
+    """The limit is on what is under way, whoever asks twice."""
+    cluster.order("one-by-one.alpha", "slow-head=400ms")
+    status, headers = await ask(callers, "one-by-one")
+
+    assert (status, headers["x-modelmesh-attempts"]) == (200, "1")
+    assert cluster.seen("one-by-one.beta") == []
+
+
+async def test_money_at_a_gate_counts_both_attempts(cluster: Cluster, callers: aiohttp.ClientSession):
+    """The one that lost may be on the bill too."""
+    cluster.order("charged.alpha", "slow-head=2s", times=3)
+    heard = await ask_many(callers, "charged", 3, at_once=1)
+    await cluster.settled_books()
+    pools = {row["id"]: row["windows"] for row in (await cluster.ops("pools"))["pools"]}
+    (spent,) = [window["used"] for window in pools["charged"] if window["name"] == "usd_per_day"]
+
+    assert {headers["x-modelmesh-attempts"] for _, headers in heard} == {"2"}
+    assert spent == pytest.approx(6.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from node.api.record import Answer as Kept
 from shared_state import idempotency
 from shared_state.idempotency import End, Fate, Ticket, end_claim, hold_claim, take_claim
 from shared_state.store import Store
@@ -95,14 +96,46 @@ async def test_many_at_once_are_one_execution(store):
 
 
 async def test_a_stream_is_given_again_as_a_stream(store):
-    """Event for event, with its end marker."""
+    """Event for event, with its end marker and the headers of a stream."""
     fronts = fleet(store, stream(chunk("one"), chunk("two"), FINISH, DONE))
     first, second = [await ask(front, STREAM) for front in fronts]
+    own = {b"x-request-id", b"x-modelmesh-idempotent-replay"}
 
     assert asked(fronts) == 1
     assert b"two" in first.body
     assert first.body == second.body
-    assert second.header(b"content-type") == first.header(b"content-type")
+    assert second.parts == [*(event + b"\n\n" for event in second.body.split(b"\n\n")[:-1]), b""]
+    assert len(second.parts) == 5
+    assert [h for h in second.headers if h[0] not in own] == [h for h in first.headers if h[0] not in own]
+    assert second.header(b"x-modelmesh-idempotent-replay") == b"true"
+    assert second.header(b"content-length") is None
+
+
+async def test_a_stream_under_way_is_waited_for(store):
+    """Its repeat on another node gets nothing before the end, then all of it."""
+    gate = Gate()
+    fronts = fleet(store, stream(chunk("one"), gate, chunk("two"), FINISH, DONE))
+    first_heard, second_heard = Heard(), Heard()
+    first = asyncio.create_task(ask(fronts[0], STREAM, heard=first_heard))
+    await wait_until(lambda: b"one" in first_heard.body)
+    second = asyncio.create_task(ask(fronts[1], STREAM, heard=second_heard))
+    await asyncio.sleep(0.1)
+    assert second_heard.status == 0
+    gate.event.set()
+    await asyncio.gather(first, second)
+
+    assert asked(fronts) == 1
+    assert first_heard.body == second_heard.body
+    assert second_heard.header(b"x-modelmesh-idempotent-replay") == b"true"
+
+
+async def test_events_are_cut_as_they_were_written():
+    """Whatever ends their lines, and also what nothing ends."""
+    answer = Kept(
+        200, [(b"content-type", b"text/event-stream")], b": hi\r\n\r\ndata: 1\n\ndata: 2\r\rdata: 3"
+    )
+
+    assert answer.events() == [b": hi\r\n\r\n", b"data: 1\n\n", b"data: 2\r\r", b"data: 3"]
 
 
 async def test_a_key_stands_for_one_request(store):

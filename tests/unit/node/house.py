@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
+import ormsgpack
 
 from node.api.surfaces import CHAT
 from node.call import Call, Surface, Trail
@@ -21,6 +22,7 @@ from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker
 from node.routing.router import Router
+from node.routing.slowness import Slowness, watched
 from node.routing.stays import Gate
 from node.routing.strategies import build_strategies
 from node.signals import UNKNOWN, Signal
@@ -301,6 +303,27 @@ class RetryBooks:
         return max(0, int(max(share * self.requests, paid) - self.retries))
 
 
+class WaitBooks:
+    """The waits in Redis of a fleet of one: all that it was ever told."""
+
+    keys = Keys("t")
+
+    def __init__(self) -> None:
+        self.waits: dict[str, dict[str, int]] = {}
+        self.reads = 0
+
+    async def run(self, script: str, keys: list[str], args: list[Any]) -> list[int]:
+        assert script == "share_waits"
+        self.reads += 1
+        p95s = []
+        for model, told in ormsgpack.unpackb(args[0]):
+            known = self.waits.setdefault(model, {})
+            known.update(zip(told[::2], told[1::2], strict=True))
+            waits = sorted(known.values())
+            p95s.append(waits[int(0.95 * len(waits))] if len(waits) >= 20 else -1)
+        return p95s
+
+
 class House:
     """One node of the test: serves calls against a script and says what became of them."""
 
@@ -338,6 +361,13 @@ class House:
             node="n1",
             nodes=lambda: 1,
         )
+        self.waits = WaitBooks()
+        self.slowness = Slowness(
+            self.waits,  # type: ignore[arg-type]
+            watched(topology.pools.values()),
+            self.watch,  # type: ignore[arg-type]
+            nodes=lambda: 1,
+        )
         lanes = self._lanes()
         self.router = Router(
             self.pipeline,
@@ -345,6 +375,7 @@ class House:
             self.watch,  # type: ignore[arg-type]
             self.signals,  # type: ignore[arg-type]
             self.budgets,
+            self.slowness,
             clock=self.view.clock,  # type: ignore[arg-type]
             reservations=(f"r{number}" for number in itertools.count(1)),
             on_loss=on_loss,

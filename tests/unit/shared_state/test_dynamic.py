@@ -134,14 +134,62 @@ def test_a_score_may_depend_on_live_state():
     assert score.rank(live) == ["alpha.large", "alpha.small"]
 
 
+@pytest.mark.parametrize(
+    ("score", "needs"),
+    [
+        ("headroom / (latency_ms + first_token_ms) - in_flight", True),
+        ("1 if recovering else 1 / pricing.input", False),
+        ("1 / pricing.input", False),
+        ("1 / latency_ms if active else 0", True),
+    ],
+)
+def test_a_score_says_whether_it_goes_by_signals(score, needs):
+    """Only then somebody has to read them."""
+    built = build(where="provider == 'alpha'", score=score).pools["mine"].score
+    assert built is not None
+
+    assert built.needs_signals is needs
+
+
+def test_a_score_goes_by_speed_load_and_room():
+    """As they are told for each request."""
+    score = (
+        build(where="provider == 'alpha'", score="headroom / (latency_ms * (1 + in_flight))")
+        .pools["mine"]
+        .score
+    )
+    assert score is not None
+    quick = {"latency_ms": 100.0, "in_flight": 3.0, "headroom": 1.0}
+    slow = {"latency_ms": 300.0, "in_flight": 0.0, "headroom": 1.0}
+
+    assert score.rank([("alpha.small", quick), ("alpha.large", slow)]) == ["alpha.large", "alpha.small"]
+    assert score.rank([("alpha.small", quick), ("alpha.large", {**slow, "headroom": 0.0})]) == ["alpha.small"]
+
+
+def test_members_cannot_depend_on_signals():
+    """They change all the time."""
+    assert "members cannot depend on in_flight" in str(faults(where="in_flight < 3")[0])
+
+
 @pytest.fixture
 def module(monkeypatch):
     """A module of the operator's."""
     made = types.ModuleType("operators_scores")
     made.thrifty = lambda facts: 10 - facts["pricing.input"] - facts["recovering"]  # type: ignore[attr-defined]
     made.broken = lambda facts: 1 / 0  # type: ignore[attr-defined]
+    made.eager = lambda facts: 1 / facts["latency_ms"]  # type: ignore[attr-defined]
+    made.eager.needs = {"signals"}  # type: ignore[attr-defined]
     made.constant = 5  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, made.__name__, made)
+
+
+@pytest.mark.parametrize(("name", "needs"), [("thrifty", False), ("eager", True)])
+def test_a_function_says_whether_it_goes_by_signals(module, name, needs):
+    """By its attribute ``needs``, as strategies do."""
+    score = build(score=f"operators_scores:{name}").pools["mine"].score
+    assert score is not None
+
+    assert score.needs_signals is needs
 
 
 @pytest.mark.parametrize("path", ["operators_scores:thrifty", "operators_scores.thrifty"])

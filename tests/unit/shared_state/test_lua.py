@@ -21,6 +21,7 @@ WHOLE_READS = {
     ("decide_version", "HKEYS"): "fifty numbers, when an operator pushes",
     ("recount_leases", "HGETALL"): "two records a node and model, when limits have changed",
     ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
+    ("share_waits", "ZRANGE"): "two hundred of a model",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
     **{

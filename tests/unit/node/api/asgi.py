@@ -39,6 +39,7 @@ class Heard:
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
     is_complete: bool = False
 
     @property
@@ -65,6 +66,7 @@ class Heard:
             assert self.status != 0
             assert not self.is_complete
             self.body += message["body"]
+            self.parts.append(message["body"])
             self.is_complete = not message.get("more_body", False)
 
 

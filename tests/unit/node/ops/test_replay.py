@@ -117,6 +117,50 @@ async def test_random_requests_replay_to_the_same_pick(name: str) -> None:
         assert again.recorded == again.replayed == decision.picked
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"score": "headroom / (latency_ms * (1 + in_flight))"},
+        {"score": "1 / first_token_ms if not recovering and in_flight < 4 else 0", "rate_limit": {}},
+    ],
+)
+async def test_scores_by_signals_replay_to_the_same_order(pool: dict[str, Any]) -> None:
+    """The record has what the score was told, though the signals are others whenever somebody looks."""
+    chance = random.Random("scores")
+    house = scene({"recovery": {"ramp": [0.5, 1.0]}, **pool})
+
+    def look(model: str) -> Signal:
+        return Signal(
+            latency_ms=chance.uniform(10, 900),
+            first_token_ms=chance.choice([None, chance.uniform(10, 90)]),
+            age_s=chance.choice([None, 5.0, 700.0]),
+            in_flight=chance.randint(0, 5),
+            headroom=chance.choice([None, chance.random()]),
+        )
+
+    house.signals.of = look  # type: ignore[method-assign]
+    for _ in range(30):
+        house.view.models.clear()
+        house.ledger.verdicts.clear()
+        for model in chance.sample(MODELS, 2):
+            house.view.models[model] = chance.choice(STATES)
+        decision = await serve(house, chat())
+
+        again = await replay(house, decision)
+
+        assert again.same, (again.missing, again.differences, decision)
+        assert decision.plans[0].signals
+
+
+async def test_a_record_without_the_signals_of_a_score_says_so() -> None:
+    """Such as one of a time before the score asked for them."""
+    house = scene({"score": "1 / latency_ms"})
+    decision = await serve(house, chat())
+    lean = decision.model_copy(update={"plans": [decision.plans[0].model_copy(update={"signals": {}})]})
+
+    assert (await replay(house, lean)).missing == ["the signals of alpha.m (asked for 'chat')"]
+
+
 async def test_the_record_tells_who_was_left_out_and_why() -> None:
     """Stage by stage, with the refusal of admission and the failure behind it."""
     house = scene(

@@ -10,10 +10,13 @@ import httpx
 import pytest
 
 from node.call import Trail
+from node.routing.slowness import share_s
+from shared_state.client_keys import ClientKey
+from shared_state.config import LimitsConfig
 from shared_state.errors import ModelMeshError
 from shared_state.ledger import NOT_SENT, Code, Outcome, Verdict
 from shared_state.state import EntityState
-from tests.unit.node.house import House, Reader, mesh
+from tests.unit.node.house import House, Ledger, Reader, mesh
 from tests.unit.node.routing.scene import CHARGED_IN_FULL, CLOCKS, GOOD, PRICED, charged
 from tests.unit.node.scripted import (
     DONE,
@@ -243,13 +246,84 @@ async def test_p95_is_the_models_own_and_unknown_at_first() -> None:
     place = house({"max_share": 1.0}, alpha=[*[slow(0.2)] * 25, slow(3)], beta=whole("quick"))
     for _ in range(25):
         await again(place)
-    assert "beta" not in place.transport.hosts
+        await place.slowness.share()
+    assert "beta" not in place.transport.hosts[:20]
     loop = asyncio.get_running_loop()
     began = loop.time()
     await again(place)
 
     assert place.transport.hosts[-1] == "beta"
     assert loop.time() - began == pytest.approx(0.2)
+
+
+@in_virtual_time
+async def test_what_others_have_seen_is_known_from_the_start() -> None:
+    """A node that has never asked the model hedges its first request."""
+    place = house({"max_share": 1.0}, alpha=slow(3), beta=whole("quick"))
+    place.waits.waits["alpha.m"] = {f"other{number}": 200 for number in range(20)}
+    await place.slowness.share()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await place.serve()
+
+    assert place.transport.hosts == ["alpha", "beta"]
+    assert loop.time() - began == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("hedge", "is_read"), [(None, False), ({"after": "1s"}, False), ({}, True)])
+@in_virtual_time
+async def test_waits_are_shared_only_where_a_pool_goes_by_them(
+    hedge: dict[str, Any] | None, is_read: bool
+) -> None:
+    """Neither without hedges nor with a time of one's own."""
+    pool = {} if hedge is None else {"hedge": hedge}
+    place = House(mesh("alpha.m", pool=pool), ScriptedTransport(alpha=whole()))
+    await place.serve()
+    await place.slowness.share()
+
+    assert place.slowness.is_wanted is is_read
+    assert [len(waits) for waits in place.waits.waits.values()] == ([1] if is_read else [])
+
+
+@in_virtual_time
+async def test_a_busy_fleet_tells_few_of_its_waits() -> None:
+    """All while nobody knows; then twenty a second from all nodes together, the latest."""
+    place = house({"max_share": 1.0}, alpha=whole())
+    place.slowness._nodes = lambda: 4
+    for second in range(2):
+        for number in range(30):
+            place.slowness.note("alpha.m", f"r{second}-{number}", 0.1)
+        await place.slowness.share()
+    told = list(place.waits.waits["alpha.m"])
+
+    assert told == [f"r0-{n}" for n in range(10, 30)] + [f"r1-{n}" for n in range(25, 30)]
+
+
+@pytest.mark.parametrize(("nodes", "seconds"), [(0, 1.0), (3, 1.0), (100, 1.0), (400, 4.0), (5000, 10.0)])
+def test_nodes_of_a_large_fleet_share_less_often(nodes: int, seconds: float) -> None:
+    """A hundred times a second all together."""
+    assert share_s(nodes) == seconds
+
+
+@in_virtual_time
+async def test_waits_are_shared_once_a_second() -> None:
+    """And while Redis is away not at all, then at once."""
+    place = house({"max_share": 1.0}, alpha=whole())
+    sharing = asyncio.get_running_loop().create_task(place.slowness.run())
+    await asyncio.sleep(2.5)
+    assert place.waits.reads == 3
+    place.watch.connected = False
+    await asyncio.sleep(2)
+    assert place.waits.reads == 3
+    place.watch.connected = True
+    for told in place.watch.returns:
+        told()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sharing.cancel()
+    await asyncio.wait([sharing])
+
+    assert place.waits.reads == 4
 
 
 @in_virtual_time
@@ -306,6 +380,99 @@ async def test_the_deadline_ends_both() -> None:
     assert_clean(place)
 
 
+# -- gates
+
+
+KEY = ClientKey(id="k1", name="app", created=0.0, limits=LimitsConfig(usd_per_day=1.0))
+
+
+def gated(**scripts: Any) -> House:
+    """The same behind a gate of the pool and one of the mesh."""
+    pool = {"retry": {"scope": "any"}, "hedge": HEDGE, "limits": {"rpm": 60, "tpm": 100_000}}
+    budget = {"budget": {"daily_limit": 5.0}}
+    models = [f"{name}.m" for name in scripts]
+    topology = mesh(*models, model=PRICED, provider=CLOCKS, pool=pool, **budget)
+    return House(topology, ScriptedTransport(**scripts))
+
+
+def passed(place: House) -> list[Ledger]:
+    """What each gate was asked and told."""
+    return [place.at_gate(gate) for gate in place.gates]
+
+
+@in_virtual_time
+async def test_a_hedge_has_a_reservation_of_its_own_at_every_gate() -> None:
+    """Each attempt is settled there with what it used: the loser in full, the answer as it was."""
+    place = gated(alpha=slow(10), beta=slow(0.5, "quick"))
+    await place.serve(key=KEY, max_tokens=100)
+
+    assert b"quick" in place.reader.body
+    assert sorted(place.gates) == ["key:k1", "mesh:budget", "pool:chat"]
+    for gate in passed(place):
+        first, hedge = gate.asks
+        spent = {settlement.reservation: charged(settlement) for settlement in gate.settled}
+        assert spent == {
+            first.reservation: (first.tokens_in, 100, first.tokens_in * 1000 + 200_000),
+            hedge.reservation: (7, 3, 13_000),
+        }
+        assert not any(settlement.flags & NOT_SENT for settlement in gate.settled)
+    assert_clean(place)
+
+
+@in_virtual_time
+async def test_a_hedge_that_loses_unsent_gives_back_at_the_gates() -> None:
+    """It waited for a connection when the first answered."""
+    place = gated(alpha=slow(1.5), beta=whole())
+    place.transport.connects = [pause(0), pause(10)]
+    await place.serve(key=KEY)
+
+    for gate in passed(place):
+        hedge = gate.asks[1].reservation
+        assert [s.flags & NOT_SENT for s in gate.settled if s.reservation == hedge] == [NOT_SENT]
+    assert_clean(place)
+
+
+@pytest.mark.parametrize("refusing", ["mesh:budget", "key:k1", "pool:chat"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Verdict(Code.AT_LIMIT, 1, "concurrency"),
+        Verdict(Code.TOO_LARGE, -1, "usd_per_day"),
+        Verdict(Code.STORE_AWAY),
+        Verdict(Code.HELD),
+    ],
+)
+@in_virtual_time
+async def test_without_room_at_a_gate_nothing_is_hedged(refusing: str, refusal: Verdict) -> None:
+    """The call goes on as if nobody had thought of it; what the other gates gave goes back."""
+    place = gated(alpha=slow(3), beta=whole("quick"))
+    place._key_gate(KEY)
+    place.at_gate(refusing).verdicts["*"] = [Verdict(Code.ADMITTED), refusal]
+    place.gates[refusing].allowance.spend = lambda ask: True  # type: ignore[method-assign]
+    place.watch.open.clear()  # whoever waits for it waits for ever
+    await place.serve(key=KEY)
+
+    assert place.transport.hosts == ["alpha"]
+    assert place.trail.attempts == 1
+    assert place.budgets.pools["chat"].made == 0
+    for gate in passed(place):
+        assert [charged(s) for s in gate.settled if not s.flags & NOT_SENT] == [(7, 3, 13_000)]
+    assert_clean(place)
+
+
+@in_virtual_time
+async def test_what_a_model_does_not_admit_goes_back_at_the_gates() -> None:
+    """Nothing was sent there."""
+    place = gated(alpha=slow(3), beta=whole())
+    place.ledger.verdicts["beta.m"] = [Verdict(Code.AT_LIMIT, 1)]
+    await place.serve(key=KEY)
+
+    assert place.transport.hosts == ["alpha"]
+    for gate in passed(place):
+        assert sorted(s.flags & NOT_SENT for s in gate.settled) == [0, NOT_SENT]
+    assert_clean(place)
+
+
 @in_virtual_time
 async def test_whatever_happens_there_is_one_answer_and_every_reservation_is_settled_once() -> None:
     """Five hundred races of every kind, each with a caller who may leave at any time."""
@@ -317,7 +484,12 @@ async def test_whatever_happens_there_is_one_answer_and_every_reservation_is_set
 async def _one_race(draw: random.Random) -> None:
     is_stream = draw.random() < 0.5
     scripts = {name: _some_answer(draw, is_stream, name) for name in ("alpha", "beta", "gamma")}
-    place = house(**scripts)
+    place = (gated if draw.random() < 0.5 else house)(**scripts)
+    for gate in passed(place):
+        if draw.random() < 0.3:
+            gate.wait = lambda: asyncio.sleep(draw.choice([0, 0.1, 1.0]))
+        if draw.random() < 0.2:
+            gate.verdicts["*"] = [Verdict(Code.ADMITTED), Verdict(Code.AT_LIMIT, 1, "rpm")]
     if draw.random() < 0.2:
         place.ledger.wait = lambda: asyncio.sleep(draw.choice([0, 0.1, 1.0]))
     if draw.random() < 0.2:
@@ -360,6 +532,7 @@ def _some_answer(draw: random.Random, is_stream: bool, name: str) -> Any:
 def assert_clean(place: House, *, check_closed: bool = True) -> None:
     """Nothing is left behind by either attempt."""
     assert place.ledger.open == set()
+    assert [gate.open for gate in passed(place)] == [set()] * len(place.gates)
     assert place.signals.under_way_now == []
     assert place.router.in_flight == 0
     if check_closed:

@@ -8,6 +8,9 @@ import pytest
 
 from node.api.surfaces import EMBEDDINGS
 from node.routing.pipeline import Plan
+from node.routing.ranking import reads_signals
+from node.routing.strategies import Signal, build_strategy
+from node.signals import UNKNOWN
 from shared_state.errors import BudgetExceededError, ModelNotFoundError, RequestError
 from shared_state.ledger import Code, Verdict
 from shared_state.limits import calendar_periods
@@ -397,6 +400,61 @@ async def test_a_score_ranks_by_the_state_of_the_moment() -> None:
     assert names(plan) == ["b.m", "d.m", "a.m"]
     assert plan.skipped == {"c.m": "score"}
     assert place.cursors.moves == []
+
+
+async def test_a_score_ranks_by_how_models_do_now() -> None:
+    """Quick ones first; one that nobody has measured of late comes before all, so that somebody does."""
+    place = house(mesh("a.m", "b.m", "c.m", "d.m", pool={"score": "1 / latency_ms"}))
+    place.signals.signals = {
+        "a.m": Signal(latency_ms=900.0, age_s=1.0),
+        "b.m": Signal(latency_ms=100.0, age_s=599.0),
+        "c.m": Signal(latency_ms=2000.0, age_s=601.0),
+        "d.m": Signal(latency_ms=500.0, age_s=5.0),
+    }
+
+    assert names(await plan_of(place)) == ["c.m", "b.m", "d.m", "a.m"]
+
+
+async def test_what_is_unknown_to_a_score_has_a_value() -> None:
+    """A number for each, so that nobody is left out for want of one."""
+    facts = "latency_ms == 1 and first_token_ms == 1 and in_flight == 0 and headroom == 1"
+    place = house(mesh("a.m", pool={"score": f"1 if {facts} else 0"}))
+
+    assert names(await plan_of(place)) == ["a.m"]
+
+
+async def test_a_score_spreads_by_load_and_room() -> None:
+    """Over all nodes."""
+    place = house(mesh("a.m", "b.m", "c.m", pool={"score": "headroom / (1 + in_flight)"}))
+    place.signals.signals = {
+        "a.m": Signal(in_flight=3.0),
+        "b.m": Signal(in_flight=1.0, headroom=0.8),
+        "c.m": Signal(headroom=0.0),
+    }
+    plan = await plan_of(place)
+
+    assert names(plan) == ["b.m", "a.m"]
+    assert plan.skipped == {"c.m": "score"}
+
+
+@pytest.mark.parametrize(
+    ("pool", "asked"),
+    [
+        ({}, []),
+        ({"score": "1 if recovering else 2"}, []),
+        ({"score": "1 / latency_ms"}, ["a.m", "b.m"]),
+    ],
+)
+async def test_only_a_score_that_names_signals_asks_for_them(pool: dict[str, Any], asked: list[str]) -> None:
+    """Each model once a plan, and neither Redis is read for others."""
+    place = house(mesh("a.m", "b.m", pool=pool))
+    heard: list[str] = []
+    place.signals.of = lambda model: heard.append(model) or UNKNOWN  # type: ignore[method-assign, func-returns-value]
+    await plan_of(place)
+    spec = place.topology.pools["chat"]
+
+    assert heard == asked
+    assert reads_signals(spec, build_strategy(spec.config)) is bool(asked)
 
 
 async def test_a_model_that_is_due_for_its_trial_needs_no_score() -> None:
