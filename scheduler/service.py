@@ -19,6 +19,7 @@ from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
+from scheduler.jobs.rests import Rests
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.jobs.sync import Sync
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
+RESTS_EVERY_S: Final = 0.5
 MAINTENANCE_EVERY_S: Final = 1.0
 PROBES_EVERY_S: Final = 0.5
 AUDIT_EVERY_S: Final = 60.0
@@ -84,6 +86,7 @@ class SchedulerService:
         reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
             Job("recovery", Recovery(store, pulses).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
+            Job("rests", Rests(store, topology, pulses).run, RESTS_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
             Job(
                 "maintenance",
                 Maintenance(store, topology).run,

@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
+        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, spent, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:

@@ -14,13 +14,15 @@ from scheduler.shifts import Shifts
 from scheduler.sinks import SqliteSink
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import Written, read_config
+from shared_state.domains import read_domain
 from shared_state.errors import ConfigurationError
 from shared_state.leadership import read_lead
+from shared_state.state import EntityState
 from shared_state.statistics import minutes_of
 from shared_state.store import Store
 from shared_state.topology import build_topology
 from shared_state.versions import Told, Versions
-from tests.redis.scheduler_ground import DOMAIN, make_config, put_minute
+from tests.redis.scheduler_ground import DOMAIN, MODEL, Node, make_config, make_topology, put_minute
 from tests.support.processes import wait_until
 
 CLOSED_MINUTE = int(time.time()) // 60 - 10
@@ -61,6 +63,9 @@ class Process:
     async def leads_with(self, number: int) -> dict[str, str] | None:
         lead = await read_lead(self.store)
         return lead if lead.get("owner") and lead.get("config") == str(number) else None
+
+    async def model(self) -> EntityState:
+        return (await read_domain(self.store, make_topology().domains[DOMAIN]))[1].models[MODEL]
 
     async def stop(self) -> None:
         self.stopping.set()
@@ -124,6 +129,28 @@ async def test_what_is_left_of_a_domain_that_is_gone_is_stored(process: Process)
     await sink.aclose()
 
     assert sum(row.metrics["attempts"] for row in totals) == 7
+
+
+async def test_a_raised_budget_is_felt_with_the_shift_of_its_version(process: Process):
+    """The model rests, for its money is spent; the next version has more."""
+    document = process.document()
+    document["models"][MODEL] |= {"pricing": {"input": 1}, "limits": {"usd_per_day": 1e-6}}
+    await process.push(document)
+    process.start()
+    node = Node(process.store, build_topology(read_config(document)), "n")
+    await node.settle(await node.admit())
+    await wait_until(lambda: process.leads_with(1))
+    before = await process.model()
+    document["models"][MODEL]["limits"] = {"usd_per_day": 1.0}
+    await process.push(document)
+
+    async def is_back() -> bool:
+        return (await process.model()).status == "active"
+
+    await wait_until(is_back, 15)
+
+    assert (before.status, before.reason) == ("standby", "budget_exceeded")
+    assert (await process.model()).trigger == "limit_raised"
 
 
 async def test_a_version_that_cannot_be_run_is_told(process: Process):

@@ -23,6 +23,7 @@ WHOLE_READS = {
     ("forget_entity", "HGETALL"): "once in the life of a model, by one scheduler: three counts a pool",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
+    ("lift_rests", "HVALS"): "what is in flight on what is on standby, when a limit may have been raised",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
         for command in ("exchange", "renew_leases", "assert_term")
