@@ -113,8 +113,8 @@ class Keys:
         """Hash ``current`` (number of the configuration's version in force), ``last`` (largest number given out), ``proposed`` and ``ticket``
         (the version that nodes are asked about), of each version ``m:<number>`` (JSON author, comment, digest) and ``t:<number>`` (ms).
 
-        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, and by a node
-        when the store has forgotten what it runs; read by nodes and schedulers once a second. The last 50 numbers are kept.
+        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, by a node
+        when the store has forgotten what it runs, and by a scheduler out of its durable copy; read by nodes and schedulers once a second. The last 50 numbers are kept.
         """
         return f"{self._prefix}{{cluster}}:config"
 

@@ -31,9 +31,10 @@ CLOSED_MINUTE = int(time.time()) // 60 - 10
 class Process:
     """A scheduler's process without its signals."""
 
-    def __init__(self, store: Store, home: Path) -> None:
+    def __init__(self, store: Store, home: Path, *, copy_interval: float = 0) -> None:
         self.store = store
         self.home = home
+        self.copy_interval = copy_interval
         self.versions = Versions(store, node="n1")
         self.stopping = asyncio.Event()
         document = self.document()
@@ -49,7 +50,8 @@ class Process:
 
     def document(self, **sections: Any) -> dict[str, Any]:
         config = {**make_config(), "storage": {"path": str(self.home / "statistics.db")}, **sections}
-        return {**config, "scheduler": {"lease": 1.0, "flush_interval": 0.2, "copy_interval": 0}}
+        timing = {"lease": 1.0, "flush_interval": 0.2, "copy_interval": self.copy_interval}
+        return {**config, "scheduler": timing}
 
     def start(self) -> None:
         self.task = asyncio.create_task(self.shifts.run(self.stopping))
@@ -172,6 +174,58 @@ async def test_a_version_that_cannot_be_run_is_told(process: Process):
     assert refused["config"] == "0"
     assert "the secret LACK is missing" in refused["fault"]
     assert mended["fault"] == ""
+
+
+async def test_a_store_that_comes_back_empty_gets_its_versions_back(process: Process):
+    """Nobody runs them any more: the next scheduler finds them where its own file says, though they said to store elsewhere, and runs them."""
+    first = Process(process.store, process.home, copy_interval=10.0)
+    first.start()
+    await wait_until(lambda: first.leads_with(0))
+    await first.push(first.document())
+    await first.push(first.document(storage={"path": str(process.home / "second.db")}))
+    await wait_until(lambda: first.leads_with(2), 15)
+    await first.stop()
+    before = [await first.versions.read(number) for number in (1, 2)]
+    await process.store.client.flushdb()
+    second = Process(process.store, process.home, copy_interval=10.0)
+    second.start()
+    await wait_until(lambda: second.leads_with(2), 15)
+    await second.stop()
+
+    assert [await second.versions.read(number) for number in (1, 2)] == before
+    assert [version.number for version in await second.versions.history()] == [2, 1]
+
+
+async def test_history_that_only_the_storage_knows_is_filled_in(process: Process):
+    """A node has put back what it runs, and nothing older."""
+    scheduler = Process(process.store, process.home, copy_interval=10.0)
+    scheduler.start()
+    for number in (1, 2):
+        await scheduler.push(scheduler.document())
+        await wait_until(lambda number=number: scheduler.leads_with(number), 15)
+    runs = await scheduler.versions.read(2)
+    await process.store.client.delete(process.store.keys.versions, process.store.keys.versions + ":documents")
+    await scheduler.versions.put_back(runs)
+
+    async def numbers() -> bool:
+        return [version.number for version in await scheduler.versions.history()] == [2, 1]
+
+    await wait_until(numbers)
+    await scheduler.stop()
+
+
+async def test_who_wants_no_copies_gets_none_of_versions_either(process: Process):
+    """``copy_interval: 0``: an emptied Redis stays empty."""
+    process.start()
+    await process.push(process.document())
+    await wait_until(lambda: process.leads_with(1), 15)
+    await process.stop()
+    sink = SqliteSink(process.home / "statistics.db")
+    await sink.open()
+    stored = await sink.latest_copy(process.store.keys.versions)
+    await sink.aclose()
+
+    assert stored is None
 
 
 async def test_a_scheduler_does_not_start_on_other_rules_than_the_clusters(process: Process):
