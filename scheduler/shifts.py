@@ -18,6 +18,7 @@ from scheduler.chronicles import Chronicles
 from scheduler.contact import describe
 from scheduler.service import SchedulerService
 from scheduler.sinks import Sink, SinkError, make_sink
+from scheduler.verdicts import Judge
 from shared_state.blueprints import Blueprints
 from shared_state.cancellation import obey_cancellation
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
@@ -69,6 +70,7 @@ class Shifts:
         self._next = asyncio.Event()
         self._service: SchedulerService | None = None
         self._chronicles: Chronicles | None = None
+        self._judge = Judge(self._versions, blueprints)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Runs until told to stop.
@@ -168,7 +170,11 @@ class Shifts:
     async def _look(self) -> None:
         if self._chronicles is not None and self._plan.topology.config.scheduler.copy_interval:
             await self._chronicles.look()
-        number = (await self._versions.pulse()).current
+        pulse = await self._versions.pulse()
+        await self._move(pulse.current)
+        await self._judge.look(pulse.proposed, self._plan.topology.config.storage)
+
+    async def _move(self, number: int) -> None:
         if number <= self._plan.number or number == self._refused:
             return
         try:
@@ -198,7 +204,7 @@ class Shifts:
     async def _tell(self) -> None:
         """The one that leads says what it runs."""
         if self._service is not None and self._service.leadership.is_leading:
-            await tell_version(self._store, self._plan.number, self._fault)
+            await tell_version(self._store, self._plan.number, self._fault, self._judge.verdict)
 
 
 def _domains(topology: Topology) -> dict[str, DomainSpec]:

@@ -121,7 +121,8 @@ class Keys:
     @property
     def leader(self) -> str:
         """Hash owner, token, until, since: the scheduler's lease. The token only ever grows. ``config`` and ``fault``: the version of the
-        configuration that its holder runs, and why it cannot run the one in force.
+        configuration that its holder runs, and why it cannot run the one in force; ``judged`` and ``verdict``: the proposed version that it has judged
+        last, and why it cannot run that.
         """
         return f"{self._prefix}{{cluster}}:leader"
 

@@ -16,7 +16,7 @@ from shared_state.blueprints import Blueprints
 from shared_state.config.loader import Written, read_config
 from shared_state.domains import read_domain
 from shared_state.errors import ConfigurationError
-from shared_state.leadership import read_lead
+from shared_state.leadership import Word, read_lead, read_word
 from shared_state.state import EntityState
 from shared_state.statistics import minutes_of
 from shared_state.store import Store
@@ -65,6 +65,18 @@ class Process:
     async def leads_with(self, number: int) -> dict[str, str] | None:
         lead = await read_lead(self.store)
         return lead if lead.get("owner") and lead.get("config") == str(number) else None
+
+    async def word_on(self, document: dict[str, Any]) -> str:
+        """What it thinks of a proposal, which is withdrawn then."""
+        number = await self.versions.propose(document, Told(), base=0)
+
+        async def said() -> Word | None:
+            word = await read_word(self.store)
+            return word if word and word.number == number else None
+
+        word = await wait_until(said)
+        await self.versions.decide(number, is_good=False)
+        return word.fault
 
     async def model(self) -> EntityState:
         return (await read_domain(self.store, make_topology().domains[DOMAIN]))[1].models[MODEL]
@@ -174,6 +186,22 @@ async def test_a_version_that_cannot_be_run_is_told(process: Process):
     assert refused["config"] == "0"
     assert "the secret LACK is missing" in refused["fault"]
     assert mended["fault"] == ""
+
+
+async def test_the_scheduler_that_leads_judges_what_is_proposed(process: Process):
+    """A secret that it lacks, a storage that it cannot open; what it could run; whatever it says, nothing changes yet."""
+    process.start()
+    await wait_until(lambda: process.leads_with(0))
+    (process.home / "file").touch()
+    needy = other()
+    needy["providers"]["else"]["api_key"] = "${secrets:LACK}"
+    lost = process.document(storage={"path": str(process.home / "file" / "statistics.db")})
+    words = [await process.word_on(document) for document in (needy, lost, process.document())]
+
+    assert "the secret LACK is missing" in words[0]
+    assert "storage: the statistics file" in words[1]
+    assert words[2] == ""
+    assert await process.leads_with(0)
 
 
 async def test_a_store_that_comes_back_empty_gets_its_versions_back(process: Process):
