@@ -30,7 +30,7 @@ test: $(STAMP) ## all tests that need no container engine
 ready: check test ## what must be green before a change is handed over
 
 cluster: $(STAMP) ## several nodes behind nginx, the long tests included
-	$(BIN)/pytest tests/cluster $(ARGS)
+	$(BIN)/pytest -m '(cluster or long) and not containers and not topologies' $(ARGS)
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)

@@ -69,6 +69,7 @@ class Shifts:
         self._refused = 0
         self._next = asyncio.Event()
         self._service: SchedulerService | None = None
+        self._serves = 0  # the number that the shift under way runs
         self._chronicles: Chronicles | None = None
         self._judge = Judge(self._versions, blueprints)
 
@@ -134,6 +135,7 @@ class Shifts:
             admin_token=self._admin_token,
             former=plan.former,
         )
+        self._serves = plan.number
         service.start()
         log.info("shift begins", number=plan.number, version=plan.topology.version)
         try:
@@ -204,7 +206,7 @@ class Shifts:
     async def _tell(self) -> None:
         """The one that leads says what it runs."""
         if self._service is not None and self._service.leadership.is_leading:
-            await tell_version(self._store, self._plan.number, self._fault, self._judge.verdict)
+            await tell_version(self._store, self._serves, self._fault, self._judge.verdict)
 
 
 def _domains(topology: Topology) -> dict[str, DomainSpec]:

@@ -242,11 +242,10 @@ class ConfigDesk:
             if word is not None and word.number == number and word.fault:
                 faults[f"scheduler {word.owner}"] = word.fault
             silent = [node.id for node in live if node.config_judged != number]
-            is_late = asyncio.get_running_loop().time() > deadline
-            is_awaited = word is not None and word.number != number and not is_late
+            is_awaited = word is not None and word.number != number
             if faults or not (silent or is_awaited):
                 return faults
-            if is_late:
+            if asyncio.get_running_loop().time() > deadline:
                 return dict.fromkeys(silent, "does not say whether it can run it; is it of an older release?")
             await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -32,7 +32,7 @@ _SECONDS: dict[str, float] = {
     "all": 10.0,
 }
 #: Those that take long by their nature are left to `make cluster`; the last one has a bit of all of them.
-_LONG = {"node-freeze", "redis-freeze", "scale"}
+_LONG = {"node-freeze", "redis-freeze", "scale", "all"}
 #: Where somebody is taken for dead others clean up.
 _CLEANED_UP = {"node-kill", "node-freeze", "all"}
 #: Calls that a node had admitted while the store was away, and died, are booked only when its allowance ends, in a minute.

@@ -44,7 +44,8 @@ async def test_no_limit_is_exceeded_by_what_the_store_forgot(
     start_cluster: Callable[..., Cluster], loss: str
 ):
     """Every request that the provider saw counts, also those that the server has never heard of."""
-    config = mesh(pool("metered", Member("alpha", limits={"rpm": _LIMIT})))
+    metered = pool("metered", Member("alpha", limits={"rpm": _LIMIT}))
+    config = mesh(metered, scheduler={"copy_interval": 0})  # no copy helps the nodes to remember
     cluster = start_cluster(config, mocks={"alpha": {}}, nodes=2, persistence=True)
     async with cluster.client() as client:
         assert await _served(client, _BEFORE) == _BEFORE

@@ -149,6 +149,7 @@ async def _balance(fleet: Fleet, models: frozenset[str]) -> Balance:
         return await fleet.balance(models)
 
 
+@pytest.mark.long
 async def test_a_slot_moves_under_load(upstream: CountingUpstream):
     """Several accounts on three primaries; all limits hold, nothing is lost, only the account that moves is held for a moment."""
     await _examine(ClusterFleet(), upstream, move_hot_slot, _NOTHING_IS_LOST, seconds=5)

@@ -126,12 +126,12 @@ async def test_with_everything_on_standby_nobody_is_asked(cluster: Cluster, call
 
 
 async def test_panic_makes_no_storm(cluster: Cluster, callers: aiohttp.ClientSession):
-    """With nobody well left, each node asks what is ill on faith, a little."""
+    """With nobody well left, each node asks what is ill on faith, a little; the others are told at once."""
     fail_all(cluster, "alarmed")
     heard = await ask_many(callers, "alarmed", 600)
 
     assert upstream(cluster, "alarmed") < 250
-    assert heard[-1][0] == 503
+    assert [status for status, _ in heard[-100:]].count(503) > 80
 
 
 async def test_panic_serves_what_can_be_served(cluster: Cluster, callers: aiohttp.ClientSession):

@@ -21,7 +21,7 @@ from node.ops.routes import ops_routes
 from shared_state.blueprints import Blueprints
 from shared_state.bus import Bus
 from shared_state.config.loader import Written
-from shared_state.leadership import Verdict, hold_lead, release_lead, tell_version
+from shared_state.leadership import Verdict, Word, hold_lead, read_word, release_lead, tell_version
 from shared_state.registry import NodeInfo, Registry
 from shared_state.store import Store
 from shared_state.topology import Topology
@@ -217,6 +217,8 @@ async def test_a_scheduler_that_cannot_run_it_is_enough(cluster: Cluster):
     await tell_version(store, 0, "", Verdict(2, "storage: no such disk"))
     status, said = await cluster.push(changed(region="eu"))
     await release_lead(store, "clock")
+    await hold_lead(store, "dead", lease_s=0.001)
+    await tell_version(store, 0, "", Verdict(3, "storage: no such disk"))
     again, _ = await cluster.push(changed(region="eu"))
 
     assert (status, said["error"]["code"]) == (409, "version_refused")
@@ -225,9 +227,15 @@ async def test_a_scheduler_that_cannot_run_it_is_enough(cluster: Cluster):
     assert [number for number, _ in await cluster.history()] == [3, 1]
 
 
-async def test_a_push_waits_for_the_scheduler_that_leads(cluster: Cluster):
+async def test_a_push_waits_for_the_scheduler_that_leads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
     """It has not looked yet when all nodes have said that they can."""
-    store = cluster.office.store
+    store, looks = cluster.office.store, asyncio.Semaphore(0)
+
+    async def read(store: Store) -> Word | None:
+        looks.release()
+        return await read_word(store)
+
+    monkeypatch.setattr(configuration, "read_word", read)
     await hold_lead(store, "clock", lease_s=60.0)
     await tell_version(store, 0, "", Verdict())
     pushing = asyncio.create_task(cluster.push(changed(region="eu")))
@@ -236,6 +244,9 @@ async def test_a_push_waits_for_the_scheduler_that_leads(cluster: Cluster):
         return cluster.first.info.config_judged == 2
 
     await wait_until(is_judged)
+    looks._value = 0
+    for _ in range(3):  # the desk has seen that all nodes can
+        await asyncio.wait_for(looks.acquire(), 2)
     assert (await cluster.versions.pulse()).proposed == 2
     await tell_version(store, 0, "", Verdict(2, "the secret KEY is missing"))
     status, said = await pushing

@@ -93,6 +93,7 @@ def test_every_size_of_the_fleet_has_a_limited_model_of_its_own() -> None:
     assert {limited_model(1), limited_model(2)} <= set(document.pools)
 
 
+@pytest.mark.long
 def test_a_small_fleet_is_measured(tmp_path: Path) -> None:
     """The command grows a fleet, tries its limits and leaves its files."""
     words = ["--nodes", "1", "2", "--total", "60", "--each", "30", "--seconds", "0.3", "--rest", "0.1"]
