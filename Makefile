@@ -41,11 +41,8 @@ bench: $(STAMP) ## what a node costs beside nginx, into benchmarks/results (ARGS
 bench-peers: $(STAMP) ## the same beside other gateways (installed into ~/.cache/modelmesh/peers, or $$MODELMESH_PEERS)
 	$(BIN)/python -m benchmarks peers $(ARGS)
 
-bench-scale: $(STAMP) ## what a request costs on 1 to 8 nodes, and a model up to 1,000 (some 6 minutes)
-	$(BIN)/python -m benchmarks.service_times
-	$(BIN)/python -m benchmarks.scale $(ARGS)
-	$(BIN)/python -m benchmarks.model_report
-	$(BIN)/python -m benchmarks fleets
+bench-scale: $(STAMP) ## what a request costs on 1 to 8 nodes, a model up to 1,000, docs/scaling.md (6 minutes; 2 with ARGS='--rounds 1 --seconds 2')
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-streams: $(STAMP) ## thousands of open streams, time to the first token, slow readers (ARGS='--streams 1000')
 	$(BIN)/python -m benchmarks.streams $(ARGS)

@@ -76,7 +76,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     figures = summarise(run)
     for sheet in sheets(figures):
         console.print(rich_table(sheet))
-    console.print(f"other processes used {disturbance(run):.0%} of the cores meanwhile")
+    console.print(
+        f"other processes used {disturbance(run.samples, cores=run.setting['cores']):.0%} of the cores meanwhile"
+    )
     for path in _write(run, arguments):
         console.print(f"written: {path}", highlight=False)
     return 1 if run.absent or any(sample.is_void for sample in run.samples) else 0

@@ -140,9 +140,9 @@ def _load(found: list[Sample], samples: _Samples) -> Load:
     )
 
 
-def disturbance(run: Run) -> float:
+def disturbance(samples: Iterable[Sample], *, cores: int) -> float:
     """Share of the machine that other processes used while it was measured, the median of all windows."""
-    shares = [s.others_cpu_s / s.elapsed_s / run.setting["cores"] for s in run.samples if not s.is_void]
+    shares = [s.others_cpu_s / s.elapsed_s / cores for s in samples if not s.is_void]
     return median(shares) if shares else 0.0
 
 

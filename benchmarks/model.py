@@ -1,9 +1,6 @@
-"""A model of a fleet: what Redis and nodes work per request, from recorded service times, up to 1,000 nodes.
+"""A simulated fleet: every call of Redis that its nodes make, from recorded service times.
 
-    python -m benchmarks.model
-
-Two ways that check each other: a small simulation of every call (`simulate`), and formulae (`Shard`). The newest result files of
-``service_times`` and ``scale`` feed and validate them; `docs/scaling.md` says what follows.
+The newest result files of ``service_times`` and ``scale`` feed and validate it (`model_report`); `formulae` say the same in closed form.
 """
 
 from __future__ import annotations
@@ -14,49 +11,80 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
-from benchmarks.service_times import Line
+from benchmarks.lines import Exchange, Line
+from node.batch import COMPANY_S
+from shared_state.ledger import MAX_BATCH
 
-#: Entries that one call carries at the most.
-MOST: Final = 256
 #: Parts of a node's own work on a request: before it asks, before it sends upstream, after the answer.
 _PARTS: Final = (0.45, 0.2, 0.35)
+#: How long Redis sleeps between calls that come one after the other: what the service times named *alone* stand for.
+_ALONE_S: Final = 0.0005
 
-Begin = Callable[[bool], tuple[float, Callable[[], None]]]
+#: What nodes ask without a script.
+_COMMANDS: Final = ("pulses",)
+
+#: Work of a core that has done nothing for so long: how long it takes, and what follows.
+Begin = Callable[[float], tuple[float, Callable[[], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Service times in microseconds under one mode of `benchmarks.service_times`.
+
+    Attributes:
+        server: of Redis, by kind of call.
+        server_exchange, client_exchange: of the exchange, for Redis and for a node.
+    """
+
+    server: Mapping[str, Line]
+    server_exchange: Exchange
+    client_exchange: Exchange
+
+    @staticmethod
+    def read(lines: Mapping[str, Any]) -> Times:
+        """From the lines of one mode."""
+        exchange = lines["exchange"]
+        return Times(
+            {name: Line(**line["server"]) for name, line in lines.items() if name != "exchange"},
+            Exchange(**exchange["server"]),
+            Exchange(**exchange["client"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Service times in microseconds: of Redis, and of a node for its calls.
+    """All service times.
 
     Attributes:
-        server, client: by kind of call, for calls that meet a busy process.
-        server_idle, client_idle: the same for one that has to wake up.
+        busy: of a process that does not sleep.
+        alone: of one that wakes up for each call.
+        rare: of one that has slept for `rare_s`, and finds its caches used by others.
         round_trip_s: on the network, both ways.
     """
 
-    server: Mapping[str, Line]
-    server_idle: Mapping[str, Line]
-    client: Mapping[str, Line]
-    client_idle: Mapping[str, Line]
+    busy: Times
+    alone: Times
+    rare: Times
+    rare_s: float = 0.01
     round_trip_s: float = 0.0002
 
     @staticmethod
     def read(document: Mapping[str, Any]) -> Costs:
         """From a result file of ``benchmarks.service_times``."""
+        busy, alone, rare = (Times.read(document[mode]) for mode in ("busy", "alone", "rare"))
+        return Costs(busy, alone, rare, rare_s=document["setting"]["pause_s"])
 
-        def lines(mode: str, side: str) -> dict[str, Line]:
-            return {name: Line(**line[side]) for name, line in document[mode].items()}
-
-        return Costs(
-            lines("busy", "server"),
-            lines("alone", "server"),
-            lines("busy", "client"),
-            lines("alone", "client"),
-        )
+    def after(self, idle_s: float, cost: Callable[[Times], float]) -> float:
+        """What a call costs a process that has slept for so long, by the logarithm of that time."""
+        if idle_s <= 0:
+            return cost(self.busy)
+        part = math.log(max(1.0, idle_s / _ALONE_S)) / math.log(self.rare_s / _ALONE_S)
+        alone_us = cost(self.alone)
+        return alone_us + min(1.0, part) * (cost(self.rare) - alone_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +97,8 @@ class Fleet:
         upstream_s: how long a provider takes.
         cores: that the nodes share; 0: each has its own.
         renew_s: between two renewals of a lease, see `renewal_s`.
+        beside_us: what others do for a request on the core of Redis, if it is not alone there.
+        in_turn: whether a load balancer gives each node the next request; else chance does.
     """
 
     nodes: int
@@ -78,6 +108,8 @@ class Fleet:
     upstream_s: float = 0.001
     cores: int = 0
     renew_s: float = 1.0
+    beside_us: float = 0.0
+    in_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +117,8 @@ class Outcome:
     """What a fleet's requests cost.
 
     Attributes:
-        calls: script calls per request, those of the background not included.
+        calls: exchanges per request.
+        scripts: the same with the scripts that nodes run without any request.
         redis_us, node_us: CPU per request.
         wait_ms: for an admission, the mean.
         p99_ms: of the same.
@@ -93,6 +126,7 @@ class Outcome:
     """
 
     calls: float
+    scripts: float
     redis_us: float
     node_us: float
     wait_ms: float
@@ -125,69 +159,125 @@ class _Station:
         self._clock = clock
         self._waiting: deque[Begin] = deque()
         self._is_busy = False
+        self._idle_since = 0.0
 
     def submit(self, begin: Begin) -> None:
         self._waiting.append(begin)
         if not self._is_busy:
             self._is_busy = True
-            self._next(was_idle=True)
+            self._next(max(1e-9, self._clock.now - self._idle_since))
 
-    def _next(self, *, was_idle: bool) -> None:
-        seconds, then = self._waiting.popleft()(was_idle)
+    def _next(self, idle_s: float) -> None:
+        seconds, then = self._waiting.popleft()(idle_s)
         self.busy_s += seconds
 
         def done() -> None:
             then()
             if self._waiting:
-                self._next(was_idle=False)
+                self._next(0.0)
             else:
                 self._is_busy = False
+                self._idle_since = self._clock.now
 
         self._clock.after(seconds, done)
 
 
-class _Lane:
-    """The calls of one kind of a node for a domain: one under way, the next batch gathers meanwhile."""
+_Waiting = tuple[float, Callable[[], None]]
 
-    def __init__(self, world: _World, node: int, kind: str) -> None:
+
+class _Lane:
+    """The exchanges of a node with a domain, as `node.batch` makes them: one under way for asks, and the settlements that wait go with it.
+    Those that find no company for a moment go in one of their own."""
+
+    def __init__(self, world: _World, node: int) -> None:
         self._world = world
         self._core = world.core_of(node)
-        self._kind = kind
-        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
-        self._is_under_way = False
+        self._asks: deque[_Waiting] = deque()
+        self._outbox = 0
+        self._is_asking = self._is_settling = False
+        self._wait: object | None = None
 
-    def put(self, then: Callable[[], None]) -> None:
-        self._waiting.append((self._world.clock.now, then))
-        if not self._is_under_way:
-            self._is_under_way = True
-            self._core.submit(self._send)
+    def ask(self, then: Callable[[], None]) -> None:
+        self._asks.append((self._world.clock.now, then))
+        if not self._is_asking:
+            self._is_asking = True
+            self._core.submit(lambda _: (0.0, self._take_turn))
 
-    def _send(self, was_idle: bool) -> tuple[float, Callable[[], None]]:
-        batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
-        half_s = self._world.client_s(self._kind, len(batch), was_idle) / 2
-        way_s = self._world.costs.round_trip_s / 2
+    def settle(self) -> None:
+        self._outbox += 1
+        if not self._is_asking:
+            self._await_company()
+
+    def _take_turn(self) -> None:
+        """Whoever waits for the core goes first, and may ask as well."""
+        self._core.submit(self._send_asks)
+
+    def _send_asks(self, idle_s: float) -> tuple[float, Callable[[], None]]:
+        batch = [self._asks.popleft() for _ in range(min(MAX_BATCH, len(self._asks)))]
+        aboard = 0 if self._is_settling else min(MAX_BATCH, self._outbox)
+        if not self._is_settling:
+            self._wait = None
+
+        def answered() -> None:
+            self._outbox -= aboard
+            self._world.note(batch)
+            for _, then in batch:
+                then()
+            if self._asks:
+                self._take_turn()
+            else:
+                self._is_asking = False
+                self._await_company()
+
+        return self._exchange(len(batch), aboard, idle_s, answered)
+
+    def _await_company(self) -> None:
+        if self._outbox >= MAX_BATCH:
+            self._settle_now()
+        elif self._outbox and self._wait is None and not self._is_settling:
+            waiting = self._wait = object()
+
+            def is_over() -> None:
+                if self._wait is waiting:
+                    self._settle_now()
+
+            self._world.clock.after(COMPANY_S, is_over)
+
+    def _settle_now(self) -> None:
+        self._wait = None
+        if self._outbox and not self._is_settling:
+            self._is_settling = True
+            self._core.submit(self._send_settlements)
+
+    def _send_settlements(self, idle_s: float) -> tuple[float, Callable[[], None]]:
+        count = min(MAX_BATCH, self._outbox)
+
+        def answered() -> None:
+            self._outbox -= count
+            if self._outbox and not self._is_asking:
+                self._core.submit(self._send_settlements)
+            else:
+                self._is_settling = False
+
+        return self._exchange(0, count, idle_s, answered)
+
+    def _exchange(
+        self, asks: int, settlements: int, idle_s: float, answered: Callable[[], None]
+    ) -> tuple[float, Callable[[], None]]:
+        world = self._world
+        half_s = world.client_s(asks, settlements, idle_s) / 2
+        way_s = world.costs.round_trip_s / 2
 
         def travel() -> None:
-            self._world.clock.after(way_s, lambda: self._world.redis.submit(serve))
+            world.clock.after(way_s, lambda: world.redis.submit(serve))
 
-        def serve(was_idle: bool) -> tuple[float, Callable[[], None]]:
-            return self._world.server_s(self._kind, len(batch), was_idle), back
+        def serve(idle_s: float) -> tuple[float, Callable[[], None]]:
+            return world.server_s(asks, settlements, idle_s), back
 
         def back() -> None:
-            self._world.clock.after(
-                way_s, lambda: self._core.submit(lambda _: (half_s, lambda: self._answer(batch)))
-            )
+            world.clock.after(way_s, lambda: self._core.submit(lambda _: (half_s, answered)))
 
         return half_s, travel
-
-    def _answer(self, batch: list[tuple[float, Callable[[], None]]]) -> None:
-        self._world.note(self._kind, batch)
-        for _, then in batch:
-            then()
-        if self._waiting:
-            self._core.submit(self._send)
-        else:
-            self._is_under_way = False
 
 
 class _World:
@@ -197,67 +287,79 @@ class _World:
         self.clock = _Clock()
         self.costs = costs
         self.redis = _Station(self.clock)
-        self.calls = self.requests = 0
+        self.calls = self.scripts = self.requests = self._turn = 0
         self.waits_s: list[float] = []
+        self._beside_s = 0.0
         self._fleet = fleet
         self._draw = random.Random(seed)
         self._cores = [_Station(self.clock) for _ in range(fleet.cores or fleet.nodes)]
-        self._lanes: dict[tuple[int, int, str], _Lane] = {}
+        self._lanes: dict[tuple[int, int], _Lane] = {}
 
     @property
     def node_busy_s(self) -> float:
         return sum(core.busy_s for core in self._cores)
 
+    @property
+    def redis_busy_s(self) -> float:
+        return self.redis.busy_s - self._beside_s
+
     def core_of(self, node: int) -> _Station:
         return self._cores[node % len(self._cores)]
 
-    def client_s(self, kind: str, entries: int, is_idle: bool) -> float:
-        lines = self.costs.client_idle if is_idle else self.costs.client
-        return lines[kind].at(entries) / 1e6
+    def client_s(self, asks: int, settlements: int, idle_s: float) -> float:
+        return self.costs.after(idle_s, lambda times: times.client_exchange.at(asks, settlements)) / 1e6
 
-    def server_s(self, kind: str, entries: int, is_idle: bool) -> float:
-        self.calls += kind in ("admit", "settle")
-        lines = self.costs.server_idle if is_idle else self.costs.server
-        return lines[kind].at(entries) / 1e6
+    def server_s(self, asks: int, settlements: int, idle_s: float) -> float:
+        self.calls += 1
+        return self.costs.after(idle_s, lambda times: times.server_exchange.at(asks, settlements)) / 1e6
 
-    def note(self, kind: str, batch: list[tuple[float, Callable[[], None]]]) -> None:
-        if kind == "admit":
-            self.waits_s += [self.clock.now - since for since, _ in batch]
-            self.requests += len(batch)
+    def note(self, batch: list[_Waiting]) -> None:
+        self.waits_s += [self.clock.now - since for since, _ in batch]
+        self.requests += len(batch)
 
     def arrive(self) -> None:
         """The next request comes somewhere, and the one after it is due."""
         self.clock.after(self._draw.expovariate(self._fleet.per_s), self.arrive)
-        node, domain = self._draw.randrange(self._fleet.nodes), self._draw.randrange(self._fleet.domains)
-        asks, settles = self._lane(node, domain, "admit"), self._lane(node, domain, "settle")
-        core = self.core_of(node)
+        self._turn += 1
+        chosen = self._turn if self._fleet.in_turn else self._draw.randrange(self._fleet.nodes)
+        node, domain = chosen % self._fleet.nodes, self._draw.randrange(self._fleet.domains)
+        lane, core = self._lane(node, domain), self.core_of(node)
         own_s = [part * self._fleet.node_us / 1e6 for part in _PARTS]
 
         def admitted() -> None:
             core.submit(lambda _: (own_s[1], sent))
 
         def sent() -> None:
-            self.clock.after(self._fleet.upstream_s, lambda: core.submit(lambda _: (own_s[2], answered)))
+            self._work_beside()
+            self.clock.after(self._fleet.upstream_s, lambda: core.submit(lambda _: (own_s[2], lane.settle)))
 
-        def answered() -> None:
-            settles.put(_nothing)
+        self._work_beside()
+        core.submit(lambda _: (own_s[0], lambda: lane.ask(admitted)))
 
-        core.submit(lambda _: (own_s[0], lambda: asks.put(admitted)))
+    def _work_beside(self) -> None:
+        """Half of what others do for a request: it keeps the core of Redis awake."""
+        seconds = self._fleet.beside_us / 2e6
+        if seconds:
+            self._beside_s += seconds
+            self.redis.submit(lambda _: (seconds, _nothing))
 
     def repeat(self, kind: str, entries: int, every_s: float) -> None:
         """Background calls of Redis, spread evenly over time."""
 
         def call() -> None:
-            self.redis.submit(lambda is_idle: (self.server_s(kind, entries, is_idle), _nothing))
+            self.redis.submit(lambda idle_s: (self._background_s(kind, entries, idle_s), _nothing))
             self.clock.after(every_s, call)
 
         self.clock.after(self._draw.random() * every_s, call)
 
-    def _lane(self, node: int, domain: int, kind: str) -> _Lane:
-        key = (node, domain, kind)
-        lane = self._lanes.get(key)
+    def _background_s(self, kind: str, entries: int, idle_s: float) -> float:
+        self.scripts += kind not in _COMMANDS
+        return self.costs.after(idle_s, lambda times: times.server[kind].at(entries)) / 1e6
+
+    def _lane(self, node: int, domain: int) -> _Lane:
+        lane = self._lanes.get((node, domain))
         if lane is None:
-            lane = self._lanes[key] = _Lane(self, node, kind)
+            lane = self._lanes[node, domain] = _Lane(self, node)
         return lane
 
 
@@ -266,109 +368,26 @@ def _nothing() -> None:
 
 
 def simulate(fleet: Fleet, costs: Costs, *, requests: int = 10_000, seed: int = 1) -> Outcome:
-    """Runs so many requests through a fleet, after a tenth as many that are not counted."""
+    """Runs so many requests through a fleet, after some that are not counted, until the first have long been settled."""
     world = _World(fleet, costs, seed)
     world.repeat("beat", 1, 1 / fleet.nodes)
     world.repeat("pulses", fleet.domains, 1 / fleet.nodes)
     world.repeat("renew", 1, fleet.renew_s / (fleet.nodes * fleet.domains))
     world.repeat("share_retries", 1, 1 / fleet.nodes)
     world.arrive()
-    warm_s, seconds = requests / 10 / fleet.per_s, requests / fleet.per_s
+    warm_s, seconds = requests / 10 / fleet.per_s + 2 * fleet.upstream_s, requests / fleet.per_s
     world.clock.run(warm_s)
     skipped = len(world.waits_s)
-    before = world.redis.busy_s, world.node_busy_s, world.calls, world.requests
+    before = world.redis_busy_s, world.node_busy_s, world.calls, world.requests, world.scripts
     world.clock.run(warm_s + seconds)
     done = max(1, world.requests - before[3])
     waits = sorted(world.waits_s[skipped:]) or [math.inf]
     return Outcome(
         calls=(world.calls - before[2]) / done,
-        redis_us=(world.redis.busy_s - before[0]) / done * 1e6,
+        scripts=(world.calls + world.scripts - before[2] - before[4]) / done,
+        redis_us=(world.redis_busy_s - before[0]) / done * 1e6,
         node_us=(world.node_busy_s - before[1]) / done * 1e6,
         wait_ms=fmean(waits) * 1000,
         p99_ms=waits[int(0.99 * (len(waits) - 1))] * 1000,
-        redis_busy=(world.redis.busy_s - before[0]) / seconds,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """The formulae: one Redis core with some of the quota domains, all nodes asking for all of them.
-
-    Attributes:
-        is_home: whether the registry lives here.
-        renew_s: between two renewals of a lease.
-    """
-
-    costs: Costs
-    nodes: int
-    domains: int
-    is_home: bool = True
-    renew_s: float = 1.0
-
-    def background(self) -> dict[str, float]:
-        """Share of the core for what nodes ask without any request, each second."""
-        server = self.costs.server
-        found = {
-            "heartbeats": self.nodes * server["beat"].at(1) if self.is_home else 0.0,
-            "polls": self.nodes * server["pulses"].at(self.domains),
-            "renewals": self.nodes * self.domains * server["renew"].at(1) / self.renew_s,
-            "retry budgets": self.nodes * server["share_retries"].at(1) if self.is_home else 0.0,
-        }
-        return {name: us / 1e6 for name, us in found.items()}
-
-    def batch(self, per_s: float, cycle_s: float) -> float:
-        """Mean entries of a call: what came to a lane while its last call was under way, and one at the least."""
-        came = per_s / (self.nodes * self.domains) * cycle_s
-        return min(MOST, came + math.exp(-came))
-
-    def redis_us(self, batch: float) -> float:
-        """CPU per request where calls carry so many entries."""
-        admit, settle = self.costs.server["admit"], self.costs.server["settle"]
-        return (admit.fixed_us + settle.fixed_us) / batch + admit.each_us + settle.each_us
-
-    def busy(self, per_s: float, batch: float) -> float:
-        """Share of the core."""
-        return per_s * self.redis_us(batch) / 1e6 + sum(self.background().values())
-
-    def cycle_s(self, per_s: float) -> float:
-        """How long a call is under way at this load: round trip, wait and service. Infinite where the core cannot keep up."""
-
-        def needed(cycle_s: float) -> float:
-            batch = self.batch(per_s, cycle_s)
-            busy = self.busy(per_s, batch)
-            if busy >= 1:
-                return math.inf
-            return self.costs.round_trip_s + self.redis_us(batch) * batch / 2e6 * (1 + busy / (1 - busy) / 2)
-
-        low, high = 0.0, 100.0
-        if needed(high) > high:
-            return math.inf
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if needed(middle) > middle else (low, middle)
-        return high
-
-    def capacity(self, within_s: float) -> float:
-        """Requests per second at which a call is under way for so long."""
-        low, high = 0.0, 1e6
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.cycle_s(middle) <= within_s else (low, middle)
-        return low
-
-    def knee(self) -> float:
-        """Requests per second that the core could carry if every call travelled alone: from there on batches grow."""
-        return max(0.0, 1 - sum(self.background().values())) / self.redis_us(1) * 1e6
-
-
-def capacity(
-    costs: Costs, *, nodes: int, domains: int, shards: int, within_s: float, renew_s: float
-) -> float:
-    """Requests per second of a cluster of so many Redis cores; a domain lives on one of them."""
-    used = min(domains, shards)
-    one = Shard(costs, nodes, math.ceil(domains / used), is_home=True, renew_s=renew_s)
-    return (
-        used * one.capacity(within_s)
-        if used == 1
-        else (one.capacity(within_s) + (used - 1) * replace(one, is_home=False).capacity(within_s))
+        redis_busy=(world.redis_busy_s - before[0]) / seconds,
     )

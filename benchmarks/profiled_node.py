@@ -19,9 +19,8 @@ from node.options import parse
 def main() -> int:
     """Run the node; its exit code."""
     path = Path(sys.argv[1])
-    profiler = (
-        cProfile.Profile()
-    )  # by the wall clock: the CPU clock is a system call, which would distort far more
+    # By the wall clock: the CPU clock is a system call, which would distort far more.
+    profiler = cProfile.Profile()
 
     def begin(number: int, frame: FrameType | None) -> None:
         profiler.enable()

@@ -42,7 +42,7 @@ def page(run: Run, figures: Sequence[Figures], *, source: str, picture: str) -> 
         f" every sample is in [{source}]({source}), the method in [../README.md](../README.md).\n",
         f"{setting['cpu']}, {setting['cores']} cores, {setting['kernel']}, {setting['python']},"
         f" nginx {setting['nginx']}, {versions}.\n",
-        f"Other processes used {disturbance(run):.0%} of the cores meanwhile.\n",
+        f"Other processes used {disturbance(run.samples, cores=setting['cores']):.0%} of the cores meanwhile.\n",
         *(["\n".join(notes) + "\n"] if notes else []),
         f"![cost of every subject]({picture})\n",
         *(markdown(sheet) for sheet in sheets(figures)),

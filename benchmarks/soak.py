@@ -11,9 +11,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.meters import pss_bytes, rss_bytes, tree
 from benchmarks.setting import describe
-from benchmarks.slopes import Slope, Tolerance, slope_of
+from benchmarks.soak_findings import Soak
 from benchmarks.soak_load import Load, config
 from benchmarks.soak_report import shown, write
 from tests.cluster.cluster import Cluster, Node
@@ -36,18 +35,6 @@ _GAUGES: Final = {
     "modelmesh_unsettled": "unsettled",
     "modelmesh_upstream_connections": "connections",
 }
-#: What a series may grow by without being called rising.
-TOLERANCES: Final = {
-    "RSS MB": Tolerance(2.0, share=0.03),
-    "PSS MB": Tolerance(2.0, share=0.03),
-    "descriptors": Tolerance(8.0, share=0.05),
-    "threads": Tolerance(1.0),
-    "tasks": Tolerance(8.0, share=0.05),
-    "in flight": Tolerance(4.0, share=0.1),
-    "unsettled": Tolerance(4.0),
-    "connections": Tolerance(8.0, share=0.05),
-    "books' drift": Tolerance(4.0),
-}
 #: What may be more after the load than before it: sixteen kept connections to Redis, a few of nginx and of the scheduler, and
 #: those that probes have left.
 _SPARE: Final = {
@@ -58,46 +45,6 @@ _SPARE: Final = {
     "unsettled": 0.0,
     "connections": 4.0,
 }
-
-
-@dataclass(slots=True)
-class Soak:
-    """What was seen.
-
-    Attributes:
-        series: process, what, then (seconds, value) pairs.
-        slopes: of each series after the warm-up.
-        rising: series that grow.
-        left: what nodes hold more after the load than before.
-        wrong: what else must not be.
-    """
-
-    setting: dict[str, Any]
-    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    slopes: dict[str, Slope] = field(default_factory=dict)
-    rising: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    ends: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_well(self) -> bool:
-        return not (self.rising or self.left or self.wrong)
-
-    def note(self, at_s: float, found: Mapping[str, float]) -> None:
-        """Takes in one sample of everything."""
-        for name, value in found.items():
-            self.series.setdefault(name, []).append((round(at_s, 1), round(value, 3)))
-
-    def judge(self, *, warm_up_s: float) -> None:
-        """The verdicts on all series, from what came after the warm-up."""
-        for name, points in self.series.items():
-            kept = [point for point in points if point[0] >= warm_up_s]
-            if len(kept) < 3:
-                continue
-            slope = self.slopes[name] = slope_of([at for at, _ in kept], [value for _, value in kept])
-            if not TOLERANCES[name.partition(": ")[2]].forgives(slope):
-                self.rising.append(name)
 
 
 class Sampler:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 from rich.table import Table
 
+from benchmarks.soak_findings import Soak
 from benchmarks.tables import Sheet, markdown, rich_table
-
-if TYPE_CHECKING:
-    from benchmarks.soak import Soak
 
 _WIDTH, _HEIGHT, _COLUMNS = 300, 90, 3
 _PAD: Final = 8

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from benchmarks.samples import Quantiles
 from benchmarks.stream_phases import FirstToken, Idle, Lazy
+from benchmarks.stream_run import StreamRun
 from benchmarks.tables import Sheet, markdown
-
-if TYPE_CHECKING:
-    from benchmarks.streams import StreamRun
 
 _NONE: Final = "-"
 _DIRECT: Final = "direct"

@@ -8,9 +8,9 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import uvloop
@@ -25,15 +25,13 @@ from benchmarks.stream_phases import (
     FLOOD,
     MODELS,
     READER_S,
-    FirstToken,
-    Idle,
-    Lazy,
     hold_idle,
     hold_lazy,
     open_subject,
     started,
     time_first_tokens,
 )
+from benchmarks.stream_run import StreamRun
 from benchmarks.stream_tables import page, sheets
 from benchmarks.subjects import Node, SubjectError
 from benchmarks.tables import rich_table
@@ -44,23 +42,6 @@ PHASES: Final = ("idle", "first-token", "slow-readers")
 _RATES: Final = (50.0, 100.0, 200.0, 400.0)
 _PER_S: Final = 300.0
 _IN_FLIGHT: Final = "modelmesh_in_flight "
-
-
-@dataclass(slots=True)
-class StreamRun:
-    """Everything that was measured, and where."""
-
-    setting: dict[str, Any]
-    idle: list[Idle] = field(default_factory=list)
-    first: list[FirstToken] = field(default_factory=list)
-    lazy: list[Lazy] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def faults(self) -> list[str]:
-        """What must not be: failed streams, readers who are held for ever."""
-        found = [fault for one in (*self.idle, *self.first, *self.lazy) for fault in one.faults]
-        return found + [f"{one.subject} still held slow readers" for one in self.lazy if one.ended_s is None]
 
 
 class StreamBench:

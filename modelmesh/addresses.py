@@ -1,21 +1,12 @@
-"""Addresses: which are this machine's own, how people see them, and the taking of one."""
+"""Addresses: how people see them, and the taking of one."""
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from modelmesh.errors import AddressError
 
 _BACKLOG = 2048
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

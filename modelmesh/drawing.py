@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+from shared_state.state import Trigger
 
 GOOD, FAIR, BAD, QUIET = "green", "yellow", "bold red", "dim"
 _STYLES = {
@@ -61,12 +63,16 @@ def until(moment: float | None, *, now: float) -> str:
 
 
 #: What each trigger waits for, where the time alone does not say it.
-_WAITS_FOR = {"quota_reset": "reset", "probe_success": "trial", "startup_probe": "trial"}
+_WAITS_FOR: Mapping[str, str] = {
+    Trigger.QUOTA_RESET: "reset",
+    Trigger.PROBE_SUCCESS: "trial",
+    Trigger.STARTUP_PROBE: "trial",
+}
 
 
 def back(moment: float | None, trigger: str, *, now: float) -> str:
     """When something comes back, and by what."""
-    if trigger == "manual":
+    if trigger == Trigger.MANUAL:
         return "by order"
     when, what = until(moment, now=now), _WAITS_FOR.get(trigger, "")
     return f"{when}, {what}" if when and what else when or what

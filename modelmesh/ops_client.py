@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from modelmesh.addresses import is_loopback
 from modelmesh.errors import OpsError, OpsUnreachableError
+from shared_state.addresses import is_loopback
 from shared_state.shapes.configuration import PushView
 from shared_state.shapes.keys import KeyView, NewKeyView
 from shared_state.shapes.status import EventView, OrderView, ProbeView

@@ -15,13 +15,14 @@ from pathlib import Path
 from rich.console import Console
 
 from modelmesh import __version__, demo
-from modelmesh.addresses import http_url, is_loopback, listen
+from modelmesh.addresses import http_url, listen
 from modelmesh.children import Child, ChildSpec, Service
 from modelmesh.edits import FileEdits
 from modelmesh.embedded import EmbeddedStore
 from modelmesh.errors import StartError
 from modelmesh.home import make_private, state_folder
 from modelmesh.supervisor import Supervisor
+from shared_state.addresses import is_loopback
 from shared_state.config.loader import config_from_environment, find_document, load_config
 from shared_state.config.root import MeshConfig
 from shared_state.config.strategies import is_custom

@@ -60,14 +60,11 @@ def timetable_view(jobs: Iterable[JobView], *, now: float) -> Table:
         "last error",
     )
     for job in jobs:
-        has_overrun = job.duration_ms is not None and job.duration_ms > job.interval_s * 1000
         view.add_row(
             Text(clean(job.name), style=BAD if job.last_error else ""),
             span(job.interval_s),
             "never" if job.last_run is None else f"{span(now - job.last_run)} ago",
-            ""
-            if job.duration_ms is None
-            else Text(f"{job.duration_ms:,.0f} ms", style=FAIR if has_overrun else ""),
+            _took(job),
             _due(job, now=now),
             str(job.runs),
             *(
@@ -77,6 +74,13 @@ def timetable_view(jobs: Iterable[JobView], *, now: float) -> Table:
             Text(clean(job.last_error or ""), style=BAD),
         )
     return view
+
+
+def _took(job: JobView) -> Text:
+    if job.duration_ms is None:
+        return Text("")
+    has_overrun = job.duration_ms > job.interval_s * 1000
+    return Text(f"{job.duration_ms:,.0f} ms", style=FAIR if has_overrun else "")
 
 
 def _due(job: JobView, *, now: float) -> Text:
@@ -211,10 +215,20 @@ def events_view(events: Iterable[EventView], *, now: float) -> Table:
 
 def topology_view(topology: Topology) -> RenderableType:
     """A configuration that has been found good."""
-    providers = table("Providers", "provider", "connector", "base URL", "quota domain", "key", "#models")
+    verdict = f"The configuration is good (version {topology.version})."
+    return Group(
+        _configured_providers(topology),
+        _configured_models(topology),
+        _configured_pools(topology),
+        Text(verdict, style=GOOD),
+    )
+
+
+def _configured_providers(topology: Topology) -> Table:
+    view = table("Providers", "provider", "connector", "base URL", "quota domain", "key", "#models")
     for provider in topology.providers.values():
         served = sum(model.provider == provider.id for model in topology.models.values())
-        providers.add_row(
+        view.add_row(
             text(provider.id),
             text(provider.connector.id),
             text(provider.base_url),
@@ -222,20 +236,23 @@ def topology_view(topology: Topology) -> RenderableType:
             "yes" if provider.api_key else "none",
             str(served),
         )
-    models = table("Models", "model", "provider", "upstream", "capabilities")
+    return view
+
+
+def _configured_models(topology: Topology) -> Table:
+    view = table("Models", "model", "provider", "upstream", "capabilities")
     for model in topology.models.values():
         leaves = sorted(path.rpartition(".")[2] for path in model.capabilities)
-        models.add_row(text(model.id), text(model.provider), text(model.upstream), text(" ".join(leaves)))
-    pools = table("Pools", "pool", "capability", "strategy", "models")
+        view.add_row(text(model.id), text(model.provider), text(model.upstream), text(" ".join(leaves)))
+    return view
+
+
+def _configured_pools(topology: Topology) -> Table:
+    view = table("Pools", "pool", "capability", "strategy", "models")
     for pool in topology.pools.values():
         members = " ".join(model.id for model in pool.models)
-        pools.add_row(text(pool.id), text(pool.capability), text(pool.strategy), text(members))
-    return Group(
-        providers,
-        models,
-        pools,
-        Text(f"The configuration is good (version {topology.version}).", style=GOOD),
-    )
+        view.add_row(text(pool.id), text(pool.capability), text(pool.strategy), text(members))
+    return view
 
 
 def _headline(status: StatusView, *, now: float) -> Table:

@@ -25,6 +25,7 @@ from node.routing.tokenizer import tokenizer_for
 from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
 from node.upstream.dialler import shared_ssl_context
+from shared_state.addresses import is_loopback
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import find_document, read_config
 from shared_state.errors import ConfigurationError
@@ -62,47 +63,42 @@ def run(options: NodeOptions) -> int:
 async def _run(
     options: NodeOptions, topology: Topology, blueprints: Blueprints, listener: socket.socket
 ) -> int:
-    config = topology.config
-    host, port = listener.getsockname()[:2]
-    store = Store(
-        options.redis_url or config.redis.address or _DEFAULT_REDIS_URL,
-        namespace=config.redis.namespace,
-        timeout_s=config.redis.timeout,
-        name="modelmesh-node",
-    )
-    admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
-    ops = Doorkeeper([SecretStr(admin)] if admin else [], is_open=_is_loopback(host))
-    service = NodeService(
-        topology,
-        store,
-        blueprints,
-        name=options.name or "node",
-        host=_reachable(host),
-        port=port,
-        ops=ops,
-        home=_home(),
-    )
+    service = _build_service(options, topology, blueprints, listener)
     stop, abort = _signals()
     await service.start()
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
     with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
         async with asyncio.timeout(_FIRST_LOOK_S):
             await service.until_ready()
-    # What exists now lives as long as the process, and a request leaves no rings behind: the collector need not look often.
-    gc.freeze()
-    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
-    await serve(
-        service.application,
-        [listener],
-        ServerOptions(
-            engine=config.server.engine, keep_alive_s=config.server.keep_alive, drain_s=config.server.drain
-        ),
-        stop=stop,
-        abort=abort,
-    )
+    _rest_collector()
+    server = topology.config.server
+    served = ServerOptions(engine=server.engine, keep_alive_s=server.keep_alive, drain_s=server.drain)
+    await serve(service.application, [listener], served, stop=stop, abort=abort)
     background.cancel()
     await service.stop()
     return 1 if service.failed.is_set() else 0
+
+
+def _build_service(
+    options: NodeOptions, topology: Topology, blueprints: Blueprints, listener: socket.socket
+) -> NodeService:
+    redis, (host, port) = topology.config.redis, listener.getsockname()[:2]
+    store = Store(
+        options.redis_url or redis.address or _DEFAULT_REDIS_URL,
+        namespace=redis.namespace,
+        timeout_s=redis.timeout,
+        name="modelmesh-node",
+    )
+    return NodeService(
+        topology,
+        store,
+        blueprints,
+        name=options.name or "node",
+        host=_reachable(host),
+        port=port,
+        ops=_ops_door(host),
+        home=_home(),
+    )
 
 
 async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Event) -> None:
@@ -125,6 +121,18 @@ async def _announce(service: NodeService, options: NodeOptions, stop: asyncio.Ev
         task.cancel()
     stop.set()
     await service.announce_drain()
+
+
+def _ops_door(host: str) -> Doorkeeper:
+    """Who may operate the node: who has the token; without one, who is on this machine."""
+    admin = os.environ.get("MODELMESH_ADMIN_TOKEN")
+    return Doorkeeper([SecretStr(admin)] if admin else [], is_open=is_loopback(host))
+
+
+def _rest_collector() -> None:
+    """What exists by the first request lives as long as the process, and a request leaves no rings behind: it need not look often."""
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
 
 
 def _home() -> Path | None:
@@ -180,7 +188,7 @@ def _check(topology: Topology, *, host: str, options: NodeOptions) -> None:
 def _check_door(topology: Topology, *, host: str, options: NodeOptions) -> None:
     config = topology.config
     has_door = bool(config.proxy.auth.tokens) or config.keys.required
-    if not (_is_loopback(host) or has_door or options.insecure):
+    if not (is_loopback(host) or has_door or options.insecure):
         raise ConfigurationError(
             [
                 f"proxy.host: {host} is open to the network and proxy.auth.tokens is empty; set a token,"
@@ -206,13 +214,6 @@ def _reachable(host: str) -> str:
     with suppress(OSError):
         return socket.gethostbyname(socket.gethostname())
     return "127.0.0.1"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _refuse(message: str) -> int:

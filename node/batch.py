@@ -29,7 +29,7 @@ _IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)
 _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
-_COMPANY_S: Final = 0.005
+COMPANY_S: Final = 0.005
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
 
@@ -127,9 +127,8 @@ class DomainBatcher:
     async def _admit_all(self) -> None:
         try:
             while self._asks:
-                await asyncio.sleep(
-                    0
-                )  # a turn of the loop: nothing if it is idle; if it is busy, whoever is next comes along
+                # A turn of the loop: nothing if it is idle; if it is busy, whoever is next comes along.
+                await asyncio.sleep(0)
                 batch = [self._asks.popleft() for _ in range(min(len(self._asks), MAX_BATCH))]
                 await self._admit_batch(batch, self._board())
         finally:
@@ -192,9 +191,9 @@ class DomainBatcher:
         if not self._outbox:
             return
         if self._is_urgent or len(self._outbox) >= MAX_BATCH:
-            self._settle_now()
+            self._settle_alone()
         elif self._company is None and self._settling is None:
-            self._company = asyncio.get_running_loop().call_later(_COMPANY_S, self._settle_now)
+            self._company = asyncio.get_running_loop().call_later(COMPANY_S, self._settle_alone)
 
     def _stop_waiting(self) -> None:
         if self._company is not None:
@@ -203,8 +202,11 @@ class DomainBatcher:
 
     def _settle_now(self) -> None:
         """Sends what is in the outbox; if a part of it is under way, then as soon as that has arrived."""
-        self._stop_waiting()
         self._is_urgent = bool(self._outbox)
+        self._settle_alone()
+
+    def _settle_alone(self) -> None:
+        self._stop_waiting()
         if self._outbox and self._settling is None and not self._aboard:
             self._settling = asyncio.get_running_loop().create_task(self._settle_all())
 
@@ -214,6 +216,8 @@ class DomainBatcher:
                 batch = self._next_settlements()
                 if await self._settle_batch(batch):
                     self._forget_settled(len(batch))
+                    if self._admitting is not None and not self._is_urgent:
+                        return  # else both would go on side by side, in twice as many calls
                 else:
                     if self._shelf is not None:
                         self._shelf.keep(self._outbox, self._applied)

@@ -1,4 +1,4 @@
-"""What belongs to one configuration, and what outlives it.
+"""What belongs to one configuration, on top of what outlives it.
 
 A new version gets a generation of its own beside the one that serves. It takes over once it has seen the state of everything that it routes
 to; calls that are under way go to their end in the generation that they began in.
@@ -8,87 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
-import httpx
+from collections.abc import Mapping
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
 from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge, Endpoint
-from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.once import Once
 from node.api.probe import Prober
 from node.api.surfaces import SURFACES
-from node.findings import StoreFindings
-from node.observe.cluster import ClusterGauges
-from node.observe.decisions import DecisionLog, DecisionQueue
-from node.observe.metrics import Metrics
-from node.observe.request_log import RequestLog
-from node.offices import Offices
-from node.ops.configuration import ConfigDesk
-from node.ops.events import EventFan
+from node.core import Core
+from node.observe.decisions import DecisionLog
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.providers.listing import list_models
-from node.routing.budget import RetryBudgets
-from node.routing.cursors import Cursors
-from node.routing.gatehouse import Gatehouse
 from node.routing.gates import Gates
 from node.routing.lanes import Lane, build_lane
 from node.routing.pipeline import Pipeline
 from node.routing.ranking import Facts, Ranker, wants_signals
 from node.routing.router import Router
-from node.routing.sessions import Sessions
-from node.routing.strategies import build_strategies
+from node.routing.strategies import Strategy, build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
-from node.watch import StoreWatch
-from shared_state.clock import ServerClock
+from shared_state.cancellation import end_all
 from shared_state.shapes.listing import ListedModel
-from shared_state.store import Store
 from shared_state.topology import Topology
-
-Readiness = Callable[[], tuple[bool, dict[str, object]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Core:
-    """What lives as long as the process, whatever it runs: connections, books, counters, memories.
-
-    Attributes:
-        on_loss: what the process does without Redis, by its own file.
-        nodes: number of nodes in the cluster.
-        reservations: ids, never given out twice.
-        readiness: for ``/ready``.
-        on_failure: called when background work has ended.
-    """
-
-    id: str
-    on_loss: str
-    store: Store
-    watch: StoreWatch
-    clock: ServerClock
-    findings: StoreFindings
-    keyring: Keyring
-    events: EventFan
-    transport: httpx.AsyncBaseTransport
-    offices: Offices
-    gatehouse: Gatehouse
-    budgets: RetryBudgets
-    cursors: Cursors
-    sessions: Sessions
-    decisions: DecisionQueue
-    request_log: RequestLog
-    metrics: Metrics
-    gauges: ClusterGauges
-    ops: Doorkeeper
-    desk: ConfigDesk
-    reservations: Iterator[str]
-    nodes: Callable[[], int]
-    readiness: Readiness
-    on_failure: Callable[[asyncio.Task[None]], None]
 
 
 class Generation:
@@ -109,19 +53,7 @@ class Generation:
         snapshot.follow(core.offices.ledgers)
         self._connectors = {p.id: Connector(p, core.transport) for p in topology.providers.values()}
         strategies = build_strategies(topology.pools.values())
-        wanted = {
-            model.domain
-            for pool in topology.pools.values()
-            if wants_signals(pool, strategies[pool.id])
-            for model in pool.models
-        }
-        self._signals = Signals(  # only domains whose pools want signals are read for them
-            core.store,
-            [domain for domain in topology.domains.values() if domain.id in wanted],
-            core.watch,
-            clock=core.clock,
-            nodes=core.nodes,
-        )
+        self._signals = self._build_signals(strategies)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self.router = self._build_router()
@@ -147,10 +79,20 @@ class Generation:
 
     async def stop(self) -> None:
         """Lets go at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         self.snapshot.close()
+
+    def _build_signals(self, strategies: Mapping[str, Strategy]) -> Signals:
+        """Only domains whose pools want signals are read for them."""
+        core, topology = self._core, self.topology
+        wanted = {
+            model.domain
+            for pool in topology.pools.values()
+            if wants_signals(pool, strategies[pool.id])
+            for model in pool.models
+        }
+        domains = [domain for domain in topology.domains.values() if domain.id in wanted]
+        return Signals(core.store, domains, core.watch, clock=core.clock, nodes=core.nodes)
 
     def _build_lanes(self) -> dict[str, Lane]:
         offices = self._core.offices

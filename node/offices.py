@@ -17,6 +17,7 @@ from node.leases import LeaseKeeper
 from node.spool import Spool
 from node.terms import StateView, TermKeeper
 from node.watch import StoreWatch
+from shared_state.cancellation import end_all
 from shared_state.clock import ServerClock
 from shared_state.config import LimitsConfig
 from shared_state.ledger import DomainLedger
@@ -131,9 +132,7 @@ class Offices:
 
     async def stop(self) -> None:
         """Ends the work; what leases hold ends by itself."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
 
 
 def follow(ledger: DomainLedger, leases: LeaseKeeper, domain: DomainSpec) -> None:

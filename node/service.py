@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,30 +14,17 @@ import structlog
 
 from node.api.application import Front
 from node.api.auth import Doorkeeper
-from node.api.keyring import Keyring
-from node.findings import StoreFindings
+from node.core import Node, build_core
 from node.following import Follower
-from node.generation import Core, Generation
-from node.observe.cluster import ClusterGauges
-from node.observe.decisions import DecisionMetrics, DecisionQueue
-from node.observe.metrics import ConfigGauge, Metrics
-from node.observe.process import ProcessGauges
-from node.observe.request_log import RequestLog
-from node.observe.retries import RetryCounters
-from node.offices import Offices
+from node.generation import Generation
 from node.ops.configuration import ConfigDesk
-from node.ops.events import EventFan
 from node.panics import PanicWatch
-from node.routing.budget import RetryBudgets
-from node.routing.cursors import Cursors
-from node.routing.gatehouse import Gatehouse
-from node.routing.sessions import Sessions
 from node.snapshot import Snapshot
 from node.spool import Spool
-from node.upstream import open_transport
 from node.watch import StoreWatch
 from shared_state.blueprints import Blueprints
 from shared_state.bus import Bus
+from shared_state.cancellation import end_all
 from shared_state.client_keys import ClientKeys
 from shared_state.clock import ServerClock
 from shared_state.events import Event
@@ -52,8 +37,6 @@ from shared_state.versions import Version, Versions
 log = structlog.get_logger(__name__)
 
 _FLUSH_DEADLINE_S = 3.0
-#: The providers' limits bound the traffic; this only keeps a fault from taking every descriptor.
-_CONNECTIONS_PER_ORIGIN = 8192
 
 
 class NodeService:
@@ -100,7 +83,7 @@ class NodeService:
         )
         desk = ConfigDesk(versions, self.registry, blueprints, self._follower, store=store, node=self.id)
         first = Snapshot(store, topology, self.watch, clock=ServerClock())
-        self.core = self._build_core(topology, first, desk, ops)
+        self.core = build_core(self._as_seen_by_parts(desk, ops), topology, first)
         self.generation = Generation(self.core, topology, first, number=0)
         self._panics = PanicWatch(store, first, self.watch, self.generation.router.faith, node=self.id)
         #: Those with calls under way, the one that serves among them.
@@ -123,90 +106,21 @@ class NodeService:
             in_flight=0,
         )
 
-    def _build_core(self, topology: Topology, snapshot: Snapshot, desk: ConfigDesk, ops: Doorkeeper) -> Core:
-        """The parts that outlive every configuration; ``redis`` and ``server`` are the process's own."""
-        config, store, watch, clock = topology.config, self.store, self.watch, snapshot.clock
-        self._findings = StoreFindings(store, watch)
-        offices = self._build_offices(clock, holds_leases=config.redis.on_loss == "leased")
-        decisions = DecisionQueue(store, watch)
-        budgets = RetryBudgets(store, topology.pools, watch, node=self.id, nodes=self._nodes)
-        gauges = ClusterGauges(store, snapshot, watch)
-        metrics = Metrics(
-            snapshot,
-            watch,
-            offices.batchers,
-            offices.leases,
-            offices.terms,
-            lambda: self.in_flight,
-            self._findings,
-        )
-        transport = open_transport(
-            config.server.upstream,
-            limit_per_origin=_CONNECTIONS_PER_ORIGIN,
-            replay_stale=False,
-            has_tls=any(p.base_url.startswith("https:") for p in topology.providers.values()),
-        )
-        for collector in (
-            gauges,
-            ProcessGauges(transport),
-            ConfigGauge(self.info),
-            DecisionMetrics(decisions),
-            RetryCounters(budgets),
-        ):
-            metrics.add(collector)
-        return Core(
-            id=self.id,
-            on_loss=config.redis.on_loss,
-            store=store,
-            watch=watch,
-            clock=clock,
-            findings=self._findings,
-            keyring=Keyring(ClientKeys(store, config.keys.pepper), watch),
-            events=EventFan(),
-            transport=transport,
-            offices=offices,
-            gatehouse=self._build_gatehouse(clock, on_loss=config.redis.on_loss),
-            budgets=budgets,
-            cursors=Cursors(store, watch, snapshot.current),
-            sessions=Sessions(store, watch, epoch_of=lambda model: self.generation.snapshot.epoch_of(model)),
-            decisions=decisions,
-            request_log=RequestLog(self.id),
-            metrics=metrics,
-            gauges=gauges,
+    def _as_seen_by_parts(self, desk: ConfigDesk, ops: Doorkeeper) -> Node:
+        return Node(
+            info=self.info,
+            store=self.store,
+            watch=self.watch,
+            spool=self._spool,
             ops=ops,
             desk=desk,
-            reservations=_reservation_ids(self.id),
-            nodes=self._nodes,
+            nodes=lambda: self.nodes_seen,
+            in_flight=lambda: self.in_flight,
+            epoch_of=lambda model: self.generation.snapshot.epoch_of(model),
             readiness=self.readiness,
-            on_failure=self._on_task_end,
-        )
-
-    def _build_offices(self, clock: ServerClock, *, holds_leases: bool) -> Offices:
-        return Offices(
-            self.store,
-            self.watch,
-            node=self.id,
-            clock=clock,
-            nodes=self._nodes,
             on_reply=self._on_reply,
             on_failure=self._on_task_end,
-            holds_leases=holds_leases,
-            spool=self._spool,
         )
-
-    def _build_gatehouse(self, clock: ServerClock, *, on_loss: str) -> Gatehouse:
-        return Gatehouse(
-            self.store,
-            self.watch,
-            clock=clock,
-            node=self.id,
-            nodes=self._nodes,
-            on_loss=on_loss,
-            on_failure=self._on_task_end,
-        )
-
-    def _nodes(self) -> int:
-        return self.nodes_seen
 
     @property
     def in_flight(self) -> int:
@@ -283,7 +197,7 @@ class NodeService:
             "state": self.info.state,
             "nodes": self.nodes_seen,
             "pools": len(generation.topology.pools),
-            "store": self._findings.brief(),
+            "store": self.core.findings.brief(),
         }
 
     # -- the process
@@ -296,7 +210,7 @@ class NodeService:
             self._bus.run(),
             core.keyring.run(),
             core.decisions.run(),
-            self._findings.run(),
+            self.core.findings.run(),
             self._panics.run(),
             core.budgets.run(),
             self._beat(),
@@ -367,15 +281,10 @@ class NodeService:
                 unsettled=core.offices.unsettled + core.gatehouse.unsettled,
                 error=str(error),
             )
-        tasks = [*self._tasks, *self._endings]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, core.offices.stop(), core.gatehouse.stop(), return_exceptions=True)
+        await asyncio.gather(
+            end_all([*self._tasks, *self._endings]), core.offices.stop(), core.gatehouse.stop()
+        )
         await asyncio.gather(*(generation.stop() for generation in self._living))
         core.request_log.flush()
         await core.transport.aclose()
         await self.store.aclose()
-
-
-def _reservation_ids(node: str) -> Iterator[str]:
-    return (f"{node}.{number:x}" for number in itertools.count(1))

@@ -153,9 +153,8 @@ class Snapshot:
             self.clock.observe(now_ms)
             if domain not in self._ledgers or self._ledgers[domain].observe_term(state.term):
                 self._domains[domain] = state
-        pools = list(
-            {*self._sticky, *self.current}
-        )  # pools that a capability implies show up once they are used
+        # Pools that a capability implies show up once they are used.
+        pools = list({*self._sticky, *self.current})
         if pools:
             self.current.update(await read_currents(self._store, pools))
         self.is_complete.set()

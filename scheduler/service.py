@@ -83,44 +83,13 @@ class SchedulerService:
         self._flush = Flush(store, domains, sink)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
         self._nodes = Nodes(store, token=admin_token)
-        reaper = Reaper(store, domains, contact=self._contact)
         jobs = [
-            Job("recovery", Recovery(store, pulses).run, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
-            Job("rests", Rests(store, topology, pulses).run, RESTS_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
-            Job(
-                "maintenance",
-                Maintenance(store, topology).run,
-                MAINTENANCE_EVERY_S,
-                _RECOVERY_TIMEOUT_S,
-                is_loop=True,
-            ),
-            Job(
-                "leases",
-                LeaseEnder(store, domains).run,
-                LEASES_EVERY_S,
-                _REAP_TIMEOUT_S,
-                is_loop=True,
-            ),
-            Job(
-                "probes",
-                Probes(store, topology, self._nodes, pulses).run,
-                PROBES_EVERY_S,
-                _PROBES_TIMEOUT_S,
-                is_loop=True,
-            ),
-            Job("reaper", reaper.run, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
-            Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
-            Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
-            Job("flush", self._flush.run, config.flush_interval, _FLUSH_TIMEOUT_S),
-            Job("leftovers", Leftovers(store, topology, self._flush).run, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
+            *_returns(store, topology, self._nodes, pulses),
+            *_books(store, topology, domains, self._flush, self._contact),
+            *_copying(self._copies, config.copy_interval),
+            *_discovery(store, topology, self._nodes),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
-        if self._copies is not None:
-            jobs += [
-                Job("copies", self._copies.run, config.copy_interval, _FLUSH_TIMEOUT_S, is_loop=True),
-                Job("restore", self._copies.watch, RESTORE_EVERY_S, _FLUSH_TIMEOUT_S, is_loop=True),
-            ]
-        jobs += _discovery(store, topology, self._nodes)
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
         self.reports = Reports(store, [(job.name, job.interval_s) for job in jobs])
         self._timetable = Timetable(
@@ -159,6 +128,47 @@ class SchedulerService:
                 await self.reports.publish()
         except (*STORE_ERRORS, ModelMeshError) as error:
             log.warning("the last flush and copy are left to the next scheduler", error=describe(error))
+
+
+def _returns(store: Store, topology: Topology, nodes: Nodes, pulses: Pulses) -> list[Job]:
+    """The jobs that bring models back, or take them out by the clock."""
+    recovery = Recovery(store, pulses).run
+    maintenance = Maintenance(store, topology).run
+    probes = Probes(store, topology, nodes, pulses).run
+    rests = Rests(store, topology, pulses).run
+    return [
+        Job("recovery", recovery, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
+        Job("rests", rests, RESTS_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+        Job("maintenance", maintenance, MAINTENANCE_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
+        Job("probes", probes, PROBES_EVERY_S, _PROBES_TIMEOUT_S, is_loop=True),
+    ]
+
+
+def _books(
+    store: Store, topology: Topology, domains: DomainDirectory, flush: Flush, contact: Contact
+) -> list[Job]:
+    """The jobs that close what others left open, and count."""
+    leases = LeaseEnder(store, domains).run
+    reaper = Reaper(store, domains, contact=contact).run
+    leftovers = Leftovers(store, topology, flush).run
+    return [
+        Job("leases", leases, LEASES_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+        Job("reaper", reaper, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
+        Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
+        Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
+        Job("flush", flush.run, topology.config.scheduler.flush_interval, _FLUSH_TIMEOUT_S),
+        Job("leftovers", leftovers, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
+    ]
+
+
+def _copying(copies: Copies | None, every_s: float) -> list[Job]:
+    """The jobs that keep durable copies, and put them back."""
+    if copies is None:
+        return []
+    return [
+        Job("copies", copies.run, every_s, _FLUSH_TIMEOUT_S, is_loop=True),
+        Job("restore", copies.watch, RESTORE_EVERY_S, _FLUSH_TIMEOUT_S, is_loop=True),
+    ]
 
 
 def _discovery(store: Store, topology: Topology, nodes: Nodes) -> list[Job]:

@@ -1,7 +1,8 @@
-"""Where Redis is: one server, a service that sentinels watch, or a cluster; as read from a URL."""
+"""Addresses. Which reach this machine alone; and where Redis is: one server, a service that sentinels watch, or a cluster, as read from a URL."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,14 @@ _PASSWORD = re.compile(r"^((?:[\w+.-]+://|(?![\w+.-]+://))[^:/@]*:).*@", re.DOTA
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*")
 
 Host = tuple[str, int]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def mask_url(url: str) -> str:

@@ -27,15 +27,15 @@ from shared_state.config.checks import (
 from shared_state.config.faults import FaultLog, suggest
 from shared_state.config.limits import LimitsConfig
 from shared_state.config.models import ModelConfig, PricingConfig
-from shared_state.config.pools import FallbacksConfig, PoolConfig
+from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
-from shared_state.dynamic import choose, is_dynamic, static_facts, strategy_of, takes_all
+from shared_state.dynamic import is_dynamic, strategy_of
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
+from shared_state.membership import check_references, choose_members, target_of, unknown_capability
 from shared_state.rotation.duties import put_on_duty
-from shared_state.scores import Score
-from shared_state.selection import find_strategy, in_priority, limit_by_pools
+from shared_state.selection import find_strategy, limit_by_pools
 from shared_state.specs import DomainSpec, ModelSpec, PoolSpec, ProviderSpec
 
 
@@ -85,10 +85,6 @@ def _grow_tree(config: MeshConfig, log: FaultLog) -> CapabilityTree:
         except ValueError as error:
             log.add(("capabilities", "aliases", alias), str(error))
     return tree
-
-
-def _unknown_capability(name: str, tree: CapabilityTree) -> str:
-    return f"unknown capability {name!r}{suggest(name, tree.names())} (capabilities.nodes declares new ones)"
 
 
 # -- providers
@@ -234,7 +230,7 @@ def _leaves(model_id: str, names: list[str], tree: CapabilityTree, log: FaultLog
         if path is not None and tree.get_node(path).is_leaf:
             leaves.add(path)
             continue
-        message = _unknown_capability(name, tree)
+        message = unknown_capability(name, tree)
         if path is not None:
             below = ", ".join(leaf.rpartition(".")[2] for leaf in tree.get_leaves(path))
             message = f"{name!r} is no leaf of the tree; models offer leaves: {below}"
@@ -250,10 +246,9 @@ def _build_pools(
 ) -> dict[str, PoolSpec]:
     pools = {}
     for pool_id, pool in config.pools.items():
-        _check_references(pool_id, pool, config, log)
-        _check_fallbacks(pool_id, pool, config, log)
-        node = _target(pool_id, pool, parts.tree, log)
-        members, score = _choose_members(pool_id, pool, node, config, models, parts, log)
+        check_references(pool_id, pool, config, log)
+        node = target_of(pool_id, pool, parts.tree, log)
+        members, score = choose_members(pool_id, pool, node, config, models, parts.providers, parts.tree, log)
         if not members and log.is_sound(("pools", pool_id), ("models",), ("providers",), ("capabilities",)):
             lacking = f": none offers {node}" if node else ""
             choosy = ", or where and score leave none of them" if is_dynamic(pool) else ""
@@ -267,83 +262,6 @@ def _build_pools(
             score=score,
         )
     return pools
-
-
-def _choose_members(
-    pool_id: str,
-    pool: PoolConfig,
-    node: str | None,
-    config: MeshConfig,
-    models: dict[str, ModelSpec],
-    parts: Parts,
-    log: FaultLog,
-) -> tuple[list[ModelSpec], Score | None]:
-    """The members in the pool's order, and the score of a dynamic pool."""
-    members, score = _members(pool, node, models, parts.tree), None
-    if is_dynamic(pool):
-        facts = {model.id: static_facts(model, config, parts.providers) for model in members}
-        members, score = choose(pool_id, pool, members, facts, log)
-    return in_priority(pool, members), score
-
-
-def _check_references(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
-    for key, section, kind, known in (
-        ("models", "models", "model", list(config.models)),
-        ("providers", "providers", "provider", list(config.providers)),
-        ("excluded_providers", "providers", "provider", list(config.providers)),
-    ):
-        for index, name in enumerate(getattr(pool, key)):
-            if name not in known and not log.is_excused(section, name):
-                log.add(("pools", pool_id, key, index), f"unknown {kind} {name!r}{suggest(name, known)}")
-
-
-def _check_fallbacks(pool_id: str, pool: PoolConfig, config: MeshConfig, log: FaultLog) -> None:
-    known = [name for name in (*config.pools, *config.models) if name != pool_id]
-    for kind in FallbacksConfig.model_fields:
-        for index, name in enumerate(getattr(pool.fallbacks, kind)):
-            path = ("pools", pool_id, "fallbacks", kind, index)
-            if name == pool_id:
-                log.add(path, "a pool cannot fall back to itself")
-            elif name not in known and not (log.is_excused("models", name) or log.is_excused("pools", name)):
-                log.add(path, f"unknown model or pool {name!r}{suggest(name, known)}")
-
-
-def _target(pool_id: str, pool: PoolConfig, tree: CapabilityTree, log: FaultLog) -> str | None:
-    """The node that a pool serves: ``capability``, or the pool's own name if it lists no models either."""
-    if pool.capability is None and pool.models:
-        return None
-    node = tree.resolve_name(pool.capability or pool_id)
-    if node is None and pool.capability is None and is_dynamic(pool):
-        return None
-    if node is None and pool.capability:
-        log.add(("pools", pool_id, "capability"), _unknown_capability(pool.capability, tree))
-    elif node is None:
-        hint = suggest(pool_id, tree.names())
-        log.add_absence(
-            ("pools", pool_id),
-            f"names neither a capability nor models, and its own name is no capability{hint}",
-        )
-    return node
-
-
-def _members(
-    pool: PoolConfig, node: str | None, models: dict[str, ModelSpec], tree: CapabilityTree
-) -> list[ModelSpec]:
-    """Models under the node that pass the provider filters, then those listed; a listed model needs no filter."""
-    members: dict[str, ModelSpec] = {}
-    if node is not None or takes_all(pool):
-        leaves = frozenset(tree.get_leaves(node)) if node is not None else None
-        members = {
-            name: spec
-            for name, spec in models.items()
-            if (leaves is None or spec.capabilities & leaves)
-            and (not pool.providers or spec.provider in pool.providers)
-            and spec.provider not in pool.excluded_providers
-        }
-    for name in pool.models:
-        if name in models:
-            members.setdefault(name, models[name])
-    return list(members.values())
 
 
 def _check_prices(parts: Parts, log: FaultLog) -> None:
@@ -385,8 +303,8 @@ def _under_rules_of_pools(
     """The models with what pools ask of their members; who is one is looked up only where that matters, and complained of later."""
 
     def members(name: str, pool: PoolConfig) -> list[ModelSpec]:
-        node = _target(name, pool, parts.tree, FaultLog())
-        return _choose_members(name, pool, node, config, models, parts, FaultLog())[0]
+        node = target_of(name, pool, parts.tree, FaultLog())
+        return choose_members(name, pool, node, config, models, parts.providers, parts.tree, FaultLog())[0]
 
     limited = limit_by_pools(config.pools, models, members)
     return put_on_duty(config.pools, limited, members, limits, log)

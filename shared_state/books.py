@@ -189,9 +189,8 @@ def _decode(flight: Sequence[bytes], leases: Sequence[bytes], rest: Sequence[Any
             records.reservations[f"{model}\t{reservation.decode()}"] = pool
     for lease, packed in zip(leases[::2], leases[1::2], strict=True):
         _, *amounts = _LEASE.unpack(packed)
-        model = lease.decode().split("\t")[
-            1
-        ]  # behind it, where calls run that were paid out of the lease: that they do
+        # Behind the model stands, where calls run that were paid out of the lease, that they do.
+        model = lease.decode().split("\t")[1]
         for scope in (_ACCOUNT, model):
             records.leased[scope].update(dict(enumerate(amounts)))
     return records

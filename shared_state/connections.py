@@ -31,6 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared_state.addresses import CLUSTER, SENTINEL, Address, Host
+from shared_state.cancellation import end_all
 
 #: What redis-py and the event loop raise when the store is away, slow or not able to serve.
 STORE_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -111,9 +112,7 @@ class PrimaryPool(BlockingConnectionPool):
                 if named and max(named)[0] >= self._epoch:
                     break
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await end_all(asked)
         if not named:
             raise MasterNotFoundError(f"no sentinel names a primary for {self._service!r}")
         return max(named)

@@ -15,6 +15,16 @@ from shared_state.config import PoolConfig
 MAX_BATCH: Final = 256
 
 
+class Note(IntEnum):
+    """How a batch was received as a whole."""
+
+    FINE = 0
+    STALE = 1
+    UNASSERTED = 2
+    HELD = 3
+    STALE_CALENDAR = 4
+
+
 class Code(IntEnum):
     """Answer to one request for admission."""
 
@@ -236,6 +246,24 @@ def pack_settlements(settlements: Sequence[Settlement], models: tuple[str, ...] 
         ormsgpack.packb((heads, flat, aside)),
         ormsgpack.packb([_policy(pool) for _, pool in policies.values()]),
     )
+
+
+def pack_wishes(wishes: Sequence[LeaseWish]) -> tuple[tuple[str, ...], bytes]:
+    """The models that are wished for, and the wishes for ``renew_leases.lua``."""
+    models = distinct(wish.model for wish in wishes)
+    index = {model: i for i, model in enumerate(models, 1)}
+    packed = [
+        (
+            index[wish.model],
+            tuple(wish.used),
+            tuple(wish.kept),
+            wish.requests,
+            tuple(wish.one),
+            tuple(wish.running),
+        )
+        for wish in wishes
+    ]
+    return models, ormsgpack.packb(packed)
 
 
 def unpack_asks(packed: bytes) -> list[Entry]:

@@ -7,6 +7,8 @@ ModelMeshError
 ├── FencedOffError                 another scheduler leads
 ├── RequestError                   the caller's mistake
 │   ├── ModelNotFoundError
+│   ├── RouteNotFoundError
+│   ├── MethodNotAllowedError
 │   ├── UnsupportedFeatureError
 │   ├── ContextLengthError
 │   ├── PayloadTooLargeError

@@ -9,8 +9,7 @@ as well: after a loss nothing is applied until the node has asserted what it kno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import ormsgpack
@@ -29,18 +28,22 @@ from shared_state.entries import (
     Code,
     How,
     LeaseWish,
+    Note,
     Outcome,
     Settlement,
     Verdict,
     distinct,
     pack_asks,
     pack_settlements,
+    pack_wishes,
     plain,
 )
 from shared_state.errors import FencedOffError, TermChangedError
 from shared_state.journal import Journal, Record
-from shared_state.limits import windows_of
+from shared_state.replies import verdicts_in
+from shared_state.standing import Standing
 from shared_state.store import Argument, Store
+from shared_state.tables import Tables
 from shared_state.topology import DomainSpec
 
 __all__ = [
@@ -56,81 +59,38 @@ __all__ = [
     "DomainLedger",
     "How",
     "LeaseWish",
+    "Note",
     "Outcome",
     "Settlement",
     "Verdict",
 ]
 
-_TABLES_KEPT: Final = 256
 _STALE_CALENDAR: Final = -2
-#: Where particulars begin in the reply to an exchange, and to a renewal: behind time, epoch, notes and what belongs to them.
-_EXCHANGED: Final = 7
+#: Where the reply to an exchange names settlements that changed nothing.
+_UNKNOWN_PLACES: Final = 6
+#: Where amounts begin in the reply to a renewal: behind time, epoch, note and what belongs to it.
 _RENEWED: Final = 4
 _CALENDAR_TRIES: Final = 3
 _HAS_LEFT: Final = -1
 
 
-class Note(IntEnum):
-    """How a batch was received as a whole."""
-
-    FINE = 0
-    STALE = 1
-    UNASSERTED = 2
-    HELD = 3
-    STALE_CALENDAR = 4
-
-
-class DomainLedger:
-    """Admits and settles on behalf of one node.
-
-    Attributes:
-        epoch: of the domain, by the last reply.
-        term: the one that this node has asserted, or found when it came; 0 before the first reply.
-        is_asserted: False from the moment at which another term was seen until this node has asserted it.
-        hold_until_ms: until then (server time) nobody is plainly admitted.
-        on_hold: called whenever it is seen that another term is in force, or that plain admissions have to wait.
-    """
+class DomainLedger(Standing):
+    """Admits and settles on behalf of one node, and keeps its standing."""
 
     def __init__(self, store: Store, domain: DomainSpec, *, node: str, clock: ServerClock) -> None:
+        super().__init__(clock=clock)
         self.domain = domain
         self.node = node
-        self.epoch = -1
-        self.term = 0
-        self.is_asserted = True
-        self.hold_until_ms = 0
         self.journal = Journal()
-        self.on_hold: Callable[[], None] = lambda: None
         self.sequences = {"admit": 0, "settle": 0}
         self._store = store
-        self._clock = clock
         self._key = store.keys.domain(domain.id)
-        self._specs = {model.id: model for model in domain.models}
-        self._account_limits = domain.providers[0].config.limits
-        self._tables: dict[tuple[str, ...], bytes] = {}
+        self._tables = Tables(domain, channel=store.keys.channel, clock=clock)
         #: Admissions up to this sequence that have no answer are given up: whatever of them arrives late is void.
         self._void = 0
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
-
-    def is_held(self) -> bool:
-        """Whether plain admissions have to wait: for this node's assertion, or for the others'."""
-        if self.is_asserted and not self.hold_until_ms:
-            return False
-        return not self.is_asserted or self._clock.now_ms() < self.hold_until_ms
-
-    def observe_term(self, term: int) -> bool:
-        """Whether a term that was read elsewhere is this node's own; a node that is new here takes it over."""
-        if self.term == 0 and term > 0:
-            self.term = term
-        if term == self.term or self.term == 0:
-            return True
-        self._lose_term(self.hold_until_ms)
-        return False
-
-    def take_term(self, term: int, *, hold_until_ms: int) -> None:
-        """This node has asserted what it knows."""
-        self.term, self.hold_until_ms, self.is_asserted = term, hold_until_ms, True
 
     async def read_hold(self) -> None:
         """Looks whether the hold has ended.
@@ -145,9 +105,7 @@ class DomainLedger:
     def follow(self, domain: DomainSpec) -> None:
         """Goes on under another configuration of the domain. Models that are gone stay known: their calls are settled still."""
         self.domain = domain
-        self._specs |= {model.id: model for model in domain.models}
-        self._account_limits = domain.providers[0].config.limits
-        self._tables.clear()
+        self._tables.follow(domain)
 
     async def recount_leases(self) -> None:
         """Puts right what leases hold of windows that others knew nothing of; for whoever goes on under other limits.
@@ -155,7 +113,7 @@ class DomainLedger:
         Raises:
             RedisError, OSError, TimeoutError: the store is away; doing it again is safe.
         """
-        await self._run("recount_leases", self._table(distinct(model.id for model in self.domain.models)))
+        await self._run("recount_leases", self._tables.of(distinct(model.id for model in self.domain.models)))
 
     async def until_quiet(self) -> None:
         """Waits for the answers of all batches that are under way; each comes within the store's deadline."""
@@ -238,32 +196,15 @@ class DomainLedger:
             TermChangedError: nothing was done; it has to wait for this node's assertion.
             RedisError, OSError, TimeoutError: the store is away; sending the same sequence again is safe.
         """
-        models = distinct(wish.model for wish in wishes)
-        index = {model: i for i, model in enumerate(models, 1)}
-        packed = ormsgpack.packb(
-            [
-                (
-                    index[wish.model],
-                    tuple(wish.used),
-                    tuple(wish.kept),
-                    wish.requests,
-                    tuple(wish.one),
-                    tuple(wish.running),
-                )
-                for wish in wishes
-            ]
-        )
+        models, packed = pack_wishes(wishes)
 
-        async def send() -> list[Any]:
+        def send() -> Awaitable[list[Any]]:
             head = self._head(sequence, replay_in=replay_in)
-            return await self._run("renew_leases", self._table(models), head, life_ms, share, packed)
+            return self._run("renew_leases", self._tables.of(models), head, life_ms, share, packed)
 
         self._enter()
         try:
-            reply = await send()
-            if reply[1] < 0:
-                self._tables.clear()
-                reply = await send()
+            reply = await self._in_calendar(send)
             self._observe(reply[1], reply[2], reply[3])
             if reply[2] == Note.UNASSERTED:
                 raise TermChangedError(self.domain.id)
@@ -326,9 +267,8 @@ class DomainLedger:
         return ended
 
     async def _end_leases(self, token: int, most: int) -> int:
-        ended: int = await self._store.run(
-            "end_leases", [self._key], [self._table(distinct(self._specs)), token, most]
-        )
+        table = self._tables.of(self._tables.models())
+        ended: int = await self._store.run("end_leases", [self._key], [table, token, most])
         return ended
 
     async def learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> None:
@@ -337,16 +277,21 @@ class DomainLedger:
         Raises:
             RedisError, OSError, TimeoutError: the store is away; saying it again is safe.
         """
-        reply = await self._learn(heads)
-        if reply[1] < 0:
-            self._tables.clear()
-            reply = await self._learn(heads)
-        self.epoch = max(self.epoch, reply[1])
-
-    async def _learn(self, heads: Mapping[str, Sequence[tuple[str, int, int]]]) -> list[Any]:
         models = distinct(heads)
         batch = [(index, plain(heads[model])) for index, model in enumerate(models, 1)]
-        return await self._run("learn", self._table(models), ormsgpack.packb(batch), self.node)
+        packed = ormsgpack.packb(batch)
+        reply = await self._in_calendar(
+            lambda: self._run("learn", self._tables.of(models), packed, self.node)
+        )
+        self.epoch = max(self.epoch, reply[1])
+
+    async def _in_calendar(self, send: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+        """Sends again, with windows of the period that has begun, what was told that its own are over."""
+        reply = await send()
+        if reply[1] < 0:
+            self._tables.clear()
+            reply = await send()
+        return reply
 
     async def _send_next(self, asked: Batch | None, ended: Batch | None) -> tuple[tuple[int, int], list[Any]]:
         """Sends what there is, each part under its next sequence. A part that says STALE has changed nothing: one that was sent later
@@ -373,7 +318,7 @@ class DomainLedger:
             ended.packed if ended else b"",
             ended.rules if ended else b"",
         )
-        table = self._table((asked or ended or _NOTHING).models)
+        table = self._tables.of((asked or ended or _NOTHING).models)
         return await self._run("exchange", table, head, *parts)
 
     def _head(self, *sequences: int, replay_in: int = 0) -> bytes:
@@ -382,17 +327,6 @@ class DomainLedger:
             (self.node, replay_in or self.term, self.epoch, is_replay, self._void, *sequences)
         )
 
-    def _observe(self, epoch: int, note: int, value: int) -> None:
-        if note == Note.FINE:
-            if epoch >= 0:
-                self.epoch = epoch
-            self.term = self.term or value
-        elif note == Note.UNASSERTED:
-            self._lose_term(value)
-        elif note == Note.HELD:
-            self.hold_until_ms = value
-            self.on_hold()
-
     def _take_verdicts(
         self, sequence: int, batch: Batch, asks: Sequence[Ask], reply: list[Any]
     ) -> list[Verdict]:
@@ -400,10 +334,12 @@ class DomainLedger:
             return [Verdict(Code.STALE_CALENDAR)] * len(asks)
         if reply[2] != Note.FINE:
             return [Verdict(Code.HELD, reply[3])] * len(asks)
-        verdicts = [_ADMITTED] * len(asks)
-        for i in range(_EXCHANGED, len(reply), 4):
-            verdicts[reply[i] - 1] = _exception(*reply[i + 1 : i + 4])
-        self._note_admissions(sequence, batch, asks, verdicts)
+        verdicts, refused = verdicts_in(reply, len(asks))
+        if len(refused) < len(asks):
+            left_out = set(refused)
+            admitted = [ask.reservation for place, ask in enumerate(asks) if place not in left_out]
+            record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
+            self.journal.admitted(record, admitted)
         return verdicts
 
     def _take_settled(
@@ -411,31 +347,13 @@ class DomainLedger:
     ) -> list[bool] | None:
         if reply[4] != Note.FINE:
             return None
-        unknown = tuple(place - 1 for place in reply[6])
+        unknown = tuple(place - 1 for place in reply[_UNKNOWN_PLACES])
         record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
         self.journal.settled(record, [s.reservation for s in settlements])
         applied = [True] * len(settlements)
         for place in unknown:
             applied[place] = False
         return applied
-
-    def _lose_term(self, hold_until_ms: int) -> None:
-        self.is_asserted, self.hold_until_ms = False, hold_until_ms
-        self.on_hold()
-
-    def _note_admissions(
-        self, sequence: int, batch: Batch, asks: Sequence[Ask], verdicts: list[Verdict]
-    ) -> None:
-        refused: tuple[int, ...] = ()
-        if verdicts.count(_ADMITTED) != len(verdicts):
-            refused = tuple(place for place, v in enumerate(verdicts) if v.code != Code.ADMITTED)
-        if len(refused) == len(asks):
-            return
-        record = Record(sequence, self._clock.now_ms(), len(asks), refused, *batch)
-        left_out = set(refused)
-        self.journal.admitted(
-            record, [ask.reservation for place, ask in enumerate(asks) if place not in left_out]
-        )
 
     def _enter(self) -> None:
         self._under_way += 1
@@ -451,33 +369,7 @@ class DomainLedger:
         self._clock.observe(reply[0])
         return reply
 
-    def _table(self, models: tuple[str, ...]) -> bytes:
-        table = self._tables.get(models)
-        if table is None:
-            if len(self._tables) >= _TABLES_KEPT:
-                self._tables.clear()
-            now_ms = self._clock.now_ms()
-            specs = [self._specs[model] for model in models]
-            table = self._tables[models] = ormsgpack.packb(
-                (
-                    self.domain.id,
-                    self._store.keys.channel,
-                    windows_of(self._account_limits, now_ms),
-                    [(spec.id, spec.provider, windows_of(spec.config.limits, now_ms)) for spec in specs],
-                )
-            )
-        return table
-
-
-def _exception(code: int, at_ms: int, name: bytes) -> Verdict:
-    if code == Code.ADMITTED:
-        return _TRIAL if at_ms == 1 else _FROM_LEASE
-    return Verdict(Code(code), at_ms, name.decode())
-
 
 _NOTHING: Final = Batch((), b"")
 #: The part has changed nothing and goes out again.
 _AGAIN: Final = (Note.STALE, Note.STALE_CALENDAR)
-_ADMITTED: Final = Verdict(Code.ADMITTED)
-_TRIAL: Final = Verdict(Code.ADMITTED, trial=True)
-_FROM_LEASE: Final = Verdict(Code.ADMITTED, from_lease=True)

@@ -52,12 +52,6 @@ class MinuteRow:
     metrics: dict[str, int] = field(default_factory=dict)
 
 
-async def server_minute(store: Store) -> int:
-    """The minute that the server is in."""
-    seconds, _ = await store.command("TIME")
-    return int(seconds) // 60
-
-
 async def minutes_of(store: Store, domain: str) -> list[int]:
     """Minutes of a domain whose statistics were not stored durably yet, oldest first."""
     return [int(raw) for raw in await store.command("ZRANGE", store.keys.minutes(domain), 0, -1)]

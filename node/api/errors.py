@@ -47,7 +47,6 @@ def error_answer(error: ModelMeshError, request_id: str) -> tuple[int, Headers, 
     elif status in (429, 503):
         headers.append((b"retry-after", b"1"))
     if status in (502, 504) or error.is_final or isinstance(error, BudgetExceededError):
-        headers.append(
-            (b"x-should-retry", b"false")
-        )  # the router has used the budget, or there is none left; an SDK's retries would only multiply the calls
+        # The router has used the budget, or there is none left; an SDK's retries would only multiply the calls.
+        headers.append((b"x-should-retry", b"false"))
     return status, headers, body or error_body(error, request_id)

@@ -10,16 +10,14 @@ import socket
 import struct
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 from node.engine.answers import Refusal, refusal_response
+from node.engine.contract import ServerOptions
 from node.engine.cycle import Cycle
 from node.engine.deadline import Deadline
 from node.engine.reader import RequestReader
 from node.engine.request_head import Framing, Headers, RefusedError, build_scope
-
-if TYPE_CHECKING:
-    from node.engine.fast import FastEngine
 
 _STEP_BYTES = 16 * 1024  # the parser cannot be paused: a step bounds how many small requests it reads ahead
 _HELD_MAX_BYTES = 64 * 1024
@@ -28,10 +26,31 @@ _NEWCOMER_S = 0.25
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
+class Host(Protocol):
+    """The engine, as a connection sees it."""
+
+    options: ServerOptions
+    state: dict[str, Any]
+    is_announcing: bool
+    is_stopping: bool
+
+    def opened(self, connection: Connection) -> None:
+        """A connection has been accepted."""
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is gone."""
+
+    def run(self, cycle: Cycle) -> None:
+        """Call the application for a request."""
+
+    def returned(self, cycle: Cycle) -> None:
+        """The application call has ended, its connection perhaps long ago."""
+
+
 class Connection(asyncio.Protocol):
     """The callbacks of the transport, and what its cycles ask of the wire."""
 
-    def __init__(self, engine: FastEngine) -> None:
+    def __init__(self, engine: Host) -> None:
         self.write_paused = False
         self._engine = engine
         self._options = engine.options

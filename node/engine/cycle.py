@@ -127,11 +127,6 @@ class Cycle:
 
     # What the connection tells.
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether the response has been written to its end."""
-        return self._stage is _Stage.DONE
-
     def feed(self, chunk: bytes) -> None:
         """A piece of the body has arrived."""
         self._chunks.append(chunk)

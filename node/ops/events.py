@@ -13,6 +13,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared_state.cancellation import end_all
 from shared_state.domains import read_lists_of_news
 from shared_state.errors import ModelMeshError
 from shared_state.events import Event, decode_event
@@ -164,9 +165,7 @@ class EventStream(Response):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._fan.close(self._feed)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_all(tasks)
         if not sending.cancelled():
             sending.result()
         if self._feed.dropped.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import orjson
 
@@ -15,7 +16,7 @@ from node.ops.usage import view_usage
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.availability import Health, read_health
-from shared_state.books import read_books
+from shared_state.books import BookRow, read_books
 from shared_state.directory import DomainDirectory
 from shared_state.domains import read_domain
 from shared_state.events import Event
@@ -47,7 +48,7 @@ from shared_state.shapes.usage import UsageView
 from shared_state.state import EntityState, Status
 from shared_state.statistics import minutes_of, read_minute
 from shared_state.store import Store
-from shared_state.topology import DomainSpec, Topology
+from shared_state.topology import DomainSpec, ModelSpec, Topology
 from shared_state.usage import WindowUse, in_units, read_domain_use, read_usage
 
 _EVENTS_SHOWN = 50
@@ -192,35 +193,23 @@ class Reports:
         """All models with their windows and counts."""
         rows = []
         for domain in self._topology.domains.values():
-            _, live = await read_domain(
-                self._store, domain
-            )  # the snapshot does not follow the count of failures
+            # The snapshot does not follow the count of failures.
+            _, live = await read_domain(self._store, domain)
             books = await read_books(self._store, domain.id)
             failed = await self._failed(domain.id)
             windows = await self._windows(domain)
             watched = (await read_health(self._store, domain.id)).models
-            for model in domain.models:
-                state = live.models[model.id]
-                own = [row for row in books.rows if row.model == model.id]
-                rows.append(
-                    ModelView(
-                        id=model.id,
-                        provider=model.provider,
-                        domain=domain.id,
-                        status=state.status,
-                        phase=state.phase,
-                        reason=_reason(state),
-                        trigger=_trigger(state),
-                        since=_seconds(state.since_ms),
-                        until=_seconds(state.until_ms),
-                        fails=state.fails,
-                        in_flight=sum(row.in_flight for row in own),
-                        requests=sum(row.admitted for row in own),
-                        failed=failed[model.id],
-                        windows=windows[model.id],
-                        availability=round(watched[model.id].score, 3) if model.id in watched else None,
-                    )
+            rows += [
+                _model_view(
+                    model,
+                    live.models[model.id],
+                    [row for row in books.rows if row.model == model.id],
+                    failed=failed[model.id],
+                    windows=windows[model.id],
+                    health=watched.get(model.id),
                 )
+                for model in domain.models
+            ]
         return rows
 
     async def _failed(self, domain: str) -> Counter[str]:
@@ -307,6 +296,34 @@ def _panic_view(panic: Panic | None) -> PanicView | None:
 
 def _trigger(state: EntityState) -> str:
     return state.trigger if state.status == Status.STANDBY else ""
+
+
+def _model_view(
+    model: ModelSpec,
+    state: EntityState,
+    books: Sequence[BookRow],
+    *,
+    failed: int,
+    windows: list[WindowView],
+    health: Health | None,
+) -> ModelView:
+    return ModelView(
+        id=model.id,
+        provider=model.provider,
+        domain=model.domain,
+        status=state.status,
+        phase=state.phase,
+        reason=_reason(state),
+        trigger=_trigger(state),
+        since=_seconds(state.since_ms),
+        until=_seconds(state.until_ms),
+        fails=state.fails,
+        in_flight=sum(row.in_flight for row in books),
+        requests=sum(row.admitted for row in books),
+        failed=failed,
+        windows=windows,
+        availability=round(health.score, 3) if health else None,
+    )
 
 
 def _reason(state: EntityState) -> str:

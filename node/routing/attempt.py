@@ -6,11 +6,11 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 import httpx
 
-from node.call import Call, Kind, Reply, Step, Target, Trail
+from node.call import Call, Kind, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
@@ -21,7 +21,7 @@ from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
-from node.routing.outcomes import outcome_of, scheduled_reset_s, spent_day_s
+from node.routing.outcomes import outcome_of, pause_s, reset_s
 from node.upstream import content_type, parts_of, raw_headers
 from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
@@ -32,7 +32,6 @@ from shared_state.errors import (
     ProviderError,
     ProviderProtocolError,
     ProviderTimeoutError,
-    RateLimitError,
 )
 from shared_state.ledger import ESTIMATED, LEASED, NOT_SENT, STREAM, Outcome, Settlement
 
@@ -44,7 +43,6 @@ _NO_BOUND: Final = sys.maxsize
 _NO_ROUTE: Final = frozenset({404, 405, 501})
 _BYTES: Final = b"application/octet-stream"
 _JSON: Final = b"application/json"
-_RATE_LIMIT_PAUSE_S: Final = 3600.0
 #: From asking for admission to the first byte; well below the time after which a silent node's reservations are given to others.
 _ADMISSION_LIFE_S: Final = 2.0
 
@@ -128,7 +126,6 @@ class Attempt:
             await self._relay()
         except ProviderError as error:
             self._trail.may_be_billed |= error.may_be_billed
-            self._wait_for_the_reset(error)
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
             await self._lane.batcher.until_settled(_SETTLE_WAIT_S)
@@ -325,22 +322,21 @@ class Attempt:
 
     # -- settlement
 
-    def _wait_for_the_reset(self, error: ProviderError) -> None:
-        """A quota whose provider names no time comes back by the pool's schedule; without one a day's, when the provider's day ends."""
-        provider, now_ms = self._lane.connector.provider, round(time.time() * 1000)
-        limits = (self._target.model.config.limits, provider.config.limits)
-        schedule = self._target.pool.config.recovery.quota_reset_schedule
-        if schedule and error.is_reset_unknown:
-            error.retry_after_s = scheduled_reset_s(schedule, limits, now_ms=now_ms)
-        elif error.is_day_spent:
-            error.retry_after_s = spent_day_s(limits, dialect_of(provider.connector.dialect), now_ms=now_ms)
+    def _reset_s(self, error: ProviderError) -> float | None:
+        """When a spent quota comes back whose provider names no time."""
+        provider, target = self._lane.connector.provider, self._target
+        return reset_s(
+            error,
+            target.pool.config.recovery.quota_reset_schedule,
+            (target.model.config.limits, provider.config.limits),
+            dialect_of(provider.connector.dialect),
+            now_ms=round(time.time() * 1000),
+        )
 
     def _settle_failure(self, settlement: Settlement, error: ProviderError) -> None:
+        error.retry_after_s = self._reset_s(error) or error.retry_after_s
         settlement.outcome = outcome_of(error, self._target.pool.config.deactivation)
-        if error.retry_after_s is not None:
-            is_pace = isinstance(error, RateLimitError) and not error.is_day_spent
-            longest = _RATE_LIMIT_PAUSE_S if is_pace else error.retry_after_s
-            settlement.retry_after_ms = round(min(error.retry_after_s, longest) * 1000)
+        settlement.retry_after_ms = round(pause_s(error) * 1000)
         if error.learned:
             self._learned, self._learned_at = [Learned(*told) for told in error.learned], self._loop.time()
         if not error.sent:
@@ -368,44 +364,6 @@ class Attempt:
             settlement.flags |= LEASED
         self.settlement = settlement
         self._lane.batcher.settle(settlement)
-
-
-class Start(NamedTuple):
-    """An admitted attempt before it begins.
-
-    Attributes:
-        charged: the reservation by which the allowance knows it.
-        step: where its end is noted.
-    """
-
-    call: Call
-    target: Target
-    lane: Lane
-    reservation: str
-    deadline: float
-    asked: float
-    passport: bytes
-    is_reserved: bool
-    charged: str
-    step: Step
-    most_out: int | None
-
-    def attempt(self, reply: Reply, interrupts: Interrupts, trail: Trail) -> Attempt:
-        """The attempt, answering there."""
-        return Attempt(
-            self.call,
-            self.target,
-            self.lane,
-            self.reservation,
-            reply,
-            interrupts,
-            trail,
-            deadline=self.deadline,
-            asked=self.asked,
-            passport=self.passport,
-            is_reserved=self.is_reserved,
-            most_out=self.most_out,
-        )
 
 
 def _ms_beyond(delay_s: float) -> int:

@@ -22,9 +22,8 @@ class Turns:
         self._store = store
         self._pool = pool
         self._watch = watch
-        self._next = random.randrange(
-            1 << 16
-        )  # until the first block and while Redis is away: our own sequence
+        # Until the first block and while Redis is away: our own sequence.
+        self._next = random.randrange(1 << 16)
         self._end = self._next
         self._spare: tuple[int, int] | None = None  # taken ahead; used when the block at hand is used up
         self._block = _SMALLEST

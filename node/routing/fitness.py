@@ -8,20 +8,9 @@ from typing import Final
 
 from node.call import Call, Caps, Target
 from node.providers.responses import beyond_chat
+from node.routing.abilities import RESPONSES, Abilities, abilities_of, floor_of, is_roomy, unfit
 from node.routing.estimate import estimate, expect
-from node.routing.needs import (
-    NAMES,
-    RESPONSES,
-    Abilities,
-    Needs,
-    abilities_of,
-    floor_of,
-    is_roomy,
-    needs_of,
-    param_of,
-    unfit,
-    words_in,
-)
+from node.routing.needs import NAMES, Needs, needs_of, param_of, words_in
 from node.routing.strategies import Request
 from shared_state.errors import ContextLengthError, RequestError, UnsupportedFeatureError
 from shared_state.topology import ModelSpec, PoolSpec, Topology

@@ -14,6 +14,7 @@ from node.routing.stays import Gate
 from node.terms import TermKeeper
 from node.watch import StoreWatch
 from shared_state.assertion import Standby
+from shared_state.cancellation import end_all
 from shared_state.client_keys import ClientKey
 from shared_state.clock import ServerClock
 from shared_state.config import LimitsConfig
@@ -161,9 +162,7 @@ class Gatehouse:
 
     async def stop(self) -> None:
         """Lets the leases go; what they hold ends by itself."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
 
 
 def _ignore(_: DomainLedger) -> None:

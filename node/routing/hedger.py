@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from node.call import Step, Target
 from node.passport import stamp
 from node.routing.admission import WITHOUT_STORE
-from node.routing.attempt import Attempt, Start
+from node.routing.attempt import Attempt
 from node.routing.estimate import Estimate, estimate
 from node.routing.hedging import Hedging, is_ordinary
 from node.routing.interrupts import Interrupts
 from node.routing.journey import Journey
 from node.routing.lanes import Lane
 from node.routing.race import Race
+from node.routing.start import Start
 from node.watch import StoreWatch
 from shared_state.ledger import NOT_SENT, Code, Outcome, Settlement, Verdict
 

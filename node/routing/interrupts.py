@@ -68,10 +68,6 @@ class Interrupts:
                 self._handle.cancel()
             self._start_timer(due)
 
-    def postpone(self, due: float) -> None:
-        """Moves the running clock to a later time; costs nothing."""
-        self._due = due
-
     def client_left(self) -> None:
         """The caller is gone: ends the work."""
         self.gone = True

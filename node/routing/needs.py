@@ -1,4 +1,4 @@
-"""What a request needs of a model, read off its body, and what keeps a model from serving it. Pure and bounded.
+"""What a request needs of a model, read off its body. Pure and bounded.
 
 Two estimates of the input stand side by side. The least decides about refusing: a sixth of the characters, but no more
 than one token a word, of the text alone, without media, tools or roles. So nothing is refused that a provider would
@@ -7,15 +7,12 @@ take. The most, half the bytes without inline media, decides only who is asked f
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntFlag
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from node.routing.estimate import BYTES_PER_TOKEN
-from shared_state.config.models import ModelConfig
 
 #: More characters to a token than any text has on average; long runs of one character are caught by counting words.
 CHARS_PER_TOKEN: Final = 6
@@ -25,9 +22,6 @@ _MOST_KEYS: Final = 32
 _SLICE: Final = 1 << 16
 #: Input tokens of an image or a sound, about; they are billed by size, not by the bytes that carry them.
 _MEDIA_TOKENS: Final = 1_500
-_UNKNOWN: Final = 1 << 62
-#: Stands for several languages of which no two models have the same; no tag of a language comes to it.
-_NONE_IN_COMMON: Final = frozenset({"-"})
 
 
 class Feature(IntFlag):
@@ -44,9 +38,6 @@ class Feature(IntFlag):
     REASONING = 256
     SYSTEM_PROMPT = 512
 
-
-#: What a model lacks whose provider only chats, where the request cannot be translated.
-RESPONSES: Final = "responses"
 
 NAMES: Final[Mapping[int, str]] = {feature.value: str(feature.name).lower() for feature in Feature}
 """Value of a feature -> its key in the configuration."""
@@ -115,79 +106,6 @@ class Needs(NamedTuple):
     beyond: str = ""
 
 
-class Abilities(NamedTuple):
-    """What a model declares, ready to be compared; what it does not declare stands in nobody's way.
-
-    Attributes:
-        lacks: features that are declared to be missing.
-        has_responses: whether the provider has a Responses API.
-    """
-
-    lacks: int
-    window: int
-    output: int
-    images: int
-    file_bytes: int
-    languages: frozenset[str]
-    has_responses: bool = False
-
-
-def abilities_of(model: ModelConfig, *, has_responses: bool = False) -> Abilities:
-    """What a configured model declares."""
-    sizes = model.constraints
-    lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
-    return Abilities(
-        lacks=lacks,
-        window=sizes.context_window or _UNKNOWN,
-        output=sizes.max_output_tokens or _UNKNOWN,
-        images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
-        file_bytes=_UNKNOWN if sizes.max_file_size is None else sizes.max_file_size,
-        languages=frozenset(map(_language, sizes.supported_languages)),
-        has_responses=has_responses,
-    )
-
-
-def floor_of(models: Sequence[Abilities]) -> Abilities:
-    """The abilities that all of them have."""
-    languages = [model.languages for model in models if model.languages]
-    common = frozenset[str].intersection(*languages) if languages else frozenset[str]()
-    return Abilities(
-        lacks=functools.reduce(operator.or_, (model.lacks for model in models), 0),
-        window=min((model.window for model in models), default=_UNKNOWN),
-        output=min((model.output for model in models), default=_UNKNOWN),
-        images=min((model.images for model in models), default=_UNKNOWN),
-        file_bytes=min((model.file_bytes for model in models), default=_UNKNOWN),
-        languages=common or (_NONE_IN_COMMON if languages else common),
-        has_responses=all(model.has_responses for model in models),
-    )
-
-
-def unfit(model: Abilities, needs: Needs) -> str | None:
-    """The first thing that the model lacks, by its key in the configuration; None if it can serve.
-
-    ``context_window`` comes last and is only likely: ``words_in`` confirms it.
-    """
-    missing = model.lacks & needs.wants
-    if missing:
-        return NAMES[missing & -missing]
-    if needs.output > model.output:
-        return "max_output_tokens"
-    if needs.images > model.images:
-        return "max_images"
-    if needs.file_bytes > model.file_bytes:
-        return "max_file_size"
-    if model.languages and needs.language and needs.language not in model.languages:
-        return "supported_languages"
-    if needs.beyond and not model.has_responses:
-        return RESPONSES
-    return "context_window" if needs.input_least > model.window else None
-
-
-def is_roomy(model: Abilities, needs: Needs) -> bool:
-    """Whether the request fits into the context window whatever its text is like."""
-    return needs.input_most + needs.output <= model.window
-
-
 def needs_of(fields: Mapping[str, Any], body_bytes: int) -> Needs:
     """The needs of a parsed body; never raises, whatever JSON it is."""
     content = _Content()
@@ -203,8 +121,13 @@ def needs_of(fields: Mapping[str, Any], body_bytes: int) -> Needs:
         output=_most_output(fields),
         images=content.images,
         file_bytes=content.file_bytes,
-        language=_language(language) if isinstance(language, str) else "",
+        language=language_of(language) if isinstance(language, str) else "",
     )
+
+
+def language_of(tag: str) -> str:
+    """The language that a tag names, without region or script."""
+    return tag[:_MOST_KEYS].strip().lower().partition("-")[0]
 
 
 def _most_output(fields: Mapping[str, Any]) -> int:
@@ -366,10 +289,6 @@ def _is_asked(value: Any) -> bool:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _language(tag: str) -> str:
-    return tag[:_MOST_KEYS].strip().lower().partition("-")[0]
 
 
 def _words(given: Any, most: int) -> int:

@@ -22,6 +22,8 @@ from shared_state.limits import calendar_periods
 
 #: Where nothing tells when a spent day comes back.
 _UNKNOWN_DAY_S: Final = 3600.0
+#: A pace that is too fast asks for no longer rest than this, whatever a provider says.
+_LONGEST_REST_S: Final = 3600.0
 #: A CDN's own spellings of 502: it could not get an answer from the provider.
 _BAD_GATEWAYS: Final = frozenset({*range(520, 528), 530})
 
@@ -43,6 +45,33 @@ def outcome_of(error: ProviderError, rules: DeactivationConfig) -> Outcome:
     if error.status in rules.error_codes or (error.status in _BAD_GATEWAYS and 502 in rules.error_codes):
         return Outcome.FAILURE
     return Outcome.NEUTRAL
+
+
+def pause_s(error: ProviderError) -> float:
+    """For how long a provider that has asked for it is left alone; 0 if it has not."""
+    if error.retry_after_s is None:
+        return 0.0
+    is_pace = isinstance(error, RateLimitError) and not error.is_day_spent
+    return min(error.retry_after_s, _LONGEST_REST_S) if is_pace else error.retry_after_s
+
+
+def reset_s(
+    error: ProviderError,
+    schedule: str | None,
+    limits: tuple[LimitsConfig, ...],
+    dialect: Dialect,
+    *,
+    now_ms: int,
+) -> float | None:
+    """How long until a quota comes back whose provider names no time; None if none is spent, or it names one.
+
+    Args:
+        schedule: the pool's own; without one a day's quota comes back when the provider's day ends.
+        limits: of the model and its provider, for their calendars.
+    """
+    if schedule and error.is_reset_unknown:
+        return scheduled_reset_s(schedule, limits, now_ms=now_ms)
+    return spent_day_s(limits, dialect, now_ms=now_ms) if error.is_day_spent else None
 
 
 def spent_day_s(limits: tuple[LimitsConfig, ...], dialect: Dialect, *, now_ms: int) -> float:

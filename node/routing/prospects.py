@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from node.call import Call
+from node.routing.abilities import Abilities
 from node.routing.fitness import Fitness, Members
-from node.routing.needs import Abilities
 from shared_state.topology import ModelSpec, Resolution, Topology
 
 #: Names come from the configuration, but a client key may give one a narrower meaning of its own.

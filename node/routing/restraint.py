@@ -52,9 +52,8 @@ class Restraint:
         pace = self._pace(plan, target)
         if pace is None or pace.take(asyncio.get_running_loop().time()):
             return None
-        pause_ms = round(
-            _RAMP_STEP_S * 1000 * (1 + self._draw())
-        )  # once a ramp has risen, and not all at once
+        # Once a ramp has risen, and not all at once.
+        pause_ms = round(_RAMP_STEP_S * 1000 * (1 + self._draw()))
         return Verdict(Code.STANDBY, self._clock.now_ms() + pause_ms, "ramp")
 
     def note_start(self, target: Target) -> None:

@@ -14,7 +14,7 @@ from node.call import Call, Reply, Step, Target, Trail
 from node.passport import stamp
 from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
-from node.routing.attempt import Attempt, Start
+from node.routing.attempt import Attempt
 from node.routing.budget import RetryBudgets
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
@@ -27,6 +27,7 @@ from node.routing.pipeline import Pipeline, Plan
 from node.routing.race import Race
 from node.routing.restraint import Faith, Restraint
 from node.routing.retry import Next, decide
+from node.routing.start import Start
 from node.routing.tries import Tries
 from node.routing.waiting import Waiting
 from node.signals import Signals

@@ -13,6 +13,7 @@ import httpx
 from node.upstream.connection import Connection, ConnectionOwner
 from node.upstream.faults import fault
 from node.upstream.wire import Origin
+from shared_state.cancellation import end_all
 
 _NAMES_MAX = 1024
 
@@ -52,10 +53,7 @@ class NameCache:
             return known[1]
 
     async def aclose(self) -> None:
-        lookups = list(self._lookups.values())
-        for lookup in lookups:
-            lookup.cancel()
-        await asyncio.gather(*lookups, return_exceptions=True)
+        await end_all(self._lookups.values())
 
     def _lookup(self, host: str, port: int) -> asyncio.Task[tuple[str, ...]]:
         lookup = self._lookups.get(host)

@@ -6,15 +6,30 @@ import asyncio
 import contextlib
 import warnings
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import httpx
 
 from node.upstream.parser import ResponseParser
 from node.upstream.wire import Call
 
-if TYPE_CHECKING:
-    from node.upstream.connection import Connection
+
+class Carrier(Protocol):
+    """The connection, as an exchange sees it."""
+
+    is_reused: bool
+
+    def head_clock_s(self) -> float | None:
+        """The clock that runs before the head has come."""
+
+    def arm(self, delay_s: float | None) -> None:
+        """Sets the one clock."""
+
+    def resume_reading(self) -> None:
+        """There is room again."""
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Closes under an exchange that its reader gives up."""
 
 
 class Exchange:
@@ -43,7 +58,7 @@ class Exchange:
         "response",
     )
 
-    def __init__(self, connection: Connection, call: Call) -> None:
+    def __init__(self, connection: Carrier, call: Call) -> None:
         self._connection = connection
         self._read_s = call.timeouts.read_s
         self._waiter: asyncio.Future[None] | None = None

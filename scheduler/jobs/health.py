@@ -143,16 +143,21 @@ class HealthMonitor:
             changed=changed,
             moves=_moves(judged, threshold),
             cooldown_s=_COOLDOWN_S,
-            gone=[
-                *(f"p:{name}" for name in each.before.providers if name not in judged.providers),
-                *(f"m:{name}" for name in each.before.models if name not in judged.models),
-            ],
+            gone=_gone(each.before, judged),
         )
         for name in changed if kept else ():
             health = judged.providers[name]
             log.info(
                 "provider health", provider=name, status=str(health.status), score=round(health.score, 3)
             )
+
+
+def _gone(before: DomainHealth, judged: DomainHealth) -> list[str]:
+    """Who is watched no more."""
+    return [
+        *(f"p:{name}" for name in before.providers if name not in judged.providers),
+        *(f"m:{name}" for name in before.models if name not in judged.models),
+    ]
 
 
 def _oldest(before: DomainHealth, owners: Mapping[str, str]) -> int:

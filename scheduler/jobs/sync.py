@@ -93,13 +93,7 @@ class Sync:
     async def _take(
         self, provider: ProviderSpec, before: Listing, models: list[ListedModel], token: int
     ) -> None:
-        configured = [
-            Configured(
-                m.id, m.upstream, m.config.constraints.context_window, m.config.constraints.max_output_tokens
-            )
-            for m in self._topology.models.values()
-            if m.provider == provider.id
-        ]
+        configured = self._configured(provider)
         time_ms = int(await read_server_time_s(self._store) * 1000)
         changes = compare(before, models, configured, self._rules, provider=provider.id, now_s=time_ms / 1000)
         news = await self._register(provider, changes)
@@ -122,6 +116,15 @@ class Sync:
             log.info("configured models are not on the provider's list", provider=provider.id, models=absent)
         for item in news:
             log.info(item.event.replace("_", " "), provider=provider.id, model=item.model, reason=item.reason)
+
+    def _configured(self, provider: ProviderSpec) -> list[Configured]:
+        return [
+            Configured(
+                m.id, m.upstream, m.config.constraints.context_window, m.config.constraints.max_output_tokens
+            )
+            for m in self._topology.models.values()
+            if m.provider == provider.id
+        ]
 
     async def _register(self, provider: ProviderSpec, changes: Changes) -> Sequence[ModelNews]:
         """Before the list is kept: if nobody can be asked, the next look finds the same models new. The news, with what became of them."""

@@ -21,7 +21,6 @@ from shared_state.statistics import (
     forget_minute,
     minutes_of,
     read_minute,
-    server_minute,
 )
 from shared_state.store import Store
 from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, SMALL, Bench, SteeredStore
@@ -123,14 +122,6 @@ async def test_what_is_abandoned_is_charged_in_the_minute_of_its_end(bench: Open
     await b.admit()
 
     assert await metrics(b, MINUTE + 1) == {"abandoned": 1, "tokens_in": 30, "tokens_out": 20, "cost": 1000}
-
-
-async def test_the_servers_minute_is_the_servers(open_store: Callable[..., Store]) -> None:
-    """Not this machine's."""
-    store = open_store()
-    before = int((await store.command("TIME"))[0]) // 60
-
-    assert await server_minute(store) - before in (0, 1)
 
 
 # -- books

@@ -33,6 +33,5 @@ class Canary(Strategy):
         rest = [spec for spec in candidates if spec.id not in self._parts]
         parts = [self._parts.get(spec.id, 0.0) for spec in candidates]
         each = max(0.0, 1.0 - sum(parts)) / len(rest) if rest else 0.0
-        weights = [self._parts.get(spec.id, each) for spec in candidates]
-        first, *others = by_shares(candidates, weights, hints.turn)
+        first, *others = by_shares(candidates, self._parts, hints.turn, usual=each)
         return [first, *sorted(others, key=lambda spec: spec.id in self._parts)]

@@ -33,8 +33,7 @@ class LoadBalanced(Strategy):
         if not candidates:
             return []
         if self._weights:
-            weights = [self._weights.get(spec.id, 1.0) for spec in candidates]
-            return by_shares(candidates, weights, hints.turn)
+            return by_shares(candidates, self._weights, hints.turn)
         rooms = self._rooms([hints.signal(spec) for spec in candidates])
         first = _fall(rooms, even_draw(hints.turn))
         places = sorted(range(len(candidates)), key=lambda place: (place != first, -rooms[place]))

@@ -31,7 +31,6 @@ class RoundRobin(Strategy):
         if not candidates:
             return []
         if self._weights:
-            weights = [self._weights.get(spec.id, 1.0) for spec in candidates]
-            return by_shares(candidates, weights, hints.turn)
+            return by_shares(candidates, self._weights, hints.turn)
         start = hints.turn % len(candidates)
         return [*candidates[start:], *candidates[:start]]

@@ -6,7 +6,7 @@ allow, so any stretch of turns, and hence any node's block of them, holds about 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import gcd
 from typing import Final
@@ -19,8 +19,15 @@ _FINEST: Final = 1000
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
-def by_shares(candidates: Sequence[ModelSpec], weights: Sequence[float], turn: int) -> list[ModelSpec]:
-    """The model whose turn it is, then the others, the heaviest first; a weight of 0 has no turns."""
+def by_shares(
+    candidates: Sequence[ModelSpec], weight_of: Mapping[str, float], turn: int, *, usual: float = 1.0
+) -> list[ModelSpec]:
+    """The model whose turn it is, then the others, the heaviest first; a weight of 0 has no turns.
+
+    Args:
+        usual: weight of a model that has none of its own.
+    """
+    weights = [weight_of.get(spec.id, usual) for spec in candidates]
     period = _period(tuple(weights))
     first = period[turn % len(period)]
     others = sorted(range(len(candidates)), key=lambda place: (place != first, -weights[place]))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from modelmesh import demo
-from modelmesh.addresses import http_url, is_loopback
+from modelmesh.addresses import http_url
 from modelmesh.errors import AddressError, StartError
 from modelmesh.serve import Plan, ServeOptions, make_plan, node_specs, print_banner, scheduler_spec
 from shared_state.errors import ConfigurationError
@@ -171,24 +171,6 @@ def test_a_host_that_is_not_ours(plan_for, mesh):
     """The operating system's reason is passed on."""
     with pytest.raises(AddressError, match="cannot listen on nowhere.invalid port 0"):
         plan_for(ServeOptions(config_path=mesh, host="nowhere.invalid", port=0, insecure=True))
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.0.0.1", False),
-        ("example.org", False),
-    ],
-)
-def test_loopback_addresses(host, expected):
-    """A name that might be anything is not taken for loopback."""
-    assert is_loopback(host) is expected
 
 
 def test_urls_of_ipv6_addresses_have_brackets():

@@ -376,7 +376,7 @@ async def test_a_settlement_travels_with_the_next_ask(scene: Scene) -> None:
 async def test_a_settlement_without_company_waits_a_moment_only(scene: Scene) -> None:
     """Other nodes wait for the slot that it gives back."""
     scene.settle("r1")
-    await asyncio.sleep(module._COMPANY_S * 1.5)
+    await asyncio.sleep(module.COMPANY_S * 1.5)
 
     assert scene.ledger.settlements == [["r1"]]
 
@@ -408,7 +408,7 @@ async def test_an_ask_does_not_wait_for_settlements_that_are_under_way_alone(sce
     """They have their own call; what has come meanwhile waits for the next."""
     scene.ledger.wait = pause(1)
     scene.settle("r1")
-    await asyncio.sleep(module._COMPANY_S * 2)
+    await asyncio.sleep(module.COMPANY_S * 2)
     scene.settle("r2")
     asker = scene.ask("r3")
     await settle_down()
@@ -418,6 +418,22 @@ async def test_an_ask_does_not_wait_for_settlements_that_are_under_way_alone(sce
     await asker
     await scene.batcher.flush()
     assert scene.ledger.settlements == [["r1"], ["r2"]]
+
+
+@in_virtual_time
+async def test_settlements_that_went_alone_find_company_again(scene: Scene) -> None:
+    """Under load asks and settlements must not go on side by side, in twice as many calls."""
+    scene.ledger.wait = pause(1)
+    scene.settle("r1")
+    await asyncio.sleep(module.COMPANY_S * 2)
+    scene.settle("r2")
+    first = scene.ask("r3")
+    await asyncio.sleep(0.9)
+    second = scene.ask("r4")
+    await asyncio.gather(first, second)
+
+    assert (scene.ledger.settlements, scene.ledger.admissions) == ([["r1"], ["r2"]], [["r3"], ["r4"]])
+    assert scene.ledger.calls == 3
 
 
 @in_virtual_time

@@ -117,7 +117,7 @@ async def test_a_postponed_clock_waits_for_its_last_time() -> None:
         interrupts.set_clock(began + 0.01, Cause.IDLE)
         with interrupts:
             for step in range(1, 4):
-                interrupts.postpone(began + 0.01 + step * 0.01)
+                interrupts.set_clock(began + 0.01 + step * 0.01, Cause.IDLE)
                 await asyncio.sleep(0.005)
             await asyncio.sleep(5)
 
