@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 
 from scheduler.pulses import Follower, Pulses
-from shared_state.domains import Kind, lift_rests, read_domain
+from shared_state.domains import Kind, lift_rests, next_recoveries, read_domain
 from shared_state.state import DomainState, Mode, Status
 from shared_state.store import Store
 from shared_state.topology import Topology
@@ -32,15 +34,21 @@ class Rests:
             FencedOffError: another scheduler leads.
             RedisError, OSError, TimeoutError: the store is away; what has room is found at the next look.
         """
-        for name in await self._follower.changed():
-            domain = self._domains[name]
-            now_ms, state = await read_domain(self._store, domain)
-            resting = _resting(state)
-            if resting:
-                lifted = await lift_rests(self._store, domain, resting, token=token, now_ms=now_ms)
-                for kind, entity in lifted:
-                    log.info("there is room again", domain=name, kind=kind, id=entity)
+        changed = await self._follower.changed()
+        # What comes back with a calendar is on the due list until then: one round trip finds the domains that have any.
+        for name, due_ms in (await next_recoveries(self._store, changed)).items():
+            if math.isfinite(due_ms):
+                await self._look(name, token)
             self._follower.note([name])
+
+    async def _look(self, name: str, token: int) -> None:
+        domain = self._domains[name]
+        now_ms, state = await read_domain(self._store, domain)
+        resting = _resting(state)
+        if not resting:
+            return
+        for kind, entity in await lift_rests(self._store, domain, resting, token=token, now_ms=now_ms):
+            log.info("there is room again", domain=name, kind=kind, id=entity)
 
 
 def _resting(state: DomainState) -> list[tuple[Kind, str]]:
