@@ -21,6 +21,7 @@ from shared_state.shapes.decision import (
     ReplayView,
     StageView,
     StepView,
+    WaitingView,
 )
 
 #: What a stage's reason is called where the bare word says too little.
@@ -45,6 +46,7 @@ def explain_view(explained: ExplainView, *, now: float) -> RenderableType:
     """What would be chosen."""
     return Group(
         _verdict(explained),
+        *_waiting(explained.waiting),
         *(_plan(plan) for plan in explained.plans),
         Text(),
         _headroom(explained.headroom, now=now),
@@ -85,6 +87,8 @@ def _verdict(explained: ExplainView) -> Text:
     asked = f"{clean(explained.asked)} by {clean(explained.api)}" + (
         ", streamed" if explained.is_stream else ""
     )
+    if explained.key:
+        asked += f", with client key {clean(explained.key.id)}"
     if explained.error:
         return Text.assemble(
             (f"✘ {clean(explained.error)}", BAD),
@@ -94,6 +98,28 @@ def _verdict(explained: ExplainView) -> Text:
     if explained.picked is None:
         return Text.assemble(("✘ nobody would admit it now", BAD), (f"  ({asked})", QUIET))
     return Text.assemble(("➜ ", GOOD), (clean(explained.picked), f"bold {GOOD}"), (f"  for {asked}", QUIET))
+
+
+_HELD = {
+    "near_limit": "it would be held: the preferred model is near its limit",
+    "no_room": "it would be held: nobody has room",
+    "queue": "it would be held: others came earlier",
+    "queue_full": "it would be refused: the queue is full",
+}
+
+
+def _waiting(waiting: WaitingView | None) -> Iterable[Text]:
+    """What the pool does instead of switching models."""
+    if waiting is None:
+        return
+    told = _HELD.get(waiting.because, "it would not be held")
+    line = Text.assemble(
+        (clean(f"{waiting.pool} rather waits ({waiting.action}, at most {waiting.max_wait_s:g} s): "), QUIET),
+        (told, FAIR if waiting.because else ""),
+    )
+    if waiting.size is not None:
+        line.append(f"  {waiting.length} of {waiting.size} wait on this node", style=QUIET)
+    yield line
 
 
 def _headline(decision: DecisionView) -> Table:

@@ -104,6 +104,11 @@ class Follower:
         elif pulse.current < running and self.running is not None:
             log.warning("the shared state had forgotten the configuration", number=running)
             await self._versions.put_back(self.running)
+        elif not pulse.current and not self.looked.is_set():
+            log.info(
+                "no configuration was pushed here, this node's own file counts",
+                file=self._blueprints.own.source,
+            )
         self.looked.set()
         if self._info.config_fault and not pulse.proposed and pulse.current == running:
             self._info.config_fault = ""  # of a version that was withdrawn

@@ -195,6 +195,7 @@ class Generation:
             Prober(self.router, core.request_log),
             self._list_models,
             core.desk,
+            self.router.queued,
         )
 
     async def _list_models(self, provider: str) -> list[ListedModel]:

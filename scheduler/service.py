@@ -19,6 +19,7 @@ from scheduler.jobs.maintenance import Maintenance
 from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
+from scheduler.jobs.rests import Rests
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.jobs.sync import Sync
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0
+RESTS_EVERY_S: Final = 0.5
 MAINTENANCE_EVERY_S: Final = 1.0
 PROBES_EVERY_S: Final = 0.5
 AUDIT_EVERY_S: Final = 60.0
@@ -133,8 +135,10 @@ def _returns(store: Store, topology: Topology, nodes: Nodes, pulses: Pulses) -> 
     recovery = Recovery(store, pulses).run
     maintenance = Maintenance(store, topology).run
     probes = Probes(store, topology, nodes, pulses).run
+    rests = Rests(store, topology, pulses).run
     return [
         Job("recovery", recovery, RECOVERY_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
+        Job("rests", rests, RESTS_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         Job("maintenance", maintenance, MAINTENANCE_EVERY_S, _RECOVERY_TIMEOUT_S, is_loop=True),
         Job("probes", probes, PROBES_EVERY_S, _PROBES_TIMEOUT_S, is_loop=True),
     ]

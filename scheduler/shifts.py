@@ -14,9 +14,11 @@ from typing import Final
 
 import structlog
 
+from scheduler.chronicles import Chronicles
 from scheduler.contact import describe
 from scheduler.service import SchedulerService
-from scheduler.sinks import Sink, make_sink
+from scheduler.sinks import Sink, SinkError, make_sink
+from scheduler.verdicts import Judge
 from shared_state.blueprints import Blueprints
 from shared_state.cancellation import obey_cancellation
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
@@ -68,6 +70,8 @@ class Shifts:
         self._next = asyncio.Event()
         self._service: SchedulerService | None = None
         self._serves = 0  # the number that the shift under way runs
+        self._chronicles: Chronicles | None = None
+        self._judge = Judge(self._versions, blueprints)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Runs until told to stop.
@@ -76,8 +80,24 @@ class Shifts:
             ConfigurationError: there is a version at the start, and it cannot be run here.
             SinkError: the storage cannot be used.
         """
-        if not await self._begin(stopping):
-            return
+        own = await self._open_own()
+        try:
+            if await self._begin(stopping):
+                await self._work(stopping)
+        finally:
+            await own.aclose()
+
+    async def _open_own(self) -> Sink:
+        """The storage of the process's own file, where it looks for versions before it knows of any."""
+        own = make_sink(self._plan.topology.config.storage)
+        try:
+            await own.open()
+            self._chronicles = Chronicles(self._store, self._versions, own)
+        except SinkError as error:
+            log.error("versions have no durable copy", error=error.message)
+        return own
+
+    async def _work(self, stopping: asyncio.Event) -> None:
         following = asyncio.create_task(self._follow())
         sink = make_sink(self._plan.topology.config.storage)
         try:
@@ -150,7 +170,13 @@ class Shifts:
             obey_cancellation()
 
     async def _look(self) -> None:
-        number = (await self._versions.pulse()).current
+        if self._chronicles is not None and self._plan.topology.config.scheduler.copy_interval:
+            await self._chronicles.look()
+        pulse = await self._versions.pulse()
+        await self._move(pulse.current)
+        await self._judge.look(pulse.proposed, self._plan.topology.config.storage)
+
+    async def _move(self, number: int) -> None:
         if number <= self._plan.number or number == self._refused:
             return
         try:
@@ -180,7 +206,7 @@ class Shifts:
     async def _tell(self) -> None:
         """The one that leads says what it runs."""
         if self._service is not None and self._service.leadership.is_leading:
-            await tell_version(self._store, self._serves, self._fault)
+            await tell_version(self._store, self._serves, self._fault, self._judge.verdict)
 
 
 def _domains(topology: Topology) -> dict[str, DomainSpec]:

@@ -144,6 +144,18 @@ class ClientKeys:
         return int(await self._store.command("GET", f"{self._store.keys.client_keys}:version") or 0)
 
 
+async def read_key(store: Store, key: str) -> ClientKey | None:
+    """The key of an id, revoked ones included; None if there is none.
+
+    Raises:
+        StateUnavailableError: another release wrote it.
+    """
+    base = store.keys.client_keys
+    record = await store.command("HGET", base, key)
+    revoked = await store.command("HGET", f"{base}:revoked", key)
+    return _decode(record, int(revoked or 0)) if record is not None else None
+
+
 async def key_ids(store: Store) -> Sequence[str]:
     """The ids of all keys that ever were."""
     return [raw.decode() for raw in await store.command("HKEYS", store.keys.client_keys)]

@@ -12,6 +12,7 @@ import ormsgpack
 from shared_state.cancellation import obey_cancellation
 from shared_state.deadline import Deadline
 from shared_state.errors import FencedOffError
+from shared_state.limits import windows_of
 from shared_state.state import DomainState, decode_entity
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
@@ -162,6 +163,28 @@ async def maintain(store: Store, domain: str, rests: Sequence[tuple[str, int, in
     if rested < 0:
         raise FencedOffError(domain)
     return rested
+
+
+async def lift_rests(
+    store: Store, domain: DomainSpec, entities: Sequence[tuple[Kind, str]], *, token: int, now_ms: int
+) -> list[tuple[str, str]]:
+    """Ends standbys that are owed to money or caps, where the limits of the domain have room for another call now; (kind, id) of each.
+
+    Raises:
+        FencedOffError: another scheduler leads.
+        RedisError, OSError, TimeoutError: the store is away; doing it again is safe.
+    """
+    limits = {model.id: model.config.limits for model in domain.models}
+    asked = [
+        (kind, name, windows_of(limits[name], now_ms) if kind == "model" else []) for kind, name in entities
+    ]
+    packed = ormsgpack.packb((windows_of(domain.providers[0].config.limits, now_ms), asked))
+    keys = [store.keys.domain(domain.id)]
+    reply = await store.run("lift_rests", keys, [token, domain.id, store.keys.channel, packed])
+    if reply and reply[0] == -1:
+        raise FencedOffError(domain.id)
+    names = [item.decode() for item in reply]
+    return list(zip(names[::2], names[1::2], strict=True))
 
 
 async def abandon_of_nodes(store: Store, domain: str, nodes: set[str], *, token: int) -> int:

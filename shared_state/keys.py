@@ -31,7 +31,7 @@ class Keys:
         return f"{self._prefix}{{{domain}}}"
 
     def model(self, domain: str, model: str) -> str:
-        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, latency, ttft, peak, measured."""
+        """Hash: status, reason, mode, phase, since, until, trigger, maintained, fails, cooldowns, trial, trial_until, step, step_ok, step_at, spent, latency, ttft, peak, measured."""
         return f"{self.domain(domain)}:model:{model}"
 
     def provider(self, domain: str, provider: str) -> str:
@@ -120,15 +120,16 @@ class Keys:
         """Hash ``current`` (number of the configuration's version in force), ``last`` (largest number given out), ``proposed`` and ``ticket``
         (the version that nodes are asked about), of each version ``m:<number>`` (JSON author, comment, digest) and ``t:<number>`` (ms).
 
-        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, and by a node
-        when the store has forgotten what it runs; read by nodes and schedulers once a second. The last 50 numbers are kept.
+        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, by a node
+        when the store has forgotten what it runs, and by a scheduler out of its durable copy; read by nodes and schedulers once a second. The last 50 numbers are kept.
         """
         return f"{self._prefix}{{cluster}}:config"
 
     @property
     def leader(self) -> str:
         """Hash owner, token, until, since: the scheduler's lease. The token only ever grows. ``config`` and ``fault``: the version of the
-        configuration that its holder runs, and why it cannot run the one in force.
+        configuration that its holder runs, and why it cannot run the one in force; ``judged`` and ``verdict``: the proposed version that it has judged
+        last, and why it cannot run that.
         """
         return f"{self._prefix}{{cluster}}:leader"
 

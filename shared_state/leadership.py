@@ -30,13 +30,38 @@ async def release_lead(store: Store, owner: str) -> None:
     await store.run("hold_lease", [store.keys.leader], [owner, 0, "release"])
 
 
-async def tell_version(store: Store, number: int, fault: str) -> None:
-    """Says which version of the configuration the leader runs, and why it cannot run the one in force."""
-    await store.command("HSET", store.keys.leader, "config", number, "fault", fault)
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """What a scheduler says of a proposed version: its number, and why it could not run it; empty if it could."""
+
+    number: int = 0
+    fault: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Word(Verdict):
+    """The verdict of the scheduler that leads."""
+
+    owner: str = ""
+
+
+async def tell_version(store: Store, number: int, fault: str, verdict: Verdict) -> None:
+    """Says which version of the configuration the leader runs, why it cannot run the one in force, and what it thinks of the proposed one."""
+    told = ("config", number, "fault", fault, "judged", verdict.number, "verdict", verdict.fault)
+    await store.command("HSET", store.keys.leader, *told)
+
+
+async def read_word(store: Store) -> Word | None:
+    """What the leading scheduler thinks of the version that it has judged last; None if none leads, or it is of a release without a say."""
+    fields = await store.run("read_word", [store.keys.leader])
+    if not fields:
+        return None
+    owner, number, fault = (_text(value) for value in fields)
+    return Word(int(number), fault, owner)
 
 
 async def read_lead(store: Store) -> dict[str, str]:
-    """The lease as it stands: owner, token, until, since; and what its holder runs: config, fault."""
+    """The lease as it stands: owner, token, until, since; and what its holder runs: config, fault, judged, verdict."""
     raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.leader)
     return {_text(name): _text(value) for name, value in raw.items()}
 

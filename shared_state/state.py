@@ -51,6 +51,7 @@ class Trigger(StrEnum):
     PROBE_SUCCESS = "probe_success"
     MANUAL = "manual"
     STARTUP_PROBE = "startup_probe"
+    LIMIT_RAISED = "limit_raised"
 
 
 class Mode(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import ormsgpack
@@ -94,12 +94,17 @@ class WindowUse:
 
 @dataclass(frozen=True, slots=True)
 class DomainUse:
-    """The windows of a quota domain, consistent at one moment."""
+    """The windows of a quota domain, consistent at one moment.
+
+    Attributes:
+        next_ms: of each scope whose calls are kept apart (a model, or empty for the account): when the next may come; 0 for now.
+    """
 
     domain: str
     now_ms: int
     account: tuple[WindowUse, ...]
     models: Mapping[str, tuple[WindowUse, ...]]
+    next_ms: Mapping[str, int] = field(default_factory=dict)
 
 
 async def read_domain_use(store: Store, domain: DomainSpec, *, now_ms: int) -> DomainUse:
@@ -117,7 +122,13 @@ async def read_domain_use(store: Store, domain: DomainSpec, *, now_ms: int) -> D
         name: tuple(_uses(windows, row, read_ms, limits[name]))
         for (name, windows), row in zip(scopes, rows, strict=True)
     }
-    return DomainUse(domain.id, read_ms, uses.pop(""), uses)
+    next_ms = {
+        name: max(0, row[2 * place + 1])
+        for (name, windows), row in zip(scopes, rows, strict=True)
+        for place, window in enumerate(windows)
+        if window[0] == Algorithm.SPACING
+    }
+    return DomainUse(domain.id, read_ms, uses.pop(""), uses, next_ms)
 
 
 def _uses(

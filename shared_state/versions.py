@@ -7,19 +7,28 @@ version that one of them refuses changes nothing anywhere. When Redis is away ev
 from __future__ import annotations
 
 import secrets
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
+import ormsgpack
 
-from shared_state.errors import VersionConflictError, VersionNotFoundError
+from shared_state.errors import ModelMeshError, VersionConflictError, VersionNotFoundError
 from shared_state.store import Argument, Store
 
 #: How many numbers back the history goes.
 HISTORY: Final = 50
 #: What events about versions are of.
 KIND: Final = "config"
+_MAGIC: Final = b"modelmesh-versions-1\n"
+
+
+class ChronicleError(ModelMeshError):
+    """A blob holds no versions that this release understands."""
+
+    default_code = "copy_unreadable"
 
 
 class Pulse(NamedTuple):
@@ -50,6 +59,23 @@ class Version:
     time_ms: int
     told: Told
     document: Mapping[str, Any]
+
+
+class Mark(NamedTuple):
+    """What tells whether anything was pushed or lost: the number in force, the largest given out, how many documents there are."""
+
+    current: int
+    last: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chronicle:
+    """All versions that were remembered at a moment, oldest first; what was only proposed is not among them."""
+
+    current: int
+    last: int
+    versions: tuple[Version, ...]
 
 
 class Versions:
@@ -131,6 +157,58 @@ class Versions:
         number, told = version.number, _pack(version.told)
         args: list[Argument] = [number, told, orjson.dumps(version.document), version.time_ms]
         await self._store.run("put_back_version", [self._key], args)
+
+    async def mark(self) -> Mark:
+        """What a chronicle of now would be of; the versions may have grown in between."""
+        current, last = await self._store.command("HMGET", self._key, "current", "last")
+        documents = await self._store.command("HLEN", f"{self._key}:documents")
+        return Mark(int(current or 0), int(last or 0), int(documents))
+
+    async def chronicle(self) -> Chronicle | None:
+        """All that is remembered; None if nothing is in force, or if somebody pushes meanwhile."""
+        mark = await self.mark()
+        known = [version.number for version in await self.history()]
+        try:
+            versions = [await self.read(number) for number in reversed(known)]
+        except VersionNotFoundError:
+            return None
+        if mark.current not in known or await self.mark() != mark:
+            return None
+        return Chronicle(mark.current, mark.last, tuple(versions))
+
+    async def restore(self, chronicle: Chronicle) -> int:
+        """Says again what the store has forgotten of a chronicle; how many versions that were. What was pushed since stays in force."""
+        rows = [
+            (v.number, _pack(v.told).decode(), orjson.dumps(v.document).decode(), v.time_ms)
+            for v in chronicle.versions
+        ]
+        args: list[Argument] = [chronicle.current, chronicle.last, ormsgpack.packb(rows)]
+        args += [HISTORY, self._store.keys.channel, self._node]
+        return int(await self._store.run("restore_versions", [self._key], args))
+
+
+def encode_chronicle(chronicle: Chronicle) -> bytes:
+    """One compressed blob."""
+    versions = [(v.number, v.time_ms, _pack(v.told), orjson.dumps(v.document)) for v in chronicle.versions]
+    return _MAGIC + zlib.compress(ormsgpack.packb((chronicle.current, chronicle.last, versions)))
+
+
+def decode_chronicle(blob: bytes) -> Chronicle:
+    """The chronicle in a blob.
+
+    Raises:
+        ChronicleError: there is none, or it is of another release.
+    """
+    if not blob.startswith(_MAGIC):
+        raise ChronicleError("these are no versions of a configuration, or those of another release")
+    try:
+        current, last, rows = ormsgpack.unpackb(zlib.decompress(blob[len(_MAGIC) :]))
+        versions = tuple(
+            Version(n, at, _told(told), orjson.loads(document)) for n, at, told, document in rows
+        )
+        return Chronicle(int(current), int(last), versions)
+    except (zlib.error, ValueError, TypeError, AttributeError) as error:
+        raise ChronicleError(f"the versions cannot be read: {error}") from error
 
 
 def is_same(document: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

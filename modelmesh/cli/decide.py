@@ -22,6 +22,10 @@ HeaderOption = Annotated[
     typer.Option("--header", "-H", metavar="NAME:VALUE", help="As x-modelmesh-session; may be repeated."),
 ]
 ApiOption = Annotated[str, typer.Option("--api", help="What stands behind /v1/ in the path.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", metavar="KEY_ID", help="As if it came with this client key; its id, not its text."),
+]
 RequestArgument = Annotated[
     str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id and in the log.")
 ]
@@ -41,6 +45,7 @@ def explain(
     body: BodyOption = None,
     header: HeaderOption = None,
     api: ApiOption = "chat/completions",
+    key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What would be chosen now, and why; nothing is sent, nothing is taken."""
@@ -49,6 +54,8 @@ def explain(
     from shared_state.shapes.decision import ExplainView
 
     asked = {"model": model, "api": api, "body": _read(body), "headers": _headers(header or [])}
+    if key is not None:
+        asked["key"] = key
     with refusals(), open_client() as client:
         answer = client.post("explain", asked)
         explained = understand(answer, ExplainView)

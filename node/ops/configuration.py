@@ -1,6 +1,6 @@
 """The configuration of the cluster for operators: what is in force and who runs it, the history, a push, a rollback.
 
-A push asks every live node first. Only if each says that it can run the version it is put into force; otherwise nothing has changed anywhere.
+A push asks every live node, and the scheduler that leads, first. Only if each says that it can run the version it is put into force; otherwise nothing has changed anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared_state.errors import (
     VersionNotFoundError,
     VersionRefusedError,
 )
-from shared_state.leadership import read_lead
+from shared_state.leadership import read_lead, read_word
 from shared_state.registry import NODE_LEASE_S, NodeInfo, Registry
 from shared_state.shapes.configuration import (
     ConfigView,
@@ -182,7 +182,7 @@ class ConfigDesk:
         Raises:
             RequestError: it is wrong, or holds a secret.
             VersionConflictError: another version has come into force.
-            VersionRefusedError: a live node cannot run it.
+            VersionRefusedError: a live node, or the scheduler, cannot run it.
         """
         digest = await self._check(document)
         current = (await self.versions.pulse()).current
@@ -217,7 +217,7 @@ class ConfigDesk:
         return document, Told(self._node, "what ran before the first push", digest)
 
     async def _settle(self, number: int) -> None:
-        """Waits for the verdicts of all live nodes; the version is in force then, or withdrawn."""
+        """Waits for the verdicts of all that live; the version is in force then, or withdrawn."""
         try:
             faults = await self._faults(number)
         except BaseException:
@@ -226,18 +226,24 @@ class ConfigDesk:
         is_in_force = await self.versions.decide(number, is_good=not faults)
         if faults:
             lines = "\n".join(f"{node}: {fault}" for node, fault in faults.items())
-            raise VersionRefusedError(f"nothing was changed, for not every node can run it\n{lines}")
+            raise VersionRefusedError(f"nothing was changed, for not everybody can run it\n{lines}")
         if not is_in_force:
             raise VersionRefusedError("nothing was changed: another push came in between")
 
     async def _faults(self, number: int) -> dict[str, str]:
-        """By node, why it cannot run the version; as soon as one says so, or all have said that they can."""
+        """By process, why it cannot run the version; as soon as one says so, or all have said that they can.
+
+        The scheduler that leads is asked as well. Nodes do without one, so one that says nothing holds up nobody for good.
+        """
         deadline = asyncio.get_running_loop().time() + _VERDICTS_S
         while True:
-            live = await self._live()
+            live, word = await self._live(), await read_word(self._store)
             faults = {n.id: n.config_fault for n in live if n.config_judged == number and n.config_fault}
+            if word is not None and word.number == number and word.fault:
+                faults[f"scheduler {word.owner}"] = word.fault
             silent = [node.id for node in live if node.config_judged != number]
-            if faults or not silent:
+            is_awaited = word is not None and word.number != number
+            if faults or not (silent or is_awaited):
                 return faults
             if asyncio.get_running_loop().time() > deadline:
                 return dict.fromkeys(silent, "does not say whether it can run it; is it of an older release?")

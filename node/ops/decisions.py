@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -36,6 +37,7 @@ class DecisionDesk:
     Args:
         ranker: the node's own.
         archive: configurations of then; None: there is only the one of now.
+        queued: how many requests wait for a pool on this node.
     """
 
     def __init__(
@@ -47,12 +49,13 @@ class DecisionDesk:
         *,
         node: str,
         archive: Archive | None = None,
+        queued: Callable[[str], int] = lambda pool: 0,
     ) -> None:
         self._store = store
         self._topology = topology
         self._archive = archive
         self._rules = topology.config.observability.decisions
-        self._explainer = Explainer(store, topology, snapshot, ranker, node=node)
+        self._explainer = Explainer(store, topology, snapshot, ranker, node=node, queued=queued)
         self._replayer = Replayer(topology, ranker.strategies)
 
     def operations(self) -> list[Operation]:

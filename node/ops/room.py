@@ -12,7 +12,7 @@ from node.call import Call, Target
 from node.routing.estimate import Estimate, estimate, output_room, token_room
 from node.routing.pipeline import Plan
 from shared_state.config import LimitsConfig
-from shared_state.gates import MESH_GATE, pool_gate
+from shared_state.gates import MESH_GATE, build_gate, key_gate, pool_gate
 from shared_state.limits import Dimension
 from shared_state.shapes.decision import HeadroomView, HeadroomWindow
 from shared_state.store import Store
@@ -38,15 +38,17 @@ class Rooms:
         places = {target: place for place, target in enumerate(plan.targets)}
         tried = {target.model for target in plan.targets}
         rows = [*plan.targets, *(target for target in _meant(plan) if target.model not in tried)]
-        wanted = {spec.id: spec for target in rows for _, spec in self._domains(target)}
+        wanted = {spec.id: spec for target in rows for _, spec in self._domains(call, target)}
         uses = {
             name: await read_domain_use(self._store, spec, now_ms=now_ms) for name, spec in wanted.items()
         }
         return [self._room(call, target, uses, places.get(target)) for target in rows]
 
-    def _domains(self, target: Target) -> Iterator[tuple[str, DomainSpec]]:
+    def _domains(self, call: Call, target: Target) -> Iterator[tuple[str, DomainSpec]]:
         """Where a call is counted besides the model, and how the windows there are marked."""
         yield "account.", self._topology.domains[target.model.domain]
+        if call.key is not None:
+            yield "key.", build_gate(key_gate(call.key.id), call.key.limits)
         for prefix, gate in (("pool.", pool_gate(target.pool.id)), ("mesh.", MESH_GATE)):
             if gate in self._topology.gates:
                 yield prefix, self._topology.gates[gate]
@@ -57,9 +59,11 @@ class Rooms:
         model, own = target.model, target.model.config.limits
         account = self._topology.domains[model.domain].limits
         need = estimate(call, model, token_room(own, account), output_room(own, account))
-        windows = list(_windows(uses[model.domain].models[model.id], own, need))
-        for prefix, spec in self._domains(target):
+        use = uses[model.domain]
+        windows = [*_windows(use.models[model.id], own, need), *_spacing(use, model.id)]
+        for prefix, spec in self._domains(call, target):
             windows += _windows(uses[spec.id].account, spec.limits, need, prefix=prefix)
+            windows += _spacing(uses[spec.id], "", prefix=prefix)
         tight = [window for window in windows if not window.fits]
         opens = [window.opens for window in tight if window.opens is not None]
         return HeadroomView(
@@ -102,6 +106,20 @@ def _windows(
         takes, limit = need.cost_nano / _NANO_PER_USD, limits.usd_per_request
         name, fits = f"{prefix}usd_per_request", takes <= limit
         yield HeadroomWindow(name=name, limit=limit, remaining=limit, takes=takes, fits=fits)
+
+
+def _spacing(use: DomainUse, scope: str, *, prefix: str = "") -> Iterator[HeadroomWindow]:
+    """The least time between two calls, as a window of one call."""
+    if scope in use.next_ms:
+        next_ms = use.next_ms[scope]
+        yield HeadroomWindow(
+            name=f"{prefix}min_delta",
+            limit=1,
+            remaining=0 if next_ms else 1,
+            takes=1,
+            fits=not next_ms,
+            opens=next_ms / 1000 if next_ms else None,
+        )
 
 
 def _window(window: WindowUse, need: Estimate, prefix: str) -> HeadroomWindow:

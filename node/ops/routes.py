@@ -70,7 +70,8 @@ async def _no_lister(provider: str) -> list[ListedModel]:
 
 @dataclass(frozen=True, slots=True)
 class OpsParts:
-    """What the operators' API looks at and acts on; ``node`` signs its orders, ``list_models`` asks a provider."""
+    """What the operators' API looks at and acts on; ``node`` signs its orders, ``list_models`` asks a provider, ``queued`` says
+    how many requests wait for a pool on this node."""
 
     node: str
     store: Store
@@ -83,6 +84,7 @@ class OpsParts:
     prober: Prober | None = None
     list_models: Lister = _no_lister
     desk: ConfigDesk | None = None
+    queued: Callable[[str], int] = lambda pool: 0
 
 
 class Ops:
@@ -93,7 +95,13 @@ class Ops:
         self._doorkeeper = doorkeeper
         self._reports = Reports(parts.store, parts.topology, parts.snapshot, parts.watch, parts.findings)
         self._desk = DecisionDesk(
-            parts.store, parts.topology, parts.snapshot, parts.ranker, node=parts.node, archive=parts.desk
+            parts.store,
+            parts.topology,
+            parts.snapshot,
+            parts.ranker,
+            node=parts.node,
+            archive=parts.desk,
+            queued=parts.queued,
         )
         self._keys = KeyOrders(
             ClientKeys(parts.store, parts.topology.config.keys.pepper),

@@ -226,7 +226,7 @@ class Gates:
         if key is not None:
             gates.append(self._of_key(key))
         if needs_price:
-            _drop_unpriced(plan)
+            drop_unpriced(plan)
         return Walk(
             [self._stay(plan, gate, plan.targets) for gate in gates],
             lambda pool: self._at_pool(plan, pool),
@@ -272,8 +272,12 @@ class Gates:
         )
 
 
-def _drop_unpriced(plan: Plan) -> None:
-    """Configured money has its prices checked; a key's money meets whatever is configured now."""
+def drop_unpriced(plan: Plan) -> None:
+    """Configured money has its prices checked; a key's money meets whatever is configured now.
+
+    Raises:
+        BudgetExceededError: no candidate is left.
+    """
     unpriced = [target.model.id for target in plan.targets if not target.model.is_priced]
     if not unpriced:
         return

@@ -85,6 +85,10 @@ class Router:
         self._restraint = Restraint(clock, draw)
         self.in_flight = 0
 
+    def queued(self, pool: str) -> int:
+        """How many requests wait in the queue of a pool on this node."""
+        return self._waiting.length(pool)
+
     @property
     def faith(self) -> Faith:
         """What was asked of models that are away for their health."""

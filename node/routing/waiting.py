@@ -134,6 +134,10 @@ class Waiting:
         self._pipeline = pipeline
         self._lines: dict[str, Line] = {}
 
+    def length(self, pool: str) -> int:
+        """How many wait in the queue of a pool on this node."""
+        return self._lines[pool].length if pool in self._lines else 0
+
     async def carry(
         self,
         plan: Plan,

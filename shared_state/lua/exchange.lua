@@ -50,6 +50,7 @@ local now, caller, tally, policies, account, models, providers
 
 local settle_batch, admit_batch
 do
+  --#include spending
   --#include judging
   --#include settling
 end

@@ -199,6 +199,22 @@ class HeadroomView(Row):
     windows: list[HeadroomWindow]
 
 
+class WaitingView(Row):
+    """What becomes of a request in a pool that rather waits than switches models."""
+
+    pool: str
+    action: str = Field(description="delay_request or queue")
+    waits: bool = Field(description="it would be held now")
+    because: str = Field(
+        "",
+        description="near_limit: the preferred model is; no_room: nobody would admit it; queue: others came earlier; queue_full: refused",
+    )
+    max_wait_s: float
+    threshold: float
+    length: int = Field(0, description="requests that wait in the queue of this node")
+    size: int | None = Field(None, description="most that may; null without a queue")
+
+
 class ExplainView(Row):
     """What would be chosen for a request now. Nothing was sent, and nothing taken."""
 
@@ -211,6 +227,8 @@ class ExplainView(Row):
     picked: str | None = Field(description="the first target that would admit it; null if none would")
     error: str | None = Field(None, description="what the caller would be told instead")
     message: str | None = None
+    key: KeyScopeView | None = Field(None, description="the client key that it would come with")
+    waiting: WaitingView | None = Field(None, description="null where the pool switches models instead")
     plans: list[PlanView]
     headroom: list[HeadroomView]
 
@@ -226,6 +244,7 @@ class ExplainBody(BaseModel):
     headers: dict[str, str] = Field(
         {}, description="those that route: x-modelmesh-session, -provider, -regions, ..."
     )
+    key: str | None = Field(None, max_length=256, description="id of the client key that it would come with")
 
 
 class DifferenceOfReplay(Row):

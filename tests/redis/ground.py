@@ -23,7 +23,7 @@ from shared_state.ledger import Ask, DomainLedger, How, Outcome, Settlement, Ver
 from shared_state.limits import windows_of
 from shared_state.state import EntityState
 from shared_state.store import Script, Store
-from shared_state.topology import DomainSpec, build_topology
+from shared_state.topology import DomainSpec, Topology, build_topology
 from tests.support.processes import wait_until
 
 DOMAIN = PROVIDER = "alpha"
@@ -84,6 +84,15 @@ def make_domain(
     big: dict[str, Any] | None = None,
 ) -> DomainSpec:
     """A domain of one account and two models, with these limits."""
+    return make_mesh(account, small, big).domains[DOMAIN]
+
+
+def make_mesh(
+    account: dict[str, Any] | None = None,
+    small: dict[str, Any] | None = None,
+    big: dict[str, Any] | None = None,
+) -> Topology:
+    """A mesh of that one domain."""
     document = {
         "providers": {
             PROVIDER: {
@@ -102,7 +111,7 @@ def make_domain(
             for model, limits in ((SMALL, small), (BIG, big))
         },
     }
-    return build_topology(MeshConfig.model_validate(document)).domains[DOMAIN]
+    return build_topology(MeshConfig.model_validate(document))
 
 
 def make_pool(**rules: Any) -> PoolConfig:

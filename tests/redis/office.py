@@ -80,12 +80,21 @@ class Office:
             StoreFindings(store, self.watch),
             self._ranker(),
         )
-        doorkeeper = Doorkeeper([SecretStr("admin")], is_open=False)
-        self.app: Application = build_application({}, routes=ops_routes(self.parts, doorkeeper))
+        self.app = self._open()
         self.callers = {name: Caller(store, domain, node="n1") for name, domain in topology.domains.items()}
 
+    def _open(self) -> Application:
+        doorkeeper = Doorkeeper([SecretStr("admin")], is_open=False)
+        return build_application({}, routes=ops_routes(self.parts, doorkeeper))
+
+    def open_again(self) -> None:
+        """With other parts."""
+        self.app = self._open()
+
     def _ranker(self) -> Ranker:
-        signals = Signals(self.store, [], self.watch, clock=self.snapshot.clock, nodes=lambda: 1)
+        self.signals = signals = Signals(
+            self.store, [], self.watch, clock=self.snapshot.clock, nodes=lambda: 1
+        )
         self.cursors = Cursors(self.store, self.watch, self.snapshot.current)
         self.sessions = Sessions(self.store, self.watch, epoch_of=self.snapshot.epoch_of)
         facts = Facts(self.cursors, self.sessions, signals)

@@ -21,11 +21,13 @@ from node.ops.routes import ops_routes
 from shared_state.blueprints import Blueprints
 from shared_state.bus import Bus
 from shared_state.config.loader import Written
+from shared_state.leadership import Verdict, Word, hold_lead, read_word, release_lead, tell_version
 from shared_state.registry import NodeInfo, Registry
 from shared_state.store import Store
 from shared_state.topology import Topology
 from shared_state.versions import Version, Versions
 from tests.redis.office import Office, mesh, open_office
+from tests.support.processes import wait_until
 from tests.unit.node.house import Watch
 
 FILE: dict[str, Any] = {
@@ -206,6 +208,65 @@ async def test_a_node_that_says_nothing_is_named(cluster: Cluster, monkeypatch: 
 
     assert (status, again) == (409, 200)
     assert "old: does not say whether it can run it" in said["error"]["message"]
+
+
+async def test_a_scheduler_that_cannot_run_it_is_enough(cluster: Cluster):
+    """Whoever leads has a say, as long as it leads; without one the push goes on."""
+    store = cluster.office.store
+    await hold_lead(store, "clock", lease_s=60.0)
+    await tell_version(store, 0, "", Verdict(2, "storage: no such disk"))
+    status, said = await cluster.push(changed(region="eu"))
+    await release_lead(store, "clock")
+    await hold_lead(store, "dead", lease_s=0.001)
+    await tell_version(store, 0, "", Verdict(3, "storage: no such disk"))
+    again, _ = await cluster.push(changed(region="eu"))
+
+    assert (status, said["error"]["code"]) == (409, "version_refused")
+    assert "scheduler clock: storage: no such disk" in said["error"]["message"]
+    assert again == 200
+    assert [number for number, _ in await cluster.history()] == [3, 1]
+
+
+async def test_a_push_waits_for_the_scheduler_that_leads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    """It has not looked yet when all nodes have said that they can."""
+    store, looks = cluster.office.store, asyncio.Semaphore(0)
+
+    async def read(store: Store) -> Word | None:
+        looks.release()
+        return await read_word(store)
+
+    monkeypatch.setattr(configuration, "read_word", read)
+    await hold_lead(store, "clock", lease_s=60.0)
+    await tell_version(store, 0, "", Verdict())
+    pushing = asyncio.create_task(cluster.push(changed(region="eu")))
+
+    async def is_judged() -> bool:
+        return cluster.first.info.config_judged == 2
+
+    await wait_until(is_judged)
+    looks._value = 0
+    for _ in range(3):  # the desk has seen that all nodes can
+        await asyncio.wait_for(looks.acquire(), 2)
+    assert (await cluster.versions.pulse()).proposed == 2
+    await tell_version(store, 0, "", Verdict(2, "the secret KEY is missing"))
+    status, said = await pushing
+
+    assert status == 409
+    assert "scheduler clock: the secret KEY is missing" in said["error"]["message"]
+
+
+async def test_a_scheduler_that_says_nothing_holds_nobody_up_for_good(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    """It was killed, and its lease has not run out; or it is of a release that does not judge: then nobody waits at all."""
+    store = cluster.office.store
+    await hold_lead(store, "clock", lease_s=60.0)
+    first, _ = await cluster.push(changed(region="eu"))
+    monkeypatch.setattr(configuration, "_VERDICTS_S", 0.5)
+    await tell_version(store, 0, "", Verdict())
+    second, _ = await cluster.push(changed(region="us"))
+
+    assert (first, second) == (200, 200)
 
 
 async def test_a_change_of_something_else_is_refused(cluster: Cluster):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -265,6 +266,116 @@ async def test_an_explanation_of_what_cannot_be_served_says_why(open_store):
     assert (embedding["error"], embedding["picked"]) == ("model_not_found", None)
     assert (unknown.status, unknown.error["code"]) == (404, "model_not_found")
     assert wrong.status == 400
+
+
+async def test_the_least_time_between_two_calls_is_a_window_too(open_store):
+    """Of the model and of its account: it names the moment from which the next may come."""
+    topology = mesh({"alpha.m": {"min_delta": 30}, "beta.m": {}}, accounts={"beta": {"min_delta": 60}})
+    async with open_office(open_store(), topology) as office:
+        before = await explain(office)
+        await office.attempt("alpha.m")
+        await office.attempt("beta.m")
+        after = await explain(office)
+    windows = {row["model"]: row["windows"][-1] for row in after["headroom"]}
+
+    assert before["picked"] == "alpha.m"
+    assert [row["windows"][-1]["fits"] for row in before["headroom"]] == [True, True]
+    assert after["picked"] is None
+    assert {model: window["name"] for model, window in windows.items()} == {
+        "alpha.m": "min_delta",
+        "beta.m": "account.min_delta",
+    }
+    assert 25 < windows["alpha.m"]["opens"] - after["time"] <= 31
+    assert 55 < windows["beta.m"]["opens"] - after["time"] <= 61
+
+
+async def make_key(office: Office, **said: Any) -> str:
+    heard = await office.ask("keys", method="POST", body=orjson.dumps({"name": "billing", **said}))
+    return str(heard.json["id"])
+
+
+async def test_the_limits_of_a_client_key_count_too(open_store):
+    """What is left of them, by its id; nothing is taken, and without the key they are not looked at."""
+    store = open_store()
+    async with open_office(store, mesh({"alpha.m": {}})) as office:
+        key = await make_key(office, limits={"tpm": 50})
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 99}
+        before = await keys_of(store)
+        without = await explain(office, body=body)
+        explained = await explain(office, body=body, key=key)
+        after = await keys_of(store)
+
+    assert before == after
+    assert (without["picked"], without["key"]) == ("alpha.m", None)
+    assert (explained["picked"], explained["key"]) == (None, {"id": key, "models": []})
+    assert [(w["name"], w["limit"], w["fits"]) for w in explained["headroom"][0]["windows"]] == [
+        ("key.tpm", 50, False)
+    ]
+
+
+async def test_what_a_client_key_may_not_do_is_told(open_store):
+    """Other models, models without a price on limited money, anything once it is revoked; an id that is none is refused."""
+    document = mesh({"alpha.m": {}, "beta.m": {}}).config.model_dump(mode="json", exclude_unset=True)
+    del document["models"]["beta.m"]["pricing"]
+    async with open_office(open_store(), build_topology(MeshConfig.model_validate(document))) as office:
+        narrow = await make_key(office, models=["alpha.m"])
+        spending = await make_key(office, budget={"daily_limit": 1.0})
+        refused = await explain(office, model="beta.m", key=narrow)
+        allowed = await explain(office, model="alpha.m", key=narrow)
+        priced = await explain(office, key=spending)
+        unpriced = await explain(office, model="beta.m", key=spending)
+        await office.ask(f"keys/{narrow}", method="DELETE")
+        revoked = await explain(office, model="alpha.m", key=narrow)
+        none = await office.ask("explain", method="POST", body=b'{"model": "chat", "key": "nobody"}')
+
+    assert (refused["error"], refused["plans"]) == ("model_not_allowed", [])
+    assert allowed["picked"] == "alpha.m"
+    assert [row["model"] for row in priced["headroom"] if row["place"] is not None] == ["alpha.m"]
+    assert (unpriced["picked"], unpriced["error"]) == (None, "insufficient_quota")
+    assert f"client key {narrow} is revoked" in revoked["message"]
+    assert (none.status, none.error["code"]) == (404, "key_not_found")
+
+
+async def test_a_pool_that_rather_waits_says_whether_it_would(open_store):
+    """Near the limit of the preferred model, when nobody has room, or behind those that came earlier."""
+    rules = {"action": "queue", "threshold": 0.8, "queue_size": 2, "max_wait": "5s"}
+    topology = with_pool(rate_limit=rules, models=["alpha.m"])
+    async with open_office(open_store(), topology) as office:
+        free = await explain(office)
+        office.signals.tell("alpha.m", (0.1, 60.0))
+        near = await explain(office)
+        office.signals.tell("alpha.m", (0.9, 60.0))
+        for _ in range(10):
+            await office.attempt("alpha.m")
+        full = await explain(office)
+        length = {"chat": 1}
+        office.parts = replace(office.parts, queued=lambda pool: length[pool])
+        office.open_again()
+        behind = await explain(office)
+        length["chat"] = 2
+        refused = await explain(office)
+    told = [view["waiting"] for view in (free, near, full, behind, refused)]
+
+    assert [(view["waits"], view["because"]) for view in told] == [
+        (False, ""),
+        (True, "near_limit"),
+        (True, "no_room"),
+        (True, "queue"),
+        (False, "queue_full"),
+    ]
+    assert (told[4]["pool"], told[4]["action"], told[4]["threshold"]) == ("chat", "queue", 0.8)
+    assert (told[4]["max_wait_s"], told[4]["length"], told[4]["size"]) == (5.0, 2, 2)
+
+
+async def test_a_pool_that_delays_has_no_queue(open_store):
+    """And one that switches models never waits."""
+    async with open_office(open_store(), with_pool(rate_limit={"action": "delay_request"})) as office:
+        delaying = await explain(office)
+    async with open_office(open_store(), with_pool(strategy="rate-limit-aware")) as office:
+        switching = await explain(office)
+
+    assert (delaying["waiting"]["action"], delaying["waiting"]["size"]) == ("delay_request", None)
+    assert switching["waiting"] is None
 
 
 # -- moving on

@@ -11,7 +11,15 @@ from shared_state.bus import Bus
 from shared_state.errors import VersionConflictError, VersionNotFoundError
 from shared_state.events import Event
 from shared_state.store import Store
-from shared_state.versions import HISTORY, Pulse, Told, Versions
+from shared_state.versions import (
+    HISTORY,
+    ChronicleError,
+    Pulse,
+    Told,
+    Versions,
+    decode_chronicle,
+    encode_chronicle,
+)
 
 
 @pytest.fixture
@@ -139,6 +147,61 @@ async def test_a_store_that_forgot_is_told_what_runs(versions: Versions, store: 
     assert put_back == runs
     assert following == 3
     assert await versions.pulse() == Pulse(3, 0)
+
+
+async def test_all_that_is_remembered_survives_in_a_chronicle(versions: Versions, store: Store):
+    """Documents, what is told of them, when they were made, and which numbers were given out; what is only proposed is not among them."""
+    await pushed(versions, {"a": 1}, base=0)
+    await pushed(versions, {"a": 2, "b": []}, base=1, comment="kept")
+    await versions.decide(await versions.propose({"a": 3}, Told(), base=2), is_good=False)
+    await versions.propose({"a": 4}, Told(), base=2)
+    before = [await versions.read(number) for number in (1, 2)]
+    chronicle = await versions.chronicle()
+    assert chronicle is not None
+    await store.client.flushdb()
+    restored = await versions.restore(decode_chronicle(encode_chronicle(chronicle)))
+
+    assert restored == 2
+    assert await versions.pulse() == Pulse(2, 0)
+    assert [await versions.read(number) for number in (1, 2)] == before
+    assert await pushed(versions, {"a": 5}, base=2) == 5
+
+
+async def test_what_was_pushed_since_stays_in_force(versions: Versions, store: Store):
+    """Only the history is filled in; a second time nothing is."""
+    await pushed(versions, {"a": 1}, base=0)
+    await pushed(versions, {"a": 2}, base=1)
+    chronicle = await versions.chronicle()
+    assert chronicle is not None
+    await store.client.hdel(store.keys.versions + ":documents", "1")
+    await pushed(versions, {"a": 3}, base=2)
+
+    assert [await versions.restore(chronicle) for _ in range(2)] == [1, 0]
+    assert await versions.pulse() == Pulse(3, 0)
+    assert [version.number for version in await versions.history()] == [3, 2, 1]
+    assert (await versions.read(1)).document == {"a": 1}
+
+
+async def test_a_push_to_a_store_that_had_forgotten_gives_way(versions: Versions):
+    """Its number was given out before; whoever pushes is told that it is not in force."""
+    await pushed(versions, {"a": 1}, base=0)
+    await pushed(versions, {"a": 2}, base=1)
+    chronicle = await versions.chronicle()
+    assert chronicle is not None
+    await versions._store.client.flushdb()
+    number = await versions.propose({"b": 1}, Told(), base=0)
+    await versions.restore(chronicle)
+
+    assert not await versions.decide(number, is_good=True)
+    assert await versions.pulse() == Pulse(2, 0)
+    assert (await versions.read(1)).document == {"a": 1}
+
+
+@pytest.mark.parametrize("blob", [b"", b"modelmesh-copy-1\nx", b"modelmesh-versions-1\nx"])
+def test_a_blob_without_versions_is_refused(blob: bytes):
+    """A copy of something else, or a torn one."""
+    with pytest.raises(ChronicleError):
+        decode_chronicle(blob)
 
 
 async def test_everybody_hears_of_it(versions: Versions, store: Store):

@@ -5,7 +5,6 @@
 local SUCCESS, FAILURE, NEUTRAL, RATE_LIMITED, CREDENTIALS, QUOTA, UNREACHABLE = 1, 2, 3, 4, 5, 6, 7
 local RULES = { auth_takes_account = 1, outage_takes_account = 2, account_is_manual = 4, quota_is_manual = 8 }
 local GATE = '*' -- stands for every model behind a gate, which no spent money puts on standby
-local MANY_IN_FLIGHT = 2000
 local OUTAGE_FAILURES, RAMP_SUCCESSES, RAMP_STEP_MS = 5, 3, 1000
 
 local function next_cooldown(entity, policy)
@@ -151,25 +150,12 @@ local function judge(model, policy, s)
   end
 end
 
--- What the calls in flight on these models hold.
-local function still_reserved(ids)
-  local sums = { 0, 0, 0, 0, 0 }
-  for id in pairs(ids) do
-    for _, packed in ipairs(redis.call('HVALS', KEYS[1] .. ':res:' .. id)) do
-      local _, tokens_in, tokens_out, cost = struct.unpack(RECORD, packed)
-      local amounts = { 1, tokens_in + tokens_out, tokens_in, tokens_out, cost }
-      for dimension = 1, 5 do sums[dimension] = sums[dimension] + amounts[dimension] end
-    end
-  end
-  return sums
-end
-
--- nil if so much is in flight that looking at all of it would keep others waiting; it will be less when money is short.
-local function ids_in_flight()
-  local members, ids = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':flight', '-inf', '+inf', 'LIMIT', 0, MANY_IN_FLIGHT), {}
-  if #members == MANY_IN_FLIGHT then return nil end
-  for _, member in ipairs(members) do ids[member:match('^[^\t]*')] = true end
-  return ids
+-- Puts an entity on standby until a period ends, and notes by which calls that was judged and what held before: see spending.lua.
+local function rest(entity, reason, until_ms, last)
+  local was_standby, was_until = entity.status == 'standby', entity['until']
+  local before = was_standby and (noted_rest(entity) or { before = was_until, reason = entity.reason }) or { before = 0, reason = '' }
+  deactivate(entity, reason, until_ms, 'time', now)
+  if not (was_standby and was_until == entity['until']) then note_rest(entity, last, before) end
 end
 
 -- A cap or a budget is reached when what is left of it would not carry another call like the one that has just ended. What is only
@@ -178,13 +164,17 @@ local function judge_spending(entity, scope, last, policy, ids)
   if entity.status == 'standby' and entity.mode == 'manual' then return end
   local reserved
   for _, w in ipairs(scope.windows) do
-    if w.alert ~= 0 and w.limit > 0 and w.sum + math.max(1, last[w.dim]) > w.limit then
+    if is_spent(w, last, NOTHING) then
       local known = not reserved and ids()
       reserved = reserved or (known and still_reserved(known))
-      if reserved and w.sum - reserved[w.dim] + math.max(1, last[w.dim]) > w.limit then
+      if reserved and is_spent(w, last, reserved) then
         local is_budget = w.alert > 0
-        local is_manual = w.alert == -2 or (is_budget and flagged(policy.flags, RULES.quota_is_manual))
-        deactivate(entity, is_budget and 'budget_exceeded' or w.name, is_manual and 0 or w.ends, is_manual and 'manual' or 'time', now)
+        local reason = is_budget and 'budget_exceeded' or w.name
+        if w.alert == -2 or (is_budget and flagged(policy.flags, RULES.quota_is_manual)) then
+          deactivate(entity, reason, 0, 'manual', now)
+        else
+          rest(entity, reason, w.ends, last)
+        end
       end
     end
   end

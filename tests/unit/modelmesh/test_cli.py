@@ -254,7 +254,8 @@ def test_explain_sends_what_would_be_asked(invoke, stub, tmp_path):
             },
         )
     ]
-    assert json.loads(invoke("explain", "-m", "chat", "--json").stdout) == explained()
+    assert json.loads(invoke("explain", "-m", "chat", "--json", "--key", "k1").stdout) == explained()
+    assert stub.asked[-1][1]["key"] == "k1"
 
 
 @pytest.mark.parametrize("text", ["[]", "{", None])

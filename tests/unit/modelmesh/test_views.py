@@ -139,6 +139,25 @@ def test_an_explanation_shows_stages_reasons_and_room():
         assert word in text, word
 
 
+@pytest.mark.parametrize(
+    ("because", "told"),
+    [
+        ("near_limit", "would be held: the preferred model"),
+        ("queue_full", "would be refused"),
+        ("", "would not be held"),
+    ],
+)
+def test_an_explanation_tells_the_key_and_the_wait(because: str, told: str):
+    """Whose limits counted, and what becomes of the request in a pool that rather waits."""
+    waiting = {"pool": "chat", "action": "queue", "waits": because == "near_limit", "because": because}
+    waiting |= {"max_wait_s": 30.0, "threshold": 0.8, "length": 3, "size": 100}
+    view = {**explained(), "key": {"id": "0f3a", "models": []}, "waiting": waiting}
+    text = render(explain_view(ExplainView.model_validate(view), now=NOW))
+
+    for word in ("with client key 0f3a", "chat rather waits (queue, at most 30 s)", told, "3 of 100 wait"):
+        assert word in text, word
+
+
 def test_a_decision_shows_every_attempt():
     """What admission said, how attempts ended; no control character of a provider's reaches the terminal."""
     text = render(replay_view(ReplayView.model_validate(replayed(same=False))))

@@ -24,6 +24,7 @@ WHOLE_READS = {
     ("share_waits", "ZRANGE"): "two hundred of a model",
     ("end_leases", "ZRANGE"): "as many as its caller says",
     ("exchange", "HVALS"): "what is in flight, and only when a cap or a budget is nearly reached",
+    ("lift_rests", "HVALS"): "what is in flight on what is on standby, when a limit may have been raised",
     **{
         (command, "HGETALL"): "once a term: a few sequences per node"
         for command in ("exchange", "renew_leases", "assert_term")

@@ -163,8 +163,10 @@ async def test_a_full_queue_refuses_at_once() -> None:
     """With a time to come back; who waits is not disturbed, and the place of one who left is free again."""
     scene = Scene("queue", queue_size=2)
     scene.refuse(full(0.2), full(0.2), full(0.2))
+    assert scene.place.router.queued("chat") == 0
     waiting = [scene.start("first"), scene.start("second")]
     await settle_down()
+    assert scene.place.router.queued("chat") == 2
     with pytest.raises(LimitReachedError) as refused:
         await scene.ask("third")
     await asyncio.gather(*waiting)
