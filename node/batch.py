@@ -20,6 +20,7 @@ from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, DomainLedger, Outcome, Settlement, Verdict
+from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,9 @@ _OUTBOX: Final = 100_000
 _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
 COMPANY_S: Final = 0.005
+#: The same where calls in flight are limited, for whoever asks next may need the very slot; where there are few slots nobody waits for company.
+_SLOTTED_COMPANY_S: Final = 0.001
+_FEW_SLOTS: Final = 32
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
 
@@ -61,6 +65,7 @@ class DomainBatcher:
         self._settling: asyncio.Task[None] | None = None
         self._aboard = 0
         self._company: asyncio.TimerHandle | None = None
+        self._patience: tuple[DomainSpec, float] | None = None
         self._is_urgent = False
         self._handed = self._applied = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -193,7 +198,13 @@ class DomainBatcher:
         if self._is_urgent or len(self._outbox) >= MAX_BATCH:
             self._settle_alone()
         elif self._company is None and self._settling is None:
-            self._company = asyncio.get_running_loop().call_later(COMPANY_S, self._settle_alone)
+            self._company = asyncio.get_running_loop().call_later(self._patience_s(), self._settle_alone)
+
+    def _patience_s(self) -> float:
+        domain = self._ledger.domain
+        if self._patience is None or self._patience[0] is not domain:
+            self._patience = domain, patience_s(domain)
+        return self._patience[1]
 
     def _stop_waiting(self) -> None:
         if self._company is not None:
@@ -258,6 +269,15 @@ class DomainBatcher:
             return True
         self._on_reply(self._ledger)
         return True
+
+
+def patience_s(domain: DomainSpec) -> float:
+    """How long the settlements of a domain wait for company."""
+    of_all = (domain.limits, *(model.config.limits for model in domain.models))
+    slots = [limits.concurrency for limits in of_all if limits.concurrency is not None]
+    if not slots:
+        return COMPANY_S
+    return 0.0 if min(slots) <= _FEW_SLOTS else _SLOTTED_COMPANY_S
 
 
 def _was_admitted(answer: asyncio.Future[Verdict]) -> bool:

@@ -381,6 +381,25 @@ async def test_a_settlement_without_company_waits_a_moment_only(scene: Scene) ->
     assert scene.ledger.settlements == [["r1"]]
 
 
+@pytest.mark.parametrize(
+    ("limits", "most_s"),
+    [({}, 0.005), ({"rpm": 1}, 0.005), ({"concurrency": 500}, 0.001), ({"concurrency": 3}, 0.0)],
+)
+@in_virtual_time
+async def test_the_fewer_slots_there_are_the_sooner_one_is_given_back(
+    scene: Scene, limits: dict[str, int], most_s: float
+) -> None:
+    """Who asks next, on another node perhaps, may need the very slot."""
+    scene.ledger.domain = mesh("a.m", model={"limits": limits}).domains["a"]
+    scene.settle("r1")
+    await asyncio.sleep(most_s * 0.9)
+    if most_s:
+        assert scene.ledger.settlements == []
+    await asyncio.sleep(most_s * 0.2 + 0.0001)
+
+    assert scene.ledger.settlements == [["r1"]]
+
+
 @in_virtual_time
 async def test_a_settlement_that_somebody_waits_for_goes_at_once(scene: Scene) -> None:
     """After a failure the next step acts on what was learned; also when another batch is under way with asks."""
