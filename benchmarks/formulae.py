@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from benchmarks.model import Costs
-from node.batch import COMPANY_S
+from node.batch import SLOTTED_COMPANY_S
 from shared_state.ledger import MAX_BATCH
 
 
@@ -40,7 +40,7 @@ class Calls:
         settlement that waits in such a pause meets the next ask in time, or goes alone; while it does, asks go alone as well.
         """
         came = per_s * cycle_s
-        none, late = math.exp(-came), math.exp(-per_s * COMPANY_S)
+        none, late = math.exp(-came), math.exp(-per_s * SLOTTED_COMPANY_S)
         batch = min(MAX_BATCH, came + none)
         # In such a pause: how often settlements go alone, and how often others meet the ask that ends it.
         gone, met = (2 - none) * late / (2 - late), (2 - none) * (1 - late) / (2 - late)

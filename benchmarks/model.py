@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from benchmarks.lines import Exchange, Line
-from node.batch import COMPANY_S
+from node.batch import SLOTTED_COMPANY_S
 from shared_state.ledger import MAX_BATCH
 
 #: Parts of a node's own work on a request: before it asks, before it sends upstream, after the answer.
@@ -241,7 +241,7 @@ class _Lane:
                 if self._wait is waiting:
                     self._settle_now()
 
-            self._world.clock.after(COMPANY_S, is_over)
+            self._world.clock.after(SLOTTED_COMPANY_S, is_over)
 
     def _settle_now(self) -> None:
         self._wait = None

@@ -32,7 +32,7 @@ _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
 COMPANY_S: Final = 0.005
 #: The same where calls in flight are limited, for whoever asks next may need the very slot; where there are few slots nobody waits for company.
-_SLOTTED_COMPANY_S: Final = 0.001
+SLOTTED_COMPANY_S: Final = 0.001
 _FEW_SLOTS: Final = 32
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]
@@ -277,7 +277,7 @@ def patience_s(domain: DomainSpec) -> float:
     slots = [limits.concurrency for limits in of_all if limits.concurrency is not None]
     if not slots:
         return COMPANY_S
-    return 0.0 if min(slots) <= _FEW_SLOTS else _SLOTTED_COMPANY_S
+    return 0.0 if min(slots) <= _FEW_SLOTS else SLOTTED_COMPANY_S
 
 
 def _was_admitted(answer: asyncio.Future[Verdict]) -> bool:
