@@ -79,7 +79,7 @@ async def rows_of(cluster: Cluster, domain: str) -> dict[str, int]:
         (row,) = [row for row in books["rows"] if row["domain"] == domain]
         return None if row["in_flight"] else row
 
-    row = await wait_until(settled, 10, what=f"nothing to be in flight at {domain}")
+    row = await wait_until(settled, what=f"nothing to be in flight at {domain}")
     return {name: row[name] for name in ("admitted", "settled", "abandoned")}
 
 
@@ -181,7 +181,7 @@ async def test_a_keys_limit_holds_over_all_nodes_though_one_is_killed(cluster: C
         async def abandoned() -> bool:
             return (await rows_of(cluster, f"key:{key['id']}"))["abandoned"] == 20
 
-        await wait_until(abandoned, 15, interval=0.1, what="20 abandoned places")
+        await wait_until(abandoned, interval=0.1, what="20 abandoned places")
         await victim.restart()
     (row,) = [row for row in (await cluster.ops("keys"))["keys"] if row["id"] == key["id"]]
     served = sum(isinstance(result, Answer) for result in rest)

@@ -964,7 +964,10 @@ async def test_unknown_scheme_is_refused(transport):
 
 async def test_works_under_a_client_of_httpx(transport):
     """As the transport of an httpx.AsyncClient: plain, streamed, left early."""
-    async with scripted_server(always(CHUNKED)) as server, httpx.AsyncClient(transport=transport) as client:
+    async with (
+        scripted_server(always(CHUNKED)) as server,
+        httpx.AsyncClient(verify=False, transport=transport) as client,
+    ):
         plain = await client.post(server.url, json={"model": "m"})
         async with client.stream("POST", server.url, content=BODY) as response:
             streamed = [line async for line in response.aiter_lines()]

@@ -31,9 +31,9 @@ async def test_orders_are_told_as_they_are_given(open_store):
         reading = asyncio.create_task(
             ask(office.app, "GET", "/ops/events", headers=headers, leaves=leaves, heard=heard)
         )
-        await wait_until(lambda: events_in(heard), 5.0, interval=0.005)
+        await wait_until(lambda: events_in(heard), interval=0.005)
         await office.ask("providers/beta/deactivate", method="POST", body=b'{"reason": "after"}')
-        await wait_until(lambda: len(events_in(heard)) >= 2, 5.0, interval=0.005)
+        await wait_until(lambda: len(events_in(heard)) >= 2, interval=0.005)
         leaves.set()
         await reading
         running.cancel()

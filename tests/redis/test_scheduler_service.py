@@ -95,7 +95,7 @@ async def test_a_scheduler_that_ends_flushes_and_hands_over(
 ) -> None:
     """The last closed minutes are stored, the next scheduler leads at once."""
     first = launch("first", lease_s=30.0)
-    await asyncio.wait_for(first.leadership.gained.wait(), 2)
+    await asyncio.wait_for(first.leadership.gained.wait(), 10)
     await wait_until(lambda: first.reports.of("flush").runs)
     second = launch("second")
     await put_minute(store, CLOSED_MINUTE, attempts=3)
@@ -104,7 +104,7 @@ async def test_a_scheduler_that_ends_flushes_and_hands_over(
 
     assert await minutes_of(store, DOMAIN) == []
     assert [total.metrics["attempts"] for total in await sink.totals(0, 1e12)] == [3]
-    await asyncio.wait_for(second.leadership.gained.wait(), 1)
+    await asyncio.wait_for(second.leadership.gained.wait(), 10)
 
 
 async def test_a_leader_cut_off_from_redis_stops_and_the_other_takes_over(
@@ -114,13 +114,13 @@ async def test_a_leader_cut_off_from_redis_stops_and_the_other_takes_over(
     async with TcpProxy(valkey_server.unix_socket) as proxy:
         cut_off = Store(proxy.redis_url, namespace=namespace)
         first = launch("first", on=cut_off)
-        await asyncio.wait_for(first.leadership.gained.wait(), 2)
+        await asyncio.wait_for(first.leadership.gained.wait(), 10)
         token = first.leadership.token
         second = launch("second")
 
         proxy.pause()
-        await asyncio.wait_for(first.leadership.lost.wait(), 1)
-        await asyncio.wait_for(second.leadership.gained.wait(), 2)
+        await asyncio.wait_for(first.leadership.lost.wait(), 10)
+        await asyncio.wait_for(second.leadership.gained.wait(), 10)
         runs = first.reports.of("recovery").runs
         await wait_until(lambda: second.reports.of("recovery").runs >= 2)
         await proxy.resume()
@@ -144,11 +144,11 @@ async def test_a_scheduler_waits_for_a_redis_that_is_not_there_yet(launch: Launc
         assert not service.leadership.is_leading
 
         server.start()
-        await asyncio.wait_for(service.leadership.gained.wait(), 2)
+        await asyncio.wait_for(service.leadership.gained.wait(), 10)
         server.kill()
-        await asyncio.wait_for(service.leadership.lost.wait(), 2)
+        await asyncio.wait_for(service.leadership.lost.wait(), 10)
         server.start()
-        await asyncio.wait_for(service.leadership.gained.wait(), 2)
+        await asyncio.wait_for(service.leadership.gained.wait(), 10)
         runs = service.reports.of("recovery").runs
         await wait_until(lambda: service.reports.of("recovery").runs > runs + 1)
 
