@@ -22,6 +22,7 @@ from shared_state.leadership import read_lead
 from shared_state.statistics import minutes_of
 from shared_state.store import STORE_ERRORS, Store
 from tests.redis.scheduler_ground import DOMAIN, Node, make_topology, news_of, put_minute, write_config
+from tests.support.preloaded import PreloadedProcess
 from tests.support.processes import ChildProcess, wait_until
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.valkey import ValkeyServer
@@ -166,13 +167,15 @@ class TestProcess:
     def start(
         self, config: Path, tmp_path: Path, valkey_server: ValkeyServer
     ) -> Iterator[Callable[..., ChildProcess]]:
-        """Run ``python -m scheduler``; it ends with the test."""
+        """Run a scheduler; it ends with the test."""
         with ExitStack() as stack:
 
-            def launch(name: str, *, redis_url: str = valkey_server.url) -> ChildProcess:
-                command = [sys.executable, "-m", "scheduler", "-c", str(config), "--name", name]
-                environ = {"MODELMESH_REDIS_URL": redis_url, "MODELMESH_HOME": str(tmp_path)}
-                return stack.enter_context(closing(ChildProcess(command, name=name, env=environ)))
+            def launch(name: str) -> ChildProcess:
+                words = ["-c", config, "--name", name]
+                environ = {"MODELMESH_REDIS_URL": valkey_server.url, "MODELMESH_HOME": str(tmp_path)}
+                return stack.enter_context(
+                    closing(PreloadedProcess("scheduler", words, name=name, env=environ))
+                )
 
             yield launch
 
@@ -206,17 +209,15 @@ class TestProcess:
             assert process.is_running
             process.send(number)
 
-            assert await process.wait(1) == -number
+            assert await process.wait() == -number
 
-    async def test_without_a_redis_url_it_says_what_is_missing(
-        self, start: Callable[..., ChildProcess]
-    ) -> None:
-        """Exit code 2, one sentence, no stack trace."""
-        process = start("lost", redis_url="")
-
-        assert await process.wait() == 2
-        assert "redis.url: a scheduler needs it" in process.log()
-        assert "Traceback" not in process.log()
+    async def test_without_a_redis_url_it_says_what_is_missing(self, config: Path) -> None:
+        """``python -m scheduler``: exit code 2, one sentence, no stack trace."""
+        command = [sys.executable, "-m", "scheduler", "-c", config]
+        with closing(ChildProcess(command, env={"MODELMESH_REDIS_URL": ""})) as process:
+            assert await process.wait() == 2
+            assert "redis.url: a scheduler needs it" in process.log()
+            assert "Traceback" not in process.log()
 
     async def test_a_leader_that_was_frozen_has_no_effect_when_it_wakes_up(
         self, start: Callable[..., ChildProcess], store: Store
