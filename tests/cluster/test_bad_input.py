@@ -183,7 +183,7 @@ async def _exchange(web: httpx.AsyncClient, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(web.base_url.host, web.base_url.port)
     try:
         writer.write(request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answer = await reader.read(65536)
             if b"\r\n\r\n" in answer and b"content-length: 0" not in answer.lower():
                 while b"}" not in answer and (more := await reader.read(65536)):

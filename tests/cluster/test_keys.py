@@ -155,7 +155,7 @@ async def test_a_revoked_key_is_void_everywhere(cluster: Cluster):
         else:
             await command(cluster, "revoke", key["id"])
         revoked = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             *heard, missed = await asyncio.gather(
                 *(refused_after(node, cluster, clients[node.port], revoked) for node in (*others, deaf))
             )
