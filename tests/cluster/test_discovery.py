@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.calls import ask
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import mesh, pool
-from tests.support.processes import ProcessFailedError, wait_until
+from tests.support.processes import PATIENCE_S, ProcessFailedError, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -50,31 +50,38 @@ async def lists(watched: Cluster) -> AsyncIterator[None]:
 
 async def _settled_list(cluster: Cluster) -> None:
     """Waits until the list of now is the one that is compared with: a first list is no news, so a model is new in the second at the latest."""
-    for number in range(1, 6):
+    for number in range(1, 11):
         marker = f"marker-{number}-{os.urandom(4).hex()}"
         cluster.mocks["alpha"].list_models({"id": "chat.alpha", "context_window": 8192}, {"id": marker})
         try:
-            await _told(cluster, "model_discovered", f"chat-alpha/{marker}")
+            await _known(cluster, "model_discovered", f"chat-alpha/{marker}", within_s=2)
         except ProcessFailedError:
             continue
         return
     raise ProcessFailedError("no list is compared with the one before it")
 
 
-async def _told(cluster: Cluster, kind: str, model: str, *, within_s: float = 10) -> dict[str, Any]:
+async def _known(cluster: Cluster, kind: str, model: str, *, within_s: float = PATIENCE_S) -> None:
+    """An event about a model has been told."""
+
+    async def is_known() -> bool:
+        events = (await cluster.ops("status"))["events"]
+        return any((event["type"], event["model"]) == (kind, model) for event in events)
+
+    await wait_until(is_known, within_s, interval=0.05, what=f"{kind} of {model}")
+
+
+async def _told(cluster: Cluster, kind: str, model: str) -> dict[str, Any]:
     """An event about a model, as the command shows it."""
-
-    async def seen() -> dict[str, Any] | None:
-        events = await asyncio.to_thread(_events, cluster)
-        return next((e for e in reversed(events) if (e["type"], e["model"]) == (kind, model)), None)
-
-    return await wait_until(seen, within_s, interval=0.1, what=f"{kind} of {model}")
+    await _known(cluster, kind, model)
+    events = await asyncio.to_thread(_events, cluster)
+    return next(e for e in reversed(events) if (e["type"], e["model"]) == (kind, model))
 
 
 def _events(cluster: Cluster) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "modelmesh", "events", "--json"]
     address = {"MODELMESH_URL": cluster.nodes[0].base_url, "MODELMESH_ADMIN_TOKEN": ""}
-    done = subprocess.run(command, env={**os.environ, **address}, capture_output=True, check=True, timeout=20)
+    done = subprocess.run(command, env={**os.environ, **address}, capture_output=True, check=True, timeout=60)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 

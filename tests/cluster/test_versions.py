@@ -60,7 +60,7 @@ async def config(cluster: Cluster, *words: str) -> Done:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 40)
+    out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())
 
@@ -104,13 +104,13 @@ async def test_a_change_under_load_fails_no_request_and_cuts_no_stream(cluster: 
     """Traffic moves to another provider and back while it flows; every node says what it runs, and the books balance."""
     moved = deepcopy(cluster.document)
     moved["models"]["load.alpha"]["provider"] = "other-beta"
-    async with cluster.client() as client, Load(client, "load", clients=12) as load:
+    async with cluster.client() as client, Load(client, "load", clients=8, pause_s=0.1) as load:
         await wait_until(lambda: load.answered > 30)
         change = await pushed(cluster, tmp_path, moved, "--comment", "to beta")
         after_change = await running(cluster)
         on_beta = await ask(client, "load")
         seen = load.answered
-        await wait_until(lambda: load.answered > seen + 100)
+        await wait_until(lambda: load.answered > seen + 60)
         back = await config(cluster, "rollback", "1")
         after_rollback = await running(cluster)
         await wait_until(lambda: _scheduler_runs(cluster, 3), interval=0.05, what="the scheduler to follow")
