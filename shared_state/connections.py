@@ -65,7 +65,32 @@ class PrimaryConnection(Steady, SentinelManagedConnection):
             raise
 
 
-class PrimaryPool(BlockingConnectionPool):
+class FinalPool(BlockingConnectionPool):
+    """Connections that are gone for good once the pool is closed.
+
+    redis-py's own pool would open them again for whoever asks late, and nobody would be left to close them.
+    """
+
+    _is_closed = False
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self._is_closed:
+            raise RedisConnectionError("the store is closed")
+        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+
+    async def release(self, connection: Any) -> None:
+        """Takes a connection back; one that outlasted the pool, or was being opened at its end, is closed."""
+        if self._is_closed:
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
+
+    async def aclose(self) -> None:
+        """Closes all connections, also those in use."""
+        self._is_closed = True
+        await super().aclose()
+
+
+class PrimaryPool(FinalPool):
     """Connections to the primary that the sentinels name; asked anew for every connection that is made."""
 
     is_master = True  # what the connection class asks its pool
@@ -154,6 +179,7 @@ class ClusterClient(RedisCluster):
         self._home = home
         self._loading: asyncio.Task[Any] | None = None
         self._suspect: str | None = None
+        self._is_shut = False
         # one gate a node: a frozen node must not use up what the others are reached by
         self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(_CONNECTIONS)
@@ -190,6 +216,8 @@ class ClusterClient(RedisCluster):
     @asynccontextmanager
     async def reaching(self) -> AsyncIterator[None]:
         """Knows the nodes before the block begins, and asks for them again after it found one away."""
+        if self._is_shut:
+            raise RedisConnectionError("the store is closed")
         try:
             await self._know_nodes()
             yield
@@ -201,6 +229,7 @@ class ClusterClient(RedisCluster):
 
     async def shut(self) -> None:
         """Closes all connections, also those of a client that was about to ask for its nodes again."""
+        self._is_shut = True
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -274,7 +303,7 @@ def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> 
     pool = (
         PrimaryPool(address.hosts, address.service, **_login(address), db=address.db, **options, **_common())
         if address.scheme == SENTINEL
-        else make_steady(BlockingConnectionPool.from_url(address.url, **options, **_common()))
+        else make_steady(FinalPool.from_url(address.url, **options, **_common()))
     )
     return Redis(connection_pool=pool)
 

@@ -19,6 +19,7 @@ from shared_state.registry import Registry
 from shared_state.statistics import forget_minute
 from shared_state.store import STORE_ERRORS, Script, Store
 from tests.redis.ground import DOMAIN, SMALL, Caller, make_domain, make_pool
+from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
 
 TIMEOUT_S = 0.1
@@ -99,6 +100,23 @@ async def test_a_server_that_is_not_there_is_an_error_at_once(store: Store, serv
         await store.command("TIME")
 
     assert time.monotonic() - began_s < TIMEOUT_S + 0.1
+
+
+async def test_a_closed_store_stays_closed(store: Store) -> None:
+    """A call that comes late opens no connection again, nor does one that was under way; nobody would close it."""
+    other = Store(store.url, name="closed")
+    await other.ping()
+    late = [asyncio.create_task(other.ping()) for _ in range(5)]
+    await asyncio.sleep(0)
+    await other.aclose()
+    await asyncio.gather(*late, return_exceptions=True)
+    with pytest.raises(STORE_ERRORS):
+        await other.ping()
+
+    async def is_alone() -> bool:
+        return b"name=closed" not in await store.command("CLIENT", "LIST")
+
+    await wait_until(is_alone, what="the server to see the end of them")
 
 
 async def test_a_killed_connection_costs_at_most_one_call(store: Store) -> None:
