@@ -112,7 +112,7 @@ async def _tell_store(fleet: Fleet, *words: str, times: int) -> None:
     async with redis.asyncio.Redis.from_url(fleet.cluster.valkey.url, socket_timeout=1.0) as client:
         for _ in range(times):
             with suppress(redis.asyncio.RedisError):  # another fault may have taken it away
-                await client.execute_command(*words)
+                await client.execute_command(*words)  # type: ignore[no-untyped-call]
             await asyncio.sleep(_TOLD_FOR_S / times)
 
 

@@ -32,6 +32,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from shared_state.addresses import CLUSTER, SENTINEL, Address, Host
 from shared_state.cancellation import end_all
+from shared_state.steady import Steady, make_steady, steady
 
 #: What redis-py and the event loop raise when the store is away, slow or not able to serve.
 STORE_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -53,7 +54,7 @@ _KEYLESS: Final = frozenset(
 _SUBSCRIBER_CONNECT_S: Final = 1.0
 
 
-class PrimaryConnection(SentinelManagedConnection):
+class PrimaryConnection(Steady, SentinelManagedConnection):
     """A connection to the primary of the moment; dropped when the other side says that it is not, or cannot serve."""
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
@@ -102,7 +103,7 @@ class PrimaryPool(FinalPool):
         self._primary: Host | None = None
         self._epoch = 0
         asking = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
-        self._sentinels = [Redis(host=host, port=port, **asking, **_common()) for host, port in hosts]
+        self._sentinels = [_open_one(host=host, port=port, **asking) for host, port in hosts]
 
     async def get_master_address(self) -> Host:
         """The primary; connections to another one that are not in use are closed."""
@@ -172,6 +173,9 @@ class ClusterClient(RedisCluster):
 
     def __init__(self, *, home: str, **options: Any) -> None:
         super().__init__(**options)
+        kind = self.connection_kwargs["connection_class"] = steady(self.connection_kwargs["connection_class"])
+        for node in self.startup_nodes:
+            node.connection_class = kind
         self._home = home
         self._loading: asyncio.Task[Any] | None = None
         self._suspect: str | None = None
@@ -299,7 +303,7 @@ def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> 
     pool = (
         PrimaryPool(address.hosts, address.service, **_login(address), db=address.db, **options, **_common())
         if address.scheme == SENTINEL
-        else FinalPool.from_url(address.url, **options, **_common())
+        else make_steady(FinalPool.from_url(address.url, **options, **_common()))
     )
     return Redis(connection_pool=pool)
 
@@ -328,8 +332,16 @@ def open_subscriber(address: Address, client: Client, *, timeout_s: float) -> Re
     if isinstance(client, ClusterClient):
         known = {(node.host, int(node.port)) for node in client.get_nodes()} | set(address.hosts)
         host, port = random.choice(sorted(known))
-        return Redis(host=host, port=port, **_login(address), **options, **_common())
-    return Redis.from_url(address.url, **options, **_common())
+        return _open_one(host=host, port=port, **_login(address), **options)
+    client = Redis.from_url(address.url, **options, **_common())
+    make_steady(client.connection_pool)
+    return client
+
+
+def _open_one(**options: Any) -> Redis:
+    client = Redis(**options, **_common())
+    make_steady(client.connection_pool)
+    return client
 
 
 def _open_cluster(address: Address, *, home: str, **options: Any) -> ClusterClient:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from shared_state.domains import read_pulses
@@ -241,3 +242,18 @@ async def test_an_ask_lost_in_a_frozen_server_is_admitted_once(server: ValkeySer
     assert [verdict.code for verdict in await caller.ledger.admit([ask])] == [Code.ADMITTED]
     assert (await caller.used())[SMALL, "rpm"][0] == 2
     assert (await caller.books()).is_balanced
+
+
+def test_a_connection_that_was_closed_meanwhile_is_a_store_that_is_away(server: ValkeyServer) -> None:
+    """On uvloop, which has closed the transport before redis-py hears of it."""
+    uvloop.run(_write_too_late(Store(server.url)))
+
+
+async def _write_too_late(store: Store) -> None:
+    connection = store.client.connection_pool.make_connection()
+    await connection.connect()
+    connection._writer.transport.abort()
+    await asyncio.sleep(0.01)  # the loop's own time to close it
+    with pytest.raises(STORE_ERRORS, match="the connection is closed"):
+        await connection.send_command("PING")
+    await store.aclose()
