@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import orjson
 from starlette.applications import Starlette
@@ -17,6 +18,8 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import request_id_of
 from node.api.errors import error_answer
 from node.api.models import ModelList
+from node.api.reply import id_headers
+from node.call import Voice
 from node.observe.metrics import CONTENT_TYPE, Metrics
 from shared_state.errors import (
     AuthenticationRequiredError,
@@ -26,6 +29,8 @@ from shared_state.errors import (
     RequestError,
     RouteNotFoundError,
 )
+
+_ANTHROPICS: Final = "/v1/messages"
 
 
 class JsonResponse(Response):
@@ -179,10 +184,16 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return _render(request, ModelMeshError("internal error"))
 
 
+def voice_of(path: str) -> Voice:
+    """In whose words errors on a path are told, whether there is anything or not."""
+    return Voice.ANTHROPIC if path == _ANTHROPICS or path.startswith(f"{_ANTHROPICS}/") else Voice.OPENAI
+
+
 def _render(request: Request, error: ModelMeshError) -> Response:
     request_id = request_id_of(request.scope)
-    status, headers, body = error_answer(error, request_id)
+    voice = voice_of(request.scope["path"])
+    status, headers, body = error_answer(error, request_id, voice)
     response = Response(body, status)
-    for name, value in [*headers, (b"x-request-id", request_id.encode())]:
+    for name, value in [*headers, *id_headers(request_id, voice)]:
         response.headers[name.decode()] = value.decode()
     return response

@@ -17,6 +17,8 @@ _SPEECH_TO_TEXT: Final = ("speech-to-text",)
 _IMAGES: Final = ("text-to-image",)
 _GROUNDED: Final = ("grounded-generation",)
 
+_CHAT_AND_RESPONSES: Final = frozenset({"chat", "responses"})
+
 _TOOLS: Final = {"tool_calling": True, "json_mode": True, "system_prompt": True}
 _TOOLS_AND_EYES: Final = {**_TOOLS, "vision": True}
 _SCHEMAS_AND_EYES: Final = {**_TOOLS_AND_EYES, "structured_output": True, "logprobs": True}
@@ -28,7 +30,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="openai",
         base_url="https://api.openai.com/v1",
         env_var="OPENAI_API_KEY",
-        has_responses=True,
+        apis=_CHAT_AND_RESPONSES,
         models=(
             CatalogueModel("gpt-4o", _CHAT, 128_000, 16_384, 2.5, 10.0, _SCHEMAS_AND_EYES, zero_config=True),
             CatalogueModel(
@@ -115,7 +117,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="xai",
         base_url="https://api.x.ai/v1",
         env_var="XAI_API_KEY",
-        has_responses=True,
+        apis=_CHAT_AND_RESPONSES,
         models=(
             CatalogueModel("grok-2", _CHAT, 128_000, 32_768, features=_TOOLS, zero_config=True),
             CatalogueModel("grok-2-mini", _CHAT, 128_000, 32_768, features=_TOOLS),
