@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -155,6 +156,28 @@ def _transcription_usage(answer: Fields) -> Any:
     return usage
 
 
+#: The Messages API as the one that others are asked by.
+_TO_CLAUDE: Final = Surface(
+    "messages",
+    "/messages",
+    "content",
+    True,
+    _chats,
+    check_message,
+    lambda fields: fields.get("max_tokens"),
+    answers=lambda _: 1,
+    usage_of=_message_usage,
+    events=EventShape(
+        ends=frozenset({"message_stop"}),
+        opening=frozenset({"message_start", "content_block_start"}),
+        usage_of=_message_usage,
+        reports=frozenset({"message_start", "message_delta"}),
+        idle=frozenset({"ping"}),
+    ),
+    api="messages",
+    voice=Voice.ANTHROPIC,
+    passes=_ANTHROPICS_HEADERS,
+)
 CHAT: Final = Surface(
     "chat completions",
     "/chat/completions",
@@ -165,6 +188,7 @@ CHAT: Final = Surface(
     _most_chat_output,
     asks_usage=True,
     api="chat",
+    stand_in=_TO_CLAUDE,
 )
 EMBEDDINGS: Final = Surface(
     "embeddings", "/embeddings", "data", False, _Any(_EMBEDDINGS), check_input, _no_output
@@ -187,28 +211,7 @@ RESPONSES: Final = Surface(
     api="responses",
     stand_in=CHAT,
 )
-MESSAGES: Final = Surface(
-    "messages",
-    "/messages",
-    "content",
-    True,
-    _chats,
-    check_message,
-    lambda fields: fields.get("max_tokens"),
-    answers=lambda _: 1,
-    usage_of=_message_usage,
-    events=EventShape(
-        ends=frozenset({"message_stop"}),
-        opening=frozenset({"message_start", "content_block_start"}),
-        usage_of=_message_usage,
-        reports=frozenset({"message_start", "message_delta"}),
-        idle=frozenset({"ping"}),
-    ),
-    api="messages",
-    stand_in=CHAT,
-    voice=Voice.ANTHROPIC,
-    passes=_ANTHROPICS_HEADERS,
-)
+MESSAGES: Final = replace(_TO_CLAUDE, stand_in=CHAT)
 #: No completion, and so none of `SURFACES`.
 COUNT: Final = Surface(
     "token counts",

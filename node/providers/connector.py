@@ -113,10 +113,11 @@ class Connector:
         return orjson.dumps(fields)
 
     def listing_request(self) -> httpx.Request:
-        """Asks for the provider's list of models."""
+        """Asks for the provider's list of models; Anthropic's comes in pages, unless one asks for a long one."""
+        query = "" if "chat" in self.provider.apis else "?limit=1000"
         return httpx.Request(
             "GET",
-            httpx.URL(f"{self.provider.base_url}/models"),
+            httpx.URL(f"{self.provider.base_url}/models{query}"),
             headers=[
                 *self._bare_headers,
                 (b"accept", b"application/json"),

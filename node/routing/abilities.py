@@ -7,13 +7,24 @@ import operator
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from node.routing.needs import NAMES, Needs, language_of
+from node.routing.needs import NAMES, Feature, Needs, language_of
 from shared_state.catalogue.profiles import CHAT_ONLY
 from shared_state.config.models import ModelConfig
 
 #: What a model may lack, by its provider, where the request cannot be translated.
 APIS: Final = frozenset({"chat", "responses", "messages"})
 
+#: What a chat can ask for and Anthropic's API has no words for; whoever is asked by that API itself never asks for it.
+_UNHEARD: Final = sum(
+    feature.value
+    for feature in (
+        Feature.AUDIO,
+        Feature.JSON_MODE,
+        Feature.GROUNDING,
+        Feature.LOGPROBS,
+        Feature.REASONING,
+    )
+)
 _UNKNOWN: Final = 1 << 62
 #: Stands for several languages of which no two models have the same; no tag of a language comes to it.
 _NONE_IN_COMMON: Final = frozenset({"-"})
@@ -40,6 +51,8 @@ def abilities_of(model: ModelConfig, *, apis: frozenset[str] = CHAT_ONLY) -> Abi
     """What a configured model declares."""
     sizes = model.constraints
     lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
+    if "chat" not in apis:
+        lacks |= _UNHEARD
     return Abilities(
         lacks=lacks,
         window=sizes.context_window or _UNKNOWN,

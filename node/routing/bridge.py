@@ -9,7 +9,8 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 
 from node.call import Call, Fields, Reply, Trail
-from node.providers import messages, responses
+from node.providers import claude, messages, responses
+from node.routing.estimate import DEFAULT_OUTPUT_TOKENS
 from shared_state.errors import ModelMeshError
 from shared_state.topology import ModelSpec, ProviderSpec
 
@@ -53,10 +54,16 @@ def _messages_as_chat(fields: Fields, model: ModelSpec) -> Fields:
     return messages.chat_fields(fields, bound=_bound(model), thinks=thinks)
 
 
+def _chat_as_messages(fields: Fields, model: ModelSpec) -> Fields:
+    most = model.config.constraints.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+    return claude.message_fields(fields, most_output=most)
+
+
 _BRIDGES: Final[Mapping[str, _Bridge]] = {
     "responses": _Bridge(
         _responses_as_chat, responses.beyond_chat, responses.answer_of, responses.ResponseEvents
     ),
+    "chat": _Bridge(_chat_as_messages, claude.beyond_messages, claude.answer_of, claude.ChatEvents),
     "messages": _Bridge(_messages_as_chat, messages.beyond_chat, messages.answer_of, messages.MessageEvents),
 }
 

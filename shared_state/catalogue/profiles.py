@@ -34,7 +34,7 @@ class CatalogueModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectorProfile:
-    """A provider whose API is the OpenAI format.
+    """A provider whose API is the OpenAI format, or Anthropic's.
 
     Attributes:
         id: catalogue id.

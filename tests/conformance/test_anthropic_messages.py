@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
+import openai
+import orjson
 import pytest
 from anthropic import AsyncAnthropic
 
@@ -306,6 +308,79 @@ async def test_a_message_that_fails_before_its_content_is_another_models(failure
 
     assert text == "hello"
     assert [s.outcome for s in node.settled] == [Outcome.FAILURE, Outcome.SUCCESS]
+
+
+# -- Claude itself, which has no other API
+
+CLAUDE: dict[str, Any] = {"provider": {"connector": "anthropic.claude.v1", "base_url": "http://alpha/v1"}}
+HEARD = {"tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]}
+
+
+async def test_a_message_stands_in_for_a_chat() -> None:
+    """OpenAI's client is served by Claude; the bound that there must be is the model's, and the key goes where it belongs."""
+    async with claude(answer(MESSAGE), **CLAUDE, model={"constraints": {"max_output_tokens": 77}}) as (
+        _,
+        node,
+    ):
+        given = await node.client.chat.completions.create(model=POOL, messages=HI, **HEARD)  # type: ignore[call-overload]
+
+    request = node.front.place.transport.requests[0]
+    assert (given.choices[0].message.content, given.choices[0].finish_reason) == ("hello", "stop")
+    assert (given.usage.prompt_tokens, given.usage.completion_tokens) == (7, 3)
+    assert node.asked == ["alpha/v1/messages"]
+    assert node.sent[0]["max_tokens"] == 77
+    assert node.sent[0]["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}]
+    assert (request.headers["x-api-key"], request.headers["anthropic-version"]) == ("sk-secret", "2023-06-01")
+    assert "authorization" not in request.headers
+    assert node.booked == [(7, 3)]
+
+
+async def test_a_message_stream_becomes_a_chat() -> None:
+    """Or a response, by way of a chat."""
+    parts = START, PING, OPEN, DELTA, *REST
+    async with claude(stream(*parts), **CLAUDE) as (_, node):
+        chunks = [
+            part
+            async for part in await node.client.chat.completions.create(model=POOL, messages=HI, stream=True)
+        ]
+        async with node.client.responses.stream(model=POOL, input="hi") as given:
+            final = await given.get_final_response()
+
+    assert "".join(part.choices[0].delta.content or "" for part in chunks) == "hello"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert final.output_text == "hello"
+    assert final.usage is not None
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (5, 3)
+    assert node.booked == [(5, 3)] * 2
+
+
+async def test_what_claude_says_is_wrong_is_told_in_openais_words() -> None:
+    """And what it cannot be asked by chat is refused before anybody is asked."""
+    said = orjson.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": "too hot"}})
+    async with claude(Answer(said, status=400), **CLAUDE) as (_, node):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await node.client.chat.completions.create(model=POOL, messages=HI)
+        for field, beyond in (("n", {"n": 2}), ("logprobs", {"logprobs": True})):
+            with pytest.raises(openai.BadRequestError) as refusal:
+                await node.client.chat.completions.create(model=POOL, messages=HI, **beyond)  # type: ignore[call-overload]
+            assert (refusal.value.code, refusal.value.param) == ("unsupported_feature", field)
+
+    assert caught.value.body["message"] == "too hot"  # type: ignore[index]
+    assert len(node.asked) == 1
+
+
+async def test_claude_counts_by_itself() -> None:
+    """Where it is asked first; if it does not answer, the estimate does. Nothing is booked either way."""
+    told = answer({"input_tokens": 12})
+    async with claude([told, refused(500)], **CLAUDE) as (client, node):
+        exact = await client.messages.count_tokens(model=POOL, messages=HI)
+        estimated = await client.messages.count_tokens(model=POOL, messages=HI)
+
+    assert node.asked == ["alpha/v1/messages/count_tokens"] * 2
+    assert node.sent[0] == {"model": "m", "messages": HI}
+    assert exact.input_tokens == 12
+    assert estimated.input_tokens > 12
+    assert node.settled == []
 
 
 # -- counts
