@@ -14,6 +14,7 @@ from anthropic import AsyncAnthropic
 
 from shared_state.client_keys import ClientKey
 from shared_state.ledger import Outcome
+from shared_state.state import EntityState
 from tests.conformance.openai_node import POOL, Served, answer, served
 from tests.unit.node.scripted import (
     COMMENT,
@@ -376,6 +377,12 @@ async def test_claude_counts_by_itself() -> None:
         exact = await client.messages.count_tokens(model=POOL, messages=HI)
         estimated = await client.messages.count_tokens(model=POOL, messages=HI)
 
+        node.front.place.view.models["alpha.m"] = EntityState(
+            status="standby", reason="manual", mode="manual"
+        )
+        away = await client.messages.count_tokens(model=POOL, messages=HI)
+
+    assert away == estimated
     assert node.asked == ["alpha/v1/messages/count_tokens"] * 2
     assert node.sent[0] == {"model": "m", "messages": HI}
     assert exact.input_tokens == 12
@@ -403,9 +410,11 @@ async def test_tokens_are_counted_without_asking_anybody() -> None:
         seen = await client.messages.count_tokens(model=POOL, messages=shown)
         with pytest.raises(anthropic.NotFoundError):
             await client.messages.count_tokens(model="nobody", messages=HI)
+        names = [model.id async for model in client.models.list()]
 
     assert 0 < few.input_tokens < more.input_tokens < 200
     assert 2000 < seen.input_tokens < 2100
+    assert names == [POOL, "alpha.m", "beta.m"]
     assert node.settled == []
 
 
