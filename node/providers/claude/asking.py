@@ -205,7 +205,7 @@ def _choice(choice: Any) -> Fields:
 
 def _format(fields: Fields) -> Fields:
     given = fields.get("response_format")
-    kind = given.get("type") if isinstance(given, dict) else None
+    kind = given.get("type") if isinstance(given, dict) else given
     if kind in (None, "text"):
         return {}
     inner = given.get("json_schema") if isinstance(given, dict) and kind == "json_schema" else None

@@ -165,6 +165,7 @@ def test_fields_have_other_names(given: Any, expected: Any) -> None:
         (asks(tools=[{"type": "custom"}]), "tools"),
         (asks(tools=TOOLS, tool_choice={"type": "allowed_tools"}), "tool_choice"),
         (asks(response_format={"type": "json_object"}), "response_format"),
+        (asks(response_format="json"), "response_format"),
         (asks({"role": "function", "content": "x"}), "messages"),
         (asks({"role": "user", "content": [{"type": "input_audio"}]}), "messages"),
         (asks({"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}), "messages"),
