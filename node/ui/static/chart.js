@@ -56,9 +56,9 @@ export function spark(values, failed, label) {
 }
 
 /** Parts of a whole as one bar, with words for those who do not see it. */
-export function meter(share, label) {
+export function meter(share, label, { isLimit = true } = {}) {
   const part = Math.min(1, Math.max(0, share));
-  const grade = part >= 0.999 ? 'full' : part >= 0.8 ? 'near' : 'free';
+  const grade = !isLimit ? 'free' : part >= 0.999 ? 'full' : part >= 0.8 ? 'near' : 'free';
   return h('svg.meter', { role: 'img', 'aria-label': label, class: grade, preserveAspectRatio: 'none', viewBox: '0 0 100 6' },
     h('rect.track', { width: 100, height: 6 }), part > 0 && h('rect.taken', { width: Math.max(100 * part, 1.5).toFixed(1), height: 6 }));
 }

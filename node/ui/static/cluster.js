@@ -13,7 +13,7 @@ let filter = '';
 
 const NODES = [
   { id: 'state', title: 'State', by: (node) => node.state, cell: (node) => badge({ shape: node.state === 'alive' ? 'good' : node.state === 'dead' ? 'bad' : 'half', word: node.state }) },
-  { id: 'name', title: 'Node', wide: true, by: (node) => node.id, cell: (node) => [h('b', null, node.id), h('small.faint', null, `${node.host}:${node.port}, pid ${node.pid}`)] },
+  { id: 'name', title: 'Node', wide: true, main: true, by: (node) => node.id, cell: (node) => [h('b', null, node.id), h('small.faint', null, `${node.host}:${node.port}, pid ${node.pid}`)] },
   { id: 'mode', title: 'Mode', by: (node) => node.mode, cell: (node) => badge({ shape: node.mode === 'exact' ? 'good' : node.mode === 'leased' ? 'warn' : 'bad', word: node.mode }) },
   number('flight', 'In flight', (node) => node.in_flight),
   number('up', 'Up for', (node) => -node.started, (node) => span(Date.now() / 1000 - node.started)),
@@ -28,8 +28,8 @@ function due(job) {
 }
 
 const JOBS = [
-  { id: 'name', title: 'Job', by: (job) => job.name, wide: true, cell: (job) => [mark(job.last_error || lateness(job) ? 'bad' : job.overruns || job.missed ? 'warn' : 'good'), ' ', h('b', null, job.name), job.last_error && h('small.failed', null, job.last_error)] },
-  number('every', 'Every', (job) => job.interval_s, (job) => span(job.interval_s)),
+  { id: 'name', title: 'Job', by: (job) => job.name, wide: true, main: true, cell: (job) => [mark(job.last_error || lateness(job) ? 'bad' : job.overruns || job.missed ? 'warn' : 'good'), ' ', h('b', null, job.name), job.last_error && h('small.failed', null, job.last_error)] },
+  number('every', 'Every', (job) => job.interval_s, (job) => (job.interval_s < 1 ? millis(1000 * job.interval_s) : span(job.interval_s))),
   number('last', 'Last run', (job) => job.last_run, (job) => (job.last_run ? ago(job.last_run) : 'never')),
   number('took', 'Took', (job) => job.duration_ms, (job) => millis(job.duration_ms)),
   number('next', 'Next', (job) => job.next_run, due),
@@ -45,7 +45,7 @@ function store({ store: found }) {
 }
 
 function scheduler({ scheduler: lead }) {
-  return panel('jobs', 'Timetable', lead.leader ? h('span.faint', null, `${lead.leader} leads since ${at(lead.since)}, term ${lead.token}`) : badge({ shape: 'bad', word: 'nobody leads' }),
+  return panel('jobs', 'Timetable', lead.leader ? h('span.faint', null, `${lead.leader} leads since ${at(lead.since)}`) : badge({ shape: 'bad', word: 'nobody leads' }),
     grid({ id: 'jobs', label: 'Jobs of the scheduler', columns: JOBS, rows: lead.jobs, view: looks.jobs, key: (job) => job.name, empty: 'No scheduler has reported yet.' }));
 }
 
@@ -54,7 +54,7 @@ export const cluster = {
   title: 'Cluster',
   needs: [],
   render: ({ status }) => [
-    panel('nodes', 'Nodes', h('span.faint', null, `this page comes from a node with configuration ${status.config_version}`),
+    panel('nodes', 'Nodes', h('span.faint', null, count(status.nodes.length)),
       grid({ id: 'nodes', label: 'Nodes', columns: NODES, rows: status.nodes, view: looks.nodes, key: (node) => node.id, empty: 'No node is registered.' })),
     store(status),
     scheduler(status),
@@ -64,7 +64,7 @@ export const cluster = {
 };
 
 const BALANCES = [
-  { id: 'name', title: 'Account of the books', wide: true, by: (row) => row.name, cell: (row) => h('b', null, row.name || '(none)') },
+  { id: 'name', title: 'Account of the books', wide: true, main: true, by: (row) => row.name, cell: (row) => h('b', null, row.name || '(none)') },
   ...[['admitted', 'Admitted'], ['settled', 'Settled'], ['abandoned', 'Abandoned'], ['in_flight', 'In flight']].map(([id, title]) => number(id, title, (row) => row[id])),
   number('difference', 'Difference', (row) => Math.abs(row.difference), (row) => (row.difference ? badge({ shape: 'bad', word: count(row.difference) }) : badge({ shape: 'good', word: '0' }))),
 ];

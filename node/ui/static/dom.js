@@ -76,17 +76,17 @@ export function listen(root, type, acts) {
   });
 }
 
+const RING = 'M6 1.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 1 0 0-9.6zM6 2.7a3.3 3.3 0 1 1 0 6.6 3.3 3.3 0 1 1 0-6.6z';
 const SHAPES = {
-  good: ['circle', { cx: 6, cy: 6, r: 4.6 }],
-  half: ['path', { d: 'M6 1.4a4.6 4.6 0 0 0 0 9.2z M6 1.9a4.1 4.1 0 0 1 0 8.2', class: 'outline' }],
-  rest: ['path', { d: 'M2 2h3v8H2zM7 2h3v8H7z' }],
-  warn: ['path', { d: 'M6 .8 11.6 11H.4z' }],
-  bad: ['path', { d: 'M3 0 6 3 9 0l3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z' }],
-  none: ['circle', { cx: 6, cy: 6, r: 4, class: 'outline' }],
+  good: 'M6 1.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 1 0 0-9.6z',
+  half: `${RING}M6 2.7v6.6a3.3 3.3 0 0 1 0-6.6z`,
+  rest: 'M2 1.5h3v9H2zM7 1.5h3v9H7z',
+  warn: 'M6 .8 11.6 11H.4z',
+  bad: 'M3 0 6 3 9 0l3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z',
+  none: RING,
 };
 
 /** A mark whose shape says what its colour says. */
 export function mark(kind) {
-  const [tag, attributes] = SHAPES[kind] || SHAPES.none;
-  return h('svg.mark', { viewBox: '0 0 12 12', class: kind, 'aria-hidden': 'true' }, h(tag, attributes));
+  return h('svg.mark', { viewBox: '0 0 12 12', class: kind, 'aria-hidden': 'true' }, h('path', { d: SHAPES[kind] || RING, 'fill-rule': 'evenodd' }));
 }

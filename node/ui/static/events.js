@@ -12,6 +12,7 @@ const PAUSES_S = [1, 2, 4, 8, 15];
 let filter = '';
 let held = null; // what was there when the reader paused
 
+const CALM = new Set(['manual', 'maintenance_window']);
 const KINDS = [[/deactivated|panic$|deprecated/, 'bad'], [/activated|ready|over$|restored/, 'good'], [/trial|ramp|changed|rotated|discovered|corrected/, 'half']];
 
 function subject(event) {
@@ -25,7 +26,8 @@ function details(event) {
 
 /** One event in a line. */
 export function eventLine({ event, key }, when) {
-  const [, kind] = KINDS.find(([pattern]) => pattern.test(event.type)) || [null, 'none'];
+  const [, found] = KINDS.find(([pattern]) => pattern.test(event.type)) || [null, 'none'];
+  const kind = found === 'bad' && CALM.has(event.reason) ? 'rest' : found;
   return h('li', { key }, h('time', { title: new Date(event.time * 1000).toISOString() }, when), mark(kind),
     h('span.type', null, event.type.replaceAll('_', ' ')), h('b', null, subject(event)), h('span.why', null, details(event)));
 }

@@ -21,7 +21,7 @@ export function count(value) {
   if (value === null || value === undefined) return '–';
   let size = Math.abs(value);
   let step = 0;
-  while (size >= 9999.5 && step < KINDS.length - 1) {
+  while (size >= (step ? 999.5 : 9999.5) && step < KINDS.length - 1) { // 9,999 is still read at a glance
     size /= 1000;
     step += 1;
   }
@@ -33,7 +33,7 @@ export function money(value) {
   if (value === null || value === undefined) return '–';
   if (value === 0) return '$0';
   const digits = value >= 100 ? 0 : value >= 1 ? 2 : value >= 0.01 ? 3 : 5;
-  return `$${value.toLocaleString('en', { maximumFractionDigits: digits })}`;
+  return `$${value.toLocaleString('en', { minimumFractionDigits: Math.min(2, digits), maximumFractionDigits: digits })}`;
 }
 
 export function millis(value) {
@@ -87,6 +87,11 @@ const WORDS = {
 /** A reason or trigger in words; an operator's own text as it is. */
 export function words(code) {
   return Object.hasOwn(WORDS, code) ? WORDS[code] : code;
+}
+
+/** "modelmesh.round-robin.v1" -> "round-robin". */
+export function strategyName(id) {
+  return id.replace(/^modelmesh\./, '').replace(/\.v1$/, '');
 }
 
 /** "account.rpm" -> "account: requests / min". */

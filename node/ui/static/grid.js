@@ -27,7 +27,7 @@ export function grid({ id, label, columns, rows, view, key, empty, rowClass }) {
 }
 
 function classes(column) {
-  return [column.num && 'num', column.wide && 'wide'].filter(Boolean).join(' ') || null;
+  return [column.num && 'num', column.wide && 'wide', column.main && 'main'].filter(Boolean).join(' ') || null;
 }
 
 function sortRows(rows, columns, view) {

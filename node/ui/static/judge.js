@@ -1,10 +1,9 @@
 // What is wrong, in words, and what to do about it. Pure functions of what the operators' API says.
 
-import { ago, now, span, words } from './format.js';
+import { ago, now, percent, span, words } from './format.js';
 
 const LATE_S = 5;
 const ILL = new Set(['error_threshold', 'outage', 'auth', 'quota_exhausted', 'budget_exceeded']);
-const CALM = new Set(['manual', 'maintenance_window', 'rotated']);
 const RANK = { bad: 0, warn: 1, info: 2 };
 
 /** How an entity stands: its shape, the word beside it, how grave it is for sorting. */
@@ -17,18 +16,25 @@ export function stateOf(entity, account) {
   if (entity.phase === 'trial' || entity.phase === 'ramp') {
     return { shape: 'half', word: entity.phase === 'trial' ? 'on trial' : 'ramps up', grade: 2, reason: '', until: null, trigger: '' };
   }
-  return { shape: 'good', word: 'serves', grade: 4, reason: '', until: null, trigger: '' };
+  const calm = { reason: '', until: null, trigger: '' };
+  return entity.windows && fullest(entity) >= 0.999 ? { ...calm, shape: 'warn', word: 'at a limit', grade: 4 } : { ...calm, shape: 'good', word: 'serves', grade: 5 };
+}
+
+/** The share that is taken of the fullest of its windows. */
+export function fullest(entity) {
+  return entity.windows.reduce((most, { used, limit }) => (limit > 0 ? Math.max(most, used / limit) : most), 0);
 }
 
 function resting(reason) {
   if (ILL.has(reason)) return { shape: 'bad', grade: 0 };
   if (reason === 'rate_limited' || reason.endsWith('_limit')) return { shape: 'warn', grade: 1 };
-  return { shape: CALM.has(reason) || !reason ? 'rest' : 'rest', grade: 3 };
+  return { shape: 'rest', grade: 3 };
 }
 
 /** Everything that somebody should know, the gravest first: `{level, what, todo}`. */
-export function judge({ status, ready, books, link }) {
+export function judge({ status, ready, books, link, faults }) {
   const found = [...judgeLink(link, ready)];
+  for (const [name, message] of Object.entries(faults)) found.push({ level: 'warn', what: `A part of this page could not be read (${name}): ${message}`, todo: 'It is asked again by itself.' });
   if (status && link.kind !== 'token') {
     const judges = [judgeMode, judgeStore, judgeScheduler, judgeNodes, judgePools, judgeProviders];
     for (const each of judges) found.push(...each(status, link));
@@ -102,10 +108,13 @@ function* judgeNodes({ nodes, config_version: version }) {
 }
 
 function* judgePools({ pools }) {
+  const empty = pools.filter((pool) => !pool.active && !pool.panic && pool.models.length).map((pool) => pool.id);
+  if (empty.length) {
+    yield { level: 'bad', what: `${empty.length === 1 ? `Pool ${empty[0]} has` : `${empty.length} pools have`} nobody who serves${empty.length === 1 ? '' : `: ${empty.slice(0, 5).join(', ')}${empty.length > 5 ? ', …' : ''}`}`,
+      todo: 'Requests fail or go to fallbacks. The card says who comes back when; activate somebody, or look at the providers.' };
+  }
   for (const pool of pools) {
-    if (!pool.active && pool.models.length) {
-      yield { level: 'bad', what: `Pool ${pool.id} has nobody who serves`, todo: 'Its requests fail or go to fallbacks. The card says who comes back when; activate somebody, or look at the providers.' };
-    } else if (pool.panic) {
+    if (pool.panic) {
       yield { level: 'bad', what: `Pool ${pool.id} is in panic since ${ago(pool.panic.since)}: ${pool.panic.answered} of ${pool.panic.asked} requests on faith were answered`, todo: 'Too few members are well, so the least ill are asked. Look at the providers.' };
     }
   }
@@ -120,7 +129,10 @@ const CURES = {
 
 function* judgeProviders({ providers }) {
   for (const provider of providers) {
-    if (provider.status !== 'standby') continue;
+    if (provider.status !== 'standby') {
+      if (provider.health === 'unavailable') yield { level: 'warn', what: `Provider ${provider.id} is unavailable: ${percent(provider.availability)} of late went well`, todo: 'Its traffic or its probes fail; look at its status page.' };
+      continue;
+    }
     const level = Object.hasOwn(CURES, provider.reason) ? 'warn' : 'info';
     yield { level, what: `Provider ${provider.id} stands by: ${words(provider.reason)}`, todo: CURES[provider.reason] || 'It comes back as the table says.' };
   }

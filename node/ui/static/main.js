@@ -15,6 +15,7 @@ import { findRequest, request } from './request.js';
 import { readCharts, traffic, trafficQuery } from './traffic.js';
 
 const EVERY_MS = 2000;
+const FRESH_S = 5; // older events are history: the status knows them
 const LIGHT = 8; // at most an eighth of the time is spent answering us
 const PAUSES_S = [1, 2, 4, 8, 15, 30];
 const VIEWS = [overview, models, traffic, events, request, cluster, books];
@@ -27,9 +28,10 @@ const READS = {
   books: { every: 20000, always: 60000, path: () => 'books' },
 };
 
-const state = { status: null, ready: null, pools: null, models: null, traffic: null, keys: null, books: null, link: { kind: 'first', message: '', again: 0 } };
+const state = { status: null, ready: null, pools: null, models: null, traffic: null, keys: null, books: null, faults: {}, link: { kind: 'first', message: '', again: 0 } };
 const readAt = {};
 const $ = (id) => document.getElementById(id);
+const narrow = matchMedia('(max-width: 760px)');
 const dialog = new Dialog($('dialog'));
 let view = overview;
 let timer = 0;
@@ -65,10 +67,16 @@ async function readDue() {
     const every = view.needs.includes(name) ? read.every : read.always;
     if (!every || performance.now() - (readAt[name] ?? -Infinity) < every) continue;
     const path = read.path();
-    const found = await ops(path);
-    if (read.path() === path) state[name] = found;
     readAt[name] = performance.now();
-    if (found.time) setServerTime(found.time);
+    delete state.faults[name];
+    try {
+      const found = await ops(path);
+      if (read.path() === path) state[name] = found;
+      if (found.time) setServerTime(found.time);
+    } catch (error) {
+      if (error.kind !== 'refused') throw error;
+      state.faults[name] = error.message; // the rest of the page has no part in it
+    }
   }
 }
 
@@ -96,12 +104,20 @@ function heed(event) {
   const all = state.status && (event.model ? state.status.models : event.provider ? state.status.providers : null);
   const entity = all?.find((each) => each.id === (event.model || event.provider));
   const [, verb] = event.type.match(/^(?:model|provider)_(deactivated|activated|trial|ramp)$/) || [];
-  if (entity && verb) {
+  if (entity && verb && event.time > now() - FRESH_S) {
     const isOut = verb === 'deactivated';
+    if (event.model && isOut === (entity.status === 'active')) moveMember(event.model, isOut);
     Object.assign(entity, { status: isOut ? 'standby' : 'active', reason: isOut ? event.reason : '', until: isOut ? event.until : null, phase: ['trial', 'ramp'].includes(verb) ? verb : '' });
     if (!isOut) entity.trigger = '';
   }
   draw();
+}
+
+function moveMember(id, isOut) {
+  for (const pool of state.status.pools.filter(({ models: members }) => members.includes(id))) {
+    pool.active += isOut ? -1 : 1;
+    pool.standby += isOut ? 1 : -1;
+  }
 }
 
 const feed = new Feed(state, { onEvent: heed, onChange: draw });
@@ -165,9 +181,10 @@ function facts() {
 
 function banners(found) {
   const shown = found.filter(({ level }) => level !== 'info');
-  const rest = shown.slice(4);
+  const most = view === overview ? (narrow.matches ? 2 : 3) : 1;
+  const rest = shown.slice(most);
   const banner = ({ level, what, todo }) => h('div.banner', { key: what.replace(/[\d.]+/g, '#'), class: level }, mark(level), h('p', null, h('strong', null, what), ' ', h('span', null, todo)));
-  return [shown.slice(0, 4).map(banner), rest.length > 0 && h('details.banner.warn', { key: 'rest' }, h('summary', null, `and ${rest.length} more`), rest.map(banner)),
+  return [shown.slice(0, most).map(banner), rest.length > 0 && h('details.banner.warn', { key: 'rest' }, h('summary', null, `and ${rest.length} more`), rest.map(banner)),
     shown.length === 0 && found.map(({ what, todo }) => h('div.banner.info', { key: what }, mark('half'), h('p', null, h('strong', null, what), ' ', h('span', null, todo))))];
 }
 

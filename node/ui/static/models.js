@@ -2,11 +2,11 @@
 
 import { meter } from './chart.js';
 import { h } from './dom.js';
-import { ago, count, millis, percent, words } from './format.js';
+import { ago, count, millis, percent, strategyName, words } from './format.js';
 import { filterBox, grid, look, matches, turnGrid } from './grid.js';
-import { stateOf } from './judge.js';
+import { fullest, stateOf } from './judge.js';
 import { statesOf } from './overview.js';
-import { badge, button, choice, comesBack, panel, price, shareOf, windowBars } from './parts.js';
+import { badge, button, choice, comesBack, panel, price, windowBars } from './parts.js';
 
 const looks = { models: look('state'), providers: look('state', { page: 20 }) };
 let filter = '';
@@ -14,7 +14,7 @@ let shows = 'all';
 
 const SHOWS = {
   all: () => true,
-  serving: (row) => row.grade === 4,
+  serving: (row) => row.grade >= 4,
   away: (row) => row.grade === 0 || row.grade === 1 || row.grade === 3,
   recovering: (row) => row.grade === 2,
   'near a limit': (row) => row.fullest >= 0.8,
@@ -23,7 +23,7 @@ const SHOWS = {
 function rowsOf(state) {
   const stats = new Map((state.models ? state.models.rows : []).map((row) => [row.name, row]));
   return [...statesOf(state.status).values()].map((row) => ({
-    ...row, stats: stats.get(row.model.id), fullest: Math.max(0, ...row.model.windows.map(shareOf)),
+    ...row, stats: stats.get(row.model.id), fullest: fullest(row.model),
   }));
 }
 
@@ -38,7 +38,7 @@ function order(kind, name, isAway) {
 
 const COLUMNS = [
   { id: 'state', title: 'State', by: (row) => row.grade, cell: (row) => [badge(row), why(row)] },
-  { id: 'name', title: 'Model', by: (row) => row.model.id, wide: true,
+  { id: 'name', title: 'Model', by: (row) => row.model.id, wide: true, main: true,
     cell: (row) => [button('model', row.model.id, { name: row.model.id }, 'plain'), h('small.faint', null, row.model.provider)] },
   { id: 'flight', title: 'In flight', num: true, by: (row) => row.model.in_flight, cell: (row) => count(row.model.in_flight) },
   { id: 'calls', title: 'Attempts, 5 min', num: true, by: (row) => row.stats?.requests ?? 0,
@@ -52,7 +52,7 @@ const COLUMNS = [
 
 const ACCOUNTS = [
   { id: 'state', title: 'State', by: (row) => row.grade, cell: (row) => [badge(row), why(row)] },
-  { id: 'name', title: 'Account', by: (row) => row.provider.id, wide: true, cell: (row) => [h('b', null, row.provider.id), h('small.faint', null, row.provider.connector)] },
+  { id: 'name', title: 'Account', by: (row) => row.provider.id, wide: true, main: true, cell: (row) => [h('b', null, row.provider.id), h('small.faint', null, row.provider.connector)] },
   { id: 'models', title: 'Models', num: true, by: (row) => row.provider.models, cell: (row) => count(row.provider.models) },
   { id: 'health', title: 'Health', by: (row) => row.provider.availability, cell: (row) => health(row.provider) },
   { id: 'domain', title: 'Quota domain', by: (row) => row.provider.domain, cell: (row) => row.provider.domain },
@@ -97,12 +97,12 @@ export function poolDetails(state, name) {
   members.sort((a, b) => pool.models.indexOf(a.model.id) - pool.models.indexOf(b.model.id));
   const most = Math.max(1, ...members.map((row) => row.stats?.requests ?? 0));
   return h('div', null,
-    h('p.about', null, h('span', null, pool.strategy), pool.capability && h('span', null, pool.capability), pool.current && h('span', null, 'prefers ', h('b', null, pool.current))),
+    h('p.about', null, h('span', null, strategyName(pool.strategy)), pool.capability && h('span', null, pool.capability), pool.current && h('span', null, 'prefers ', h('b', null, pool.current))),
     pool.panic && h('p.note.bad', null, `In panic since ${ago(pool.panic.since)}: ${pool.panic.asked} requests on faith, ${pool.panic.answered} answered.`),
     pool.windows.length > 0 && windowBars(pool.windows),
     h('ol.members', null, members.slice(0, 200).map((row) => h('li', { key: row.model.id },
       h('div', null, button('model', row.model.id, { name: row.model.id }, 'plain'), badge(row), why(row)),
-      h('div.load', null, meter((row.stats?.requests ?? 0) / most, `${row.stats?.requests ?? 0} attempts in 5 minutes`), h('span.amount', null, `${count(row.stats?.requests ?? 0)} in 5 min`)),
+      h('div.load', null, meter((row.stats?.requests ?? 0) / most, `${row.stats?.requests ?? 0} attempts in 5 minutes`, { isLimit: false }), h('span.amount', null, `${count(row.stats?.requests ?? 0)} in 5 min`)),
       order('models', row.model.id, row.model.status === 'standby')))),
     h('p.actions', null, button('rotate', 'Rotate to the next model', { name }, 'quiet'), button('explain', 'Explain a request', { name }, 'quiet')));
 }

@@ -3,7 +3,7 @@
 import { everyMinute, spark } from './chart.js';
 import { h, mark } from './dom.js';
 import { eventLine } from './events.js';
-import { ago, count, millis, money, percent, words } from './format.js';
+import { ago, count, millis, money, percent, strategyName, words } from './format.js';
 import { stateOf } from './judge.js';
 import { badge, button, comesBack, fact, panel, recent, windowBars } from './parts.js';
 
@@ -11,6 +11,7 @@ const MOST_CARDS = 48;
 const MOST_DOTS = 40;
 const EVENTS = 8;
 const AWAY = 8;
+const MANY = 0.05; // of all attempts: worth a colour
 let showsAll = false;
 
 /** Each model's state, its account's taken into account. */
@@ -32,7 +33,7 @@ function totals(state) {
   const values = stats.timeline.map((minute) => minute.requests);
   return h('dl.figures', null,
     fact('Attempts a minute', count(rate), null),
-    fact('Failed, 5 min', percent(failed, requests), requests ? `${count(failed)} of ${count(requests)}` : 'no traffic'),
+    fact('Failed, 5 min', failed > MANY * requests ? h('span.failed', null, percent(failed, requests)) : percent(failed, requests), requests ? `${count(failed)} of ${count(requests)}` : 'no traffic'),
     fact('p95, last hour', millis(stats.totals.p95_ms)),
     fact('In flight', count(inFlight)),
     fact('Tokens, last hour', count(stats.totals.tokens_in + stats.totals.tokens_out)),
@@ -71,8 +72,8 @@ function away(members) {
   const out = members.filter((member) => member.grade <= 3).sort((a, b) => a.grade - b.grade);
   if (!out.length) return null;
   return h('ul.away', { key: 'away' }, out.slice(0, 4).map((member) => h('li', { key: member.model.id },
-    mark(member.shape), h('b', null, member.model.id), ' ', member.reason ? words(member.reason) : member.word, h('span.back', null, comesBack(member)))),
-  out.length > 4 && h('li.faint', null, `and ${out.length - 4} more`));
+    mark(member.shape), h('span.said', null, h('b', null, member.model.id), ' ', member.reason ? words(member.reason) : member.word), h('span.back', null, comesBack(member)))),
+  out.length > 4 && h('li.faint.whole', null, `and ${out.length - 4} more`));
 }
 
 function card(pool, states, stats) {
@@ -80,7 +81,7 @@ function card(pool, states, stats) {
   const state = poolState(pool);
   return h('article.card', { key: pool.id, class: state.shape },
     h('header', null, h('h3', null, button('pool', pool.id, { name: pool.id }, 'plain')), badge(state)),
-    h('p.about', { key: 'about' }, dots(members), h('span', null, pool.strategy), pool.current && h('span', null, 'prefers ', h('b', null, pool.current))),
+    h('p.about', { key: 'about' }, dots(members), h('span', null, strategyName(pool.strategy)), pool.current && h('span', null, 'prefers ', h('b', null, pool.current))),
     traffic(pool, stats), pool.windows.length > 0 && windowBars(pool.windows, 3), away(members));
 }
 
@@ -100,7 +101,7 @@ function absent(states) {
   const rest = [...states.values()].filter((each) => each.grade === 3);
   const all = [...out, ...rest];
   return panel('away', 'Away from the traffic', h('span.faint', null, all.length ? count(all.length) : ''),
-    all.length ? h('ul.away', null, all.slice(0, AWAY).map((each) => h('li', { key: each.model.id }, mark(each.shape), button('model', each.model.id, { name: each.model.id }, 'plain'), ' ', each.reason ? words(each.reason) : each.word, h('span.back', null, comesBack(each)))))
+    all.length ? h('ul.away', null, all.slice(0, AWAY).map((each) => h('li', { key: each.model.id }, mark(each.shape), h('span.said', null, button('model', each.model.id, { name: each.model.id }, 'plain'), ' ', each.reason ? words(each.reason) : each.word), h('span.back', null, comesBack(each)))))
       : h('p.empty', null, 'Nobody: every model serves.'),
     all.length > AWAY && h('p.faint', null, `and ${count(all.length - AWAY)} more in the view Models`));
 }

@@ -12,7 +12,7 @@ export function badge(state) {
 /** When something comes back, counting down; or what is awaited. */
 export function comesBack(state) {
   if (state.until) return h('time', { 'data-until': state.until, title: at(state.until) }, until(state.until));
-  return state.trigger ? words(state.trigger) : '';
+  return state.trigger === 'manual' ? 'until activated' : state.trigger ? words(state.trigger) : '';
 }
 
 export function shareOf(window) {
@@ -24,11 +24,10 @@ export function windowBar(window) {
   const share = shareOf(window);
   const amounts = `${windowAmount(window.name, window.used)} of ${windowAmount(window.name, window.limit)}`;
   const isFull = share >= 0.999;
-  const room = window.resets && (isFull || window.name.includes('day') || window.name.endsWith('rpd') || window.name.endsWith('tpd'))
-    ? h('time', { 'data-until': window.resets, title: at(window.resets) }, until(window.resets)) : null;
+  const room = window.resets && h('time', { 'data-until': window.resets, title: at(window.resets) }, until(window.resets));
   return h('div.window', { key: window.name },
     h('span.name', null, windowName(window.name)), meter(share, `${windowName(window.name)}: ${amounts}, ${percent(share)}`),
-    h('span.amount', null, amounts, isFull && h('strong', null, ' full')), room && h('span.room', null, isFull ? 'room ' : 'resets ', room));
+    h('span.amount', null, amounts, isFull && h('strong', null, ' full'), room && h('span.room', null, isFull ? ', room ' : ', resets ', room)));
 }
 
 /** The fullest windows first. */

@@ -2,8 +2,7 @@
 
 import { ops, part } from './api.js';
 import { h, mark } from './dom.js';
-import { at, count, millis, money, words } from './format.js';
-import { matches } from './grid.js';
+import { at, count, millis, money, strategyName, words } from './format.js';
 import { badge, button, panel } from './parts.js';
 
 const APIS = ['chat/completions', 'completions', 'embeddings', 'responses', 'moderations', 'rerank', 'images/generations', 'audio/speech'];
@@ -21,7 +20,7 @@ function stage(each) {
 
 function ranking(each) {
   const notes = [each.held && `the session belongs to ${each.held}`, each.current && `the pool points at ${each.current}`, each.draw !== null && `chance ${each.draw.toFixed(3)}`].filter(Boolean);
-  return h('li', { key: `rank ${each.pool}` }, h('div.step', null, h('b', null, `pool ${each.pool}`), h('span.faint', null, `${each.strategy}${notes.length ? `; ${notes.join(', ')}` : ''}`)), list(each.order, 'order'));
+  return h('li', { key: `rank ${each.pool}` }, h('div.step', null, h('b', null, `pool ${each.pool}`), h('span.faint', null, `${strategyName(each.strategy)}${notes.length ? `; ${notes.join(', ')}` : ''}`)), list(each.order, 'order'));
 }
 
 function plan(each, number) {
@@ -40,7 +39,7 @@ function attempt(step, total) {
   const width = Math.max(0.8, (100 * (step.ms || 0)) / total);
   const said = [step.window && `window ${step.window}`, step.at && `room ${at(step.at)}`, step.error && words(step.error), step.status && `HTTP ${step.status}`,
     step.ms !== null && `took ${millis(step.ms)}`, step.first_content_ms !== null && `first content after ${millis(step.first_content_ms)}`,
-    step.tokens_in !== null && `${count(step.tokens_in)} + ${count(step.tokens_out)} tokens`, step.cost_usd !== null && money(step.cost_usd)].filter(Boolean);
+    step.tokens_in + step.tokens_out > 0 && `${count(step.tokens_in)} + ${count(step.tokens_out)} tokens`, step.cost_usd > 0 && money(step.cost_usd)].filter(Boolean);
   return h('li', { key: step.reservation || `${step.model} ${step.asked_ms}` }, h('div.step', null, badge({ shape, word }), h('b', null, step.model), h('span.faint', null, `${step.provider}, after ${millis(step.asked_ms)}`)),
     h('svg.gantt', { viewBox: '0 0 100 4', preserveAspectRatio: 'none', 'aria-hidden': 'true', class: shape }, h('rect.track', { width: 100, height: 4 }),
       h('rect.taken', { x: Math.min(99, (100 * step.asked_ms) / total).toFixed(2), width: width.toFixed(2), height: 4 })),
@@ -62,7 +61,7 @@ function record(decision) {
 function room(each) {
   const word = each.admits ? 'would admit it' : each.never ? 'never' : each.opens ? `not before ${at(each.opens)}` : 'not now';
   return h('li', { key: each.model }, h('div.step', null, badge({ shape: each.admits ? 'good' : each.never ? 'bad' : 'warn', word }), h('b', null, each.model),
-    h('span.faint', null, each.place === null ? 'would not be tried' : `place ${each.place}`)),
+    h('span.faint', null, each.place === null ? 'would not be tried' : `place ${each.place + 1}`)),
   h('p', null, `${count(each.tokens_in)} + at most ${count(each.tokens_out)} tokens${each.cost_usd === null ? '' : `, at most ${money(each.cost_usd)}`}`),
   each.windows.filter((window) => !window.fits).map((window) => h('small.failed', { key: window.name }, `${window.name}: ${count(window.remaining)} of ${count(window.limit)} left, it takes ${count(window.takes)}`)));
 }
@@ -109,13 +108,14 @@ async function show(load, refresh, kind) {
     shown = { kind: 'fault', message: error.message };
   }
   refresh();
+  requestAnimationFrame(() => document.querySelector('.answer')?.scrollIntoView({ block: 'nearest' }));
 }
 
 /** Looks a request up. */
 export function findRequest(id, refresh) {
   const wanted = id.trim();
   if (!wanted) return Promise.resolve();
-  if (!lately.some((each) => matches(wanted, each) && each === wanted)) lately.unshift(wanted);
+  if (!lately.includes(wanted)) lately.unshift(wanted);
   lately.splice(8);
   return show(() => ops(`requests/${part(wanted)}`), refresh, 'record');
 }
@@ -145,7 +145,7 @@ export const request = {
   id: 'request',
   title: 'Request',
   needs: [],
-  render: (state) => panel('request', 'A request', null, forms(state), h('div.answer', { key: 'answer', 'aria-live': 'polite' }, answer())),
+  render: (state) => panel('request', 'A request', null, h('div.asking', { key: 'asking' }, forms(state), h('div.answer', { key: 'answer', 'aria-live': 'polite' }, answer()))),
   acts: (refresh) => ({ again: (pressed) => findRequest(pressed.dataset.id, refresh) }),
   submits: (refresh) => ({
     find: (form) => { location.hash = `request/${part(new FormData(form).get('id').trim())}`; },

@@ -30,9 +30,9 @@ function charts(stats) {
 function columns(totals) {
   const number = (id, title, by, cell) => ({ id, title, num: true, by, cell });
   return [
-    { id: 'name', title: by === 'model' ? 'Model' : by === 'pool' ? 'Pool' : 'Provider', wide: true, by: (row) => row.name, cell: (row) => h('b', null, row.name || '(asked for directly)') },
+    { id: 'name', title: by === 'model' ? 'Model' : by === 'pool' ? 'Pool' : 'Provider', wide: true, main: true, by: (row) => row.name, cell: (row) => h('b', null, row.name || '(asked for directly)') },
     number('requests', 'Attempts', (row) => row.requests, (row) => count(row.requests)),
-    { id: 'share', title: 'Share', by: (row) => row.requests, cell: (row) => meter(totals.requests ? row.requests / totals.requests : 0, percent(row.requests, totals.requests)) },
+    { id: 'share', title: 'Share', by: (row) => row.requests, cell: (row) => meter(totals.requests ? row.requests / totals.requests : 0, percent(row.requests, totals.requests), { isLimit: false }) },
     number('failed', 'Failed', (row) => row.failed, (row) => (row.failed ? h('span.failed', null, `${count(row.failed)} (${percent(row.failed, row.requests)})`) : '0')),
     number('latency', 'p50 / p95', (row) => row.p95_ms, (row) => (row.p50_ms === null ? '–' : `${millis(row.p50_ms)} / ${millis(row.p95_ms)}`)),
     number('in', 'Tokens in', (row) => row.tokens_in, (row) => count(row.tokens_in)),
@@ -44,7 +44,7 @@ function columns(totals) {
 const KEY_STATES = { active: 'good', revoked: 'bad', expired: 'rest' };
 const KEYS = [
   { id: 'state', title: 'State', by: (key) => key.status, cell: (key) => badge({ shape: KEY_STATES[key.status] || 'none', word: key.status }) },
-  { id: 'name', title: 'Key', wide: true, by: (key) => key.name, cell: (key) => [h('b', null, key.name), h('small.faint', null, key.id)] },
+  { id: 'name', title: 'Key', wide: true, main: true, by: (key) => key.name, cell: (key) => [h('b', null, key.name), h('small.faint', null, key.id)] },
   { id: 'models', title: 'May use', cell: (key) => (key.models.length ? key.models.join(', ') : 'everything') },
   { id: 'usage', title: 'Used', wide: true, cell: (key) => (key.windows.length ? windowBars(key.windows, 4) : h('span.faint', null, 'no limits')) },
   { id: 'expires', title: 'Expires', num: true, by: (key) => key.expires, cell: (key) => (key.expires ? at(key.expires) : 'never') },
