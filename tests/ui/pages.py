@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -88,7 +89,8 @@ class Page:
 
     def row(self, name: str) -> Locator:
         """The row of a table about that model, account, ..."""
-        return self.tab.locator("tr").filter(has=self.tab.get_by_text(name, exact=True))
+        heading = self.tab.locator("td.main > :is(b, button)", has_text=re.compile(f"^{re.escape(name)}$"))
+        return self.tab.locator("tr").filter(has=heading)
 
     @property
     def overflow(self) -> int:

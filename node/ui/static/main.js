@@ -48,9 +48,11 @@ async function look() {
   const began = performance.now();
   try {
     state.status = await ops('status');
+    state.seen = now();
+    draw();
     await readDue();
     failures = 0;
-    state.link = { kind: 'ok', message: '', at: now() };
+    state.link = { kind: 'ok', message: '', again: 0 };
   } catch (error) {
     await fail(error);
   }
@@ -89,7 +91,7 @@ async function fail(error) {
     token.forget();
   }
   state.ready = kind === 'store' ? await ready() : null;
-  state.link = { kind, message: error.message, at: state.link.at, again: 0 };
+  state.link = { kind, message: error.message, again: 0 };
   if (!error.kind) console.error(error);
 }
 
@@ -162,9 +164,9 @@ function drawNow() {
 }
 
 function linkWords() {
-  const { kind, at, again: when } = state.link;
-  if (kind === 'ok') return null;
-  return [at && h('span', null, `as of ${span(now() - at)} ago`), when > now() && h('button.quiet', { type: 'button', 'data-act': 'retry' }, 'again ', h('time', { 'data-until': when }, until(when)))];
+  const { kind, again: when } = state.link;
+  if (kind === 'ok' || kind === 'first') return null;
+  return [state.seen && h('span', null, `as of ${span(now() - state.seen)} ago`), when > now() && h('button.quiet', { type: 'button', 'data-act': 'retry' }, 'again ', h('time', { 'data-until': when }, until(when)))];
 }
 
 function facts() {
