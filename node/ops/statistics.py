@@ -27,7 +27,9 @@ def view_statistics(recent: Recent, asked: StatsQuery, topology: Topology) -> St
         since=recent.first_minute * 60,
         kept_minutes=KEPT_MINUTES,
         by=asked.by,
-        rows=[_row(str(name), s, timelines.get(str(name))) for name, s in summarise(recent.rows, key).items()],
+        rows=[
+            _row(str(name), s, timelines.get(str(name))) for name, s in summarise(recent.rows, key).items()
+        ],
         totals=_row("", summarise(recent.rows).get("", nothing)),
         timeline=[_minute(minute, by_minute.get(minute, nothing)) for minute in minutes],
     )
@@ -54,7 +56,9 @@ def _timelines(recent: Recent, key: Callable[[MinuteRow], str]) -> dict[str, lis
     return {
         name: [
             _minute(minute, sums)
-            for minute, sums in sorted((int(m), s) for m, s in summarise(rows, lambda row: row.minute).items())
+            for minute, sums in sorted(
+                (int(m), s) for m, s in summarise(rows, lambda row: row.minute).items()
+            )
         ]
         for name, rows in parts.items()
     }

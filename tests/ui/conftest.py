@@ -31,7 +31,9 @@ def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="*** Playwright is not installed: make ui-test")
     program = _program()
     if program is None:
-        pytest.skip("*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)")
+        pytest.skip(
+            "*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)"
+        )
     with api.sync_playwright() as playwright:
         # as root Chromium has no sandbox; what it shows here is ours
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

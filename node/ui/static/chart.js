@@ -50,7 +50,7 @@ function drawing(...shapes) {
 
 /** A word-sized chart: all requests as an area of bars, those that failed on top of the base in another colour. */
 export function spark(values, failed, label) {
-  const top = niceTop(Math.max(...values));
+  const top = Math.max(...values) || 1;
   return h('div.spark', { role: 'img', 'aria-label': label },
     drawing(h('path.series', { d: bars(values, top) }), failed && h('path.failed', { d: bars(failed, top) })));
 }

@@ -216,7 +216,8 @@ function go() {
     again();
   }
   if (next === request && rest.length) findRequest(decode(rest.join('/')), draw);
-  draw();
+  drawNow();
+  $(`tab-${view.id}`).scrollIntoView({ inline: 'nearest', block: 'nearest' });
 }
 
 function decode(text) {

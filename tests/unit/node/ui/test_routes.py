@@ -123,7 +123,9 @@ async def test_the_files_keep_the_policy():
     scripts = "".join(body.decode() for name, body in PAGE.contents.items() if name.endswith(".js"))
 
     assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|\son\w+=|<style", document)
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts
+    )
     for name, body in PAGE.contents.items():
         elsewhere = re.sub(rb"http://www\.w3\.org/2000/svg", b"", body)
         assert not re.search(rb"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", elsewhere), name
