@@ -35,7 +35,7 @@ cluster: $(STAMP) ## several nodes behind nginx, the long tests included
 
 ui-test: $(VENV)/.browser ## the operators' page in Chromium, in front of real nodes
 	@$(if $(BROWSER),,echo '*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)')
-	$(BIN)/pytest -m browser $(ARGS)
+	$(BIN)/pytest tests/ui -m browser -rs $(ARGS)
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)

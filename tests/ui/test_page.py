@@ -96,6 +96,20 @@ def test_a_deactivation_elsewhere_shows_within_two_seconds(site: Cluster, open_p
     row.get_by_text("serves").wait_for()
 
 
+def test_news_come_by_event(site: Cluster, open_page: Open, all_active: None):
+    """Before any status says so: here every status is of before the order."""
+    page = open_page(view="events")
+    page.sees("live", within=".feed")
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    before = httpx.get(f"{site.nodes[0].base_url}/ops/status", headers=headers, timeout=10.0).text
+    page.tab.route("**/ops/status", lambda route: route.fulfill(body=before, content_type="application/json"))
+    page.shows("models")
+    page.row("chat.beta").get_by_text("serves").wait_for()
+    order(site, "models/chat.beta/deactivate", reason="too hot")
+
+    page.row("chat.beta").get_by_text("stands by").wait_for()
+
+
 def test_orders(site: Cluster, open_page: Open, all_active: None):
     """Each asks first, is carried out, and says what came of it."""
     page = open_page(view="models")
@@ -192,10 +206,13 @@ def test_the_story_of_a_request(site: Cluster, open_page: Open, all_active: None
 
 
 def test_a_node_that_dies_is_told_and_found_again(site: Cluster, open_page: Open):
-    """The page says so, goes on asking, and is well by itself once the node is back."""
+    """The page says so, goes on asking, and is well by itself once the node is back; events go on after the last one seen."""
     node = site.nodes[1]
     page = open_page(base_url=node.base_url)
     page.sees("all 3 serve", within=".card")
+    for verb in ("deactivate", "activate"):
+        order(site, f"models/sticky.beta/{verb}")
+    page.sees("sticky.beta", within=".events")
     node.process.kill()
     page.sees("This node does not answer", within="#banner")
     page.sees("as of", within="#link")
@@ -204,4 +221,9 @@ def test_a_node_that_dies_is_told_and_found_again(site: Cluster, open_page: Open
         node.spawn()
     node.await_ready()
     page.tab.locator("#banner", has_text="does not answer").wait_for(state="detached", timeout=40_000)
-    page.faults = [fault for fault in page.faults if "ERR_" not in fault]
+    page.shows("events")
+    page.sees("live", within=".feed")
+    feeds = [headers for url, headers in page.asked if "/ops/events" in url]
+
+    assert "last-event-id" not in feeds[0]
+    assert "last-event-id" in feeds[-1]
