@@ -203,6 +203,10 @@ def test_the_story_of_a_request(site: Cluster, open_page: Open, all_active: None
     page.tab.locator("[name=model]").fill("chat")
     page.tab.get_by_role("button", name="Explain").click()
     page.sees("chat would go to", within=".story")
+    page.shows("models")
+    page.row("chat.gamma").get_by_role("button", name="chat.gamma").click()
+    page.tab.locator("dialog").get_by_role("button", name="Explain").click()
+    page.sees("chat.gamma would go to", within=".story")
 
 
 def test_a_node_that_dies_is_told_and_found_again(site: Cluster, open_page: Open):

@@ -38,7 +38,7 @@ async function ask(path, { method = 'GET', body, headers = {}, signal } = {}) {
 
 async function refusal(answer) {
   const said = await answer.json().then((json) => json.error || {}, () => ({}));
-  const kind = answer.status === 401 ? 'token' : said.code === 'state_unavailable' ? 'store' : said.code || answer.status < 500 ? 'refused' : 'away';
+  const kind = answer.status === 401 ? 'token' : said.code === 'state_unavailable' ? 'store' : answer.status < 502 ? 'refused' : 'away';
   return new Refusal(kind, said.message || `HTTP ${answer.status}`, answer.status, said.request_id || '');
 }
 

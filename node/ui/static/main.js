@@ -158,8 +158,7 @@ function drawNow() {
   fill($('banner'), banners(found));
   fill($('tabs'), VIEWS.map(tab));
   document.body.classList.toggle('old', ['away', 'store', 'token'].includes(state.link.kind));
-  $('main').setAttribute('aria-labelledby', `tab-${view.id}`);
-  fill($('main'), h('div', { key: view.id }, state.status ? view.render(state) : h('p.empty', null, state.link.kind === 'token' ? 'Nothing is shown without the admin token.' : 'Reading …')));
+  fill($('main'), h('div', { key: view.id, id: 'panel', role: 'tabpanel', 'aria-labelledby': `tab-${view.id}` }, state.status ? view.render(state) : h('p.empty', null, state.link.kind === 'token' ? 'Nothing is shown without the admin token.' : 'Reading …')));
   if (dialog.isOpen && dialog.name === 'details') dialog.draw();
 }
 
@@ -192,7 +191,7 @@ function banners(found) {
 
 function tab(each) {
   const isShown = each === view;
-  return h('a', { key: each.id, id: `tab-${each.id}`, role: 'tab', href: `#${each.id}`, 'aria-selected': isShown ? 'true' : 'false', 'aria-controls': 'main', tabindex: isShown ? '0' : '-1' }, each.title);
+  return h('a', { key: each.id, id: `tab-${each.id}`, role: 'tab', href: `#${each.id}`, 'aria-selected': isShown ? 'true' : 'false', 'aria-controls': 'panel', tabindex: isShown ? '0' : '-1' }, each.title);
 }
 
 /** Counts down without drawing everything again. */
@@ -220,6 +219,14 @@ function go() {
   $(`tab-${view.id}`).scrollIntoView({ inline: 'nearest', block: 'nearest' });
 }
 
+/** Goes to a view without waiting for the browser to tell. */
+function showNow(next) {
+  view = next;
+  location.hash = next.id;
+  drawNow();
+  again();
+}
+
 function decode(text) {
   try {
     return decodeURIComponent(text);
@@ -239,14 +246,12 @@ const acts = {
   model: details(modelDetails), pool: details(poolDetails), sort: turn, page: turn, retry: () => again(), help: () => help(dialog), close: () => dialog.close(),
   dismiss: (pressed) => pressed.parentElement.remove(),
   explain: (pressed) => {
+    const { name } = pressed.dataset;
     dialog.close();
-    location.hash = 'request';
-    const name = pressed.dataset.name;
-    requestAnimationFrame(() => requestAnimationFrame(() => {
-      const form = document.querySelector('form[data-act="explain-form"]');
-      form.elements.model.value = name;
-      form.requestSubmit();
-    }));
+    showNow(request);
+    const form = document.querySelector('form[data-act="explain-form"]');
+    form.elements.model.value = name;
+    form.requestSubmit();
   },
   token: () => {
     token.forget();
@@ -281,11 +286,7 @@ function onKey(event) {
 
 function jumpToFilter(event) {
   event.preventDefault();
-  if (!document.querySelector('main [data-filter]')) {
-    view = models;
-    location.hash = models.id;
-    drawNow();
-  }
+  if (!document.querySelector('main [data-filter]')) showNow(models);
   document.querySelector('main [data-filter]')?.focus();
 }
 
