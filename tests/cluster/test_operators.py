@@ -166,3 +166,16 @@ async def _told(cluster: Cluster, node: Node, lines: asyncio.StreamReader, reaso
                     return event
     finally:
         causing.cancel()
+
+
+async def test_every_node_has_the_page(cluster: Cluster):
+    """The document, and each of its parts through the load balancer, whichever node answers."""
+    async with httpx.AsyncClient(base_url=cluster.base_url, timeout=10.0) as client:
+        document = await client.get("/ui")
+        script = await client.get(
+            "/" + document.text.partition('<script type="module" src="')[2].split('"')[0]
+        )
+
+    assert (document.status_code, script.status_code) == (200, 200)
+    assert "immutable" in script.headers["cache-control"]
+    assert "default-src 'none'" in document.headers["content-security-policy"]
