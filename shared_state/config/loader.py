@@ -16,10 +16,12 @@ from shared_state.config.documents import read_document
 from shared_state.config.environment import environment_document
 from shared_state.config.faults import Fault
 from shared_state.config.references import Resolved, resolve
-from shared_state.config.root import MeshConfig, SecretsConfig
-from shared_state.config.secrets import SecretStore, open_store
+from shared_state.config.root import MeshConfig
+from shared_state.config.secrets import SecretsConfig
 from shared_state.config.validation import Validated, validate
-from shared_state.errors import ConfigurationError
+from shared_state.errors import ConfigurationError, SecretStoreError
+from shared_state.secret_stores.base import ReadOnce, SecretStore
+from shared_state.secret_stores.table import open_store
 from shared_state.topology import find_faults
 
 
@@ -144,9 +146,10 @@ def _open_store(
     if config is None:
         return None, []
     try:
-        return open_store(config, environ), []
-    except ValueError as error:
-        return None, [Fault(("secrets", "path"), str(error))]
+        return ReadOnce(open_store(config, environ)), []
+    except SecretStoreError as error:
+        path = ("secrets", error.key) if error.key else ("secrets",)
+        return None, [Fault(path, error.message)]
 
 
 def _fill_blanks(document: Mapping[str, Any]) -> dict[str, Any]:

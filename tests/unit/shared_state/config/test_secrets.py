@@ -6,8 +6,11 @@ import pytest
 
 from shared_state.config.faults import format_path
 from shared_state.config.references import resolve
-from shared_state.config.root import SecretsConfig
-from shared_state.config.secrets import EnvironmentStore, open_store, parse_dotenv
+from shared_state.config.secrets import SecretsConfig
+from shared_state.errors import SecretStoreError
+from shared_state.secret_stores.dotenv import parse_dotenv
+from shared_state.secret_stores.environment import EnvironmentStore
+from shared_state.secret_stores.table import open_store
 
 
 def resolve_one(text, *, environ=None, fail_on_missing=True):
@@ -157,5 +160,5 @@ def test_environment_wins_over_dotenv(tmp_path):
 
 def test_dotenv_file_that_cannot_be_read(tmp_path):
     """A folder is no file of secrets."""
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(SecretStoreError, match="cannot read"):
         open_store(SecretsConfig(store="modelmesh.dotenv.v1", path=str(tmp_path)), {})
