@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from shared_state.config.documents import read_document
 from shared_state.config.environment import environment_document
-from shared_state.config.faults import Fault
+from shared_state.config.faults import Fault, FaultLog
 from shared_state.config.references import Resolved, resolve
 from shared_state.config.root import MeshConfig
-from shared_state.config.secrets import SecretsConfig
+from shared_state.config.secrets import SecretsConfig, check_secrets
 from shared_state.config.validation import Validated, validate
 from shared_state.errors import ConfigurationError, SecretStoreError
 from shared_state.secret_stores.base import ReadOnce, SecretStore
@@ -113,6 +113,25 @@ def read_config(
         lines = dict.fromkeys(str(resolved.scrub(fault)) for fault in faults)
         raise ConfigurationError(list(lines), source=source)
     return validated.config
+
+
+def read_secrets_section(
+    document: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, source: str = "configuration"
+) -> SecretsConfig:
+    """Where the secrets of a document are kept, whatever else is wrong with it or missing.
+
+    Raises:
+        ConfigurationError: with every fault of that section.
+    """
+    section = {"secrets": document.get("secrets") or {}}
+    resolved = resolve(section, environ=environ, store=None)
+    validated = validate(resolved)
+    log = FaultLog(validated.refused)
+    config = validated.config.secrets if validated.config is not None else SecretsConfig()
+    check_secrets(config, log)
+    if faults := [*resolved.faults, *validated.faults, *log.faults]:
+        raise ConfigurationError([str(fault) for fault in faults], source=source)
+    return config
 
 
 def _resolve_and_validate(

@@ -158,6 +158,11 @@ class _Resolver:
         raise _UnresolvedError
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a reference could name it."""
+    return _SECRET.fullmatch(f"secrets:{name}") is not None
+
+
 def find_secrets(document: Any, path: Path = ()) -> Iterator[tuple[str, Path]]:
     """Every reference to a secret in a document, and where it stands."""
     if isinstance(document, Mapping):

@@ -48,6 +48,18 @@ class WritableStore(SecretStore, Protocol):
         """
 
 
+@runtime_checkable
+class SpellingStore(SecretStore, Protocol):
+    """A store that spells names in its own way."""
+
+    def spell(self, name: str) -> str:
+        """A name as the store lists it.
+
+        Raises:
+            SecretStoreError: it cannot hold such a name.
+        """
+
+
 class ReadOnce:
     """A store that is asked for each name once, and not at all any more once it cannot be reached.
 

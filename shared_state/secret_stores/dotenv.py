@@ -52,12 +52,6 @@ class DotenvStore:
     def names(self) -> list[str]:
         return sorted(self._values)
 
-    def overruled(self, name: str) -> str | None:
-        """Why a value in the file would not count."""
-        if self._override or name not in self._environ:
-            return None
-        return f"the environment variable {name} is set and wins over {self._path}"
-
     def put(self, values: Mapping[str, str]) -> None:
         for name in values:
             if not _NAME.fullmatch(name):
