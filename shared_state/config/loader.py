@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from shared_state.config.documents import read_document
 from shared_state.config.environment import environment_document
 from shared_state.config.faults import Fault, FaultLog
-from shared_state.config.references import Resolved, resolve
+from shared_state.config.references import Resolved, find_secrets, resolve
 from shared_state.config.root import MeshConfig
 from shared_state.config.secrets import SecretsConfig, check_secrets
 from shared_state.config.validation import Validated, validate
 from shared_state.errors import ConfigurationError, SecretStoreError
 from shared_state.secret_stores.base import ReadOnce, SecretStore
-from shared_state.secret_stores.table import open_store
+from shared_state.secret_stores.table import FIXED, open_store
 from shared_state.topology import find_faults
 
 
@@ -132,6 +132,21 @@ def read_secrets_section(
     if faults := [*resolved.faults, *validated.faults, *log.faults]:
         raise ConfigurationError([str(fault) for fault in faults], source=source)
     return config
+
+
+def read_secrets(document: Mapping[str, Any], *, environ: Mapping[str, str]) -> dict[str, str | None] | None:
+    """The secrets that a document refers to; None if there are none, or none that could change while a process runs.
+
+    Raises:
+        ConfigurationError: the section is wrong.
+        SecretStoreError: the store cannot be used.
+    """
+    names = dict.fromkeys(name for name, _ in find_secrets(document))
+    config = read_secrets_section(document, environ=environ)
+    if not names or config.store in FIXED:
+        return None
+    store = open_store(config, environ)
+    return {name: store.get(name) for name in names}
 
 
 def _resolve_and_validate(
