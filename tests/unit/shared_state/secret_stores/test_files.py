@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -234,6 +236,16 @@ def test_the_file_tells_nothing_and_never_looks_the_same(tmp_path: Path):
     assert list(head) == ["version", "algorithm", "salt", "data"]
     assert (head["version"], head["algorithm"], head["salt"]) == (1, "AES-256-GCM", "")
     assert mode_of(path) == 0o600
+
+
+def test_the_format_is_what_the_documents_say(tmp_path: Path):
+    """Others can open it: nonce and data together in base64, the head authenticated."""
+    encrypted_file(tmp_path, encryption_key=KEY).put({"A": "1"})
+    head = json.loads((tmp_path / "a.enc").read_text())
+    raw = base64.b64decode(head.pop("data"))
+    aad = json.dumps(head, sort_keys=True).encode()
+
+    assert AESGCM(bytes.fromhex(KEY)).decrypt(raw[:12], raw[12:], aad) == b'{"A": "1"}'
 
 
 def test_a_passphrase_opens_what_it_sealed(tmp_path: Path):
