@@ -37,6 +37,14 @@ class Mask:
         """The same of all that an error tells."""
         error.body = self.raw(error.body)
         for secret in self._texts:
-            error.message = error.message.replace(secret, _MASK)
+            error.message = _without_end(error.message.replace(secret, _MASK), secret)
             error.code = error.code and error.code.replace(secret, _MASK)
         error.args = (error.message,)
+
+
+def _without_end(message: str, secret: str) -> str:
+    """Long complaints are cut off, perhaps within the secret."""
+    for length in range(len(secret) - 1, _SHORTEST - 1, -1):
+        if message.endswith(secret[:length]):
+            return message[:-length] + _MASK
+    return message
