@@ -13,6 +13,7 @@ from node.call import Call, Kind
 from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
+from node.providers.masking import Mask
 from node.providers.notices import LimitNotices
 from node.upstream import Address, AddressedRequest, parts_of, raw_headers
 from shared_state.config.limits import COUNTING
@@ -47,6 +48,7 @@ class Connector:
         self._headers = _fixed_headers(provider)
         self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
+        self.mask = Mask(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
         self._timeouts_s: dict[str, float | None] = {
@@ -193,7 +195,7 @@ class Connector:
             pass  # the status alone tells enough
         finally:
             await response.aclose()
-        return body
+        return self.mask.raw(body)
 
 
 def translate(error: Exception, *, provider: str) -> ProviderError:

@@ -125,6 +125,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._lane.connector.mask.clean(error)
             self._trail.may_be_billed |= error.may_be_billed
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
