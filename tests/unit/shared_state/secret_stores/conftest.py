@@ -16,11 +16,15 @@ from shared_state.secret_stores.table import open_store
 from tests.unit.shared_state.secret_stores.vaults import Vaults
 
 KEY: Final = "0f" * 32
-VAULTS: Final = (
-    "aws.secrets-manager.v1",
-    "google.secret-manager.v1",
-    "microsoft.key-vault.v1",
-    "1password.connect.v1",
+#: Their libraries are large, and not installed for everyone.
+VAULTS: Final = tuple(
+    pytest.param(store, marks=pytest.mark.vaults)
+    for store in (
+        "aws.secrets-manager.v1",
+        "google.secret-manager.v1",
+        "microsoft.key-vault.v1",
+        "1password.connect.v1",
+    )
 )
 WRITABLE: Final = (
     "modelmesh.dotenv.v1",
