@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -44,26 +45,30 @@ class Bridge:
         except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
-            return _result(future, loop)
+            return wait_for(asyncio.run_coroutine_threadsafe(work, loop), loop)
         except CancelledError:
             raise MeshClosedError("the mesh was closed meanwhile") from None
-        except BaseException:
-            future.cancel()
-            raise
 
 
-def _result(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
-    """The result; a loop that is gone will never tell."""
-    while True:
-        try:
-            return future.result(_LOOK_S)
-        except TimeoutError:
-            if future.done():
-                return future.result()
-            if loop.is_closed():
-                raise MeshClosedError(_CLOSED) from None
+def wait_for(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+    """The result of what runs in a loop; an interrupted wait cancels it, and a loop that is gone will never tell.
+
+    Raises:
+        MeshClosedError: the loop is closed.
+    """
+    try:
+        while True:
+            try:
+                return future.result(_LOOK_S)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                if loop.is_closed():
+                    raise MeshClosedError(_CLOSED) from None
+    except BaseException:
+        future.cancel()
+        raise
 
 
 class SyncTransport(httpx.BaseTransport):
@@ -100,7 +105,6 @@ class _SyncStream(httpx.SyncByteStream):
     def close(self) -> None:
         if not self._is_read:
             self._is_read = True
-            try:
+            # Nobody is left to tell, or the collector closes it in the loop's own thread: `AnswerStream` tells by itself.
+            with suppress(MeshClosedError, WrongLoopError):
                 self._bridge.run(self._stream.aclose())
-            except (MeshClosedError, WrongLoopError):
-                pass  # nobody is left to tell, or the collector closes it in the loop's thread: `AnswerStream` tells by itself

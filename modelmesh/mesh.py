@@ -27,11 +27,12 @@ from node.api.auth import Doorkeeper
 from node.service import NodeService
 from shared_state.errors import ModelMeshError
 from shared_state.store import Store
+from shared_state.topology import Topology
 
 if TYPE_CHECKING:
     import openai
 
-_BASE_URL: Final = "http://in-process"
+_ORIGIN: Final = "http://in-process"
 _RESTART_S: Final = 5.0
 #: Beyond what the scheduler allows itself for its last jobs.
 _SCHEDULER_S: Final = 15.0
@@ -105,6 +106,21 @@ class ModelMesh(Operator):
         """Of the node, as in the registry."""
         return self._node.id
 
+    @property
+    def base_url(self) -> str:
+        """What clients with a transport of this mesh take for its address."""
+        return f"{_ORIGIN}/v1"
+
+    @property
+    def topology(self) -> Topology:
+        """What it runs now."""
+        return self._node.generation.topology
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closing is not None
+
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         """An asynchronous OpenAI client of this mesh, for the event loop that it was initialized in.
 
@@ -113,7 +129,7 @@ class ModelMesh(Operator):
         """
         from modelmesh.clients import async_client
 
-        return async_client(self._transport(), base_url=f"{_BASE_URL}/v1", **options)
+        return async_client(self.transport(), base_url=self.base_url, **options)
 
     def sync_client(self, **options: Any) -> openai.OpenAI:
         """An OpenAI client of this mesh for all other threads.
@@ -121,14 +137,20 @@ class ModelMesh(Operator):
         Args:
             options: those of `openai.OpenAI`.
         """
+        import openai
+
         from modelmesh.clients import sync_client
 
-        return sync_client(self._sync_transport(), base_url=f"{_BASE_URL}/v1", **options)
+        return sync_client(self.sync_transport(), base_url=self.base_url, kind=openai.OpenAI, **options)
 
-    async def close(self) -> None:
-        """Let calls finish within ``server.drain``, hand in the books, end everything. May be called again, and from several tasks."""
+    async def close(self, *, drain: float | None = None) -> None:
+        """Let calls finish, hand in the books, end everything. May be called again, and from several tasks.
+
+        Args:
+            drain: how long calls may take to finish, in seconds; None: ``server.drain``. What still runs then is cut off.
+        """
         if self._closing is None:
-            self._closing = asyncio.create_task(self._end(), name="modelmesh close")
+            self._closing = asyncio.create_task(self._end(drain), name="modelmesh close")
         await asyncio.shield(self._closing)
 
     shutdown = close
@@ -211,7 +233,9 @@ class ModelMesh(Operator):
                     await self._stopping.wait()
 
     async def _run_scheduler(self) -> None:
-        from scheduler.shifts import Shifts  # here, because its libraries take as long to import as all the rest
+        from scheduler.shifts import (
+            Shifts,  # here, because its libraries take as long to import as all the rest
+        )
 
         keep_to_logging()
         plan, store = self._plan, self._open_store("modelmesh-program-scheduler")
@@ -222,7 +246,7 @@ class ModelMesh(Operator):
                 plan.topology,
                 owner=f"{self.id}.{os.getpid()}.{secrets.token_hex(4)}",
                 admin_token=plan.environ.get("MODELMESH_ADMIN_TOKEN"),
-                at_home={self.id: self._transport()},
+                at_home={self.id: self.transport()},
             )
             await shifts.run(self._stopping)
         finally:
@@ -230,7 +254,7 @@ class ModelMesh(Operator):
 
     # -- the end
 
-    async def _end(self) -> None:
+    async def _end(self, drain: float | None) -> None:
         """In order: callers, the node, the scheduler with its last flush, the store."""
         _alive.discard(self)
         self._stopping.set()
@@ -238,7 +262,7 @@ class ModelMesh(Operator):
             self._watch.cancel()
             await asyncio.wait([self._watch])
         if self._service is not None:
-            await self._end_node(self._service)
+            await self._end_node(self._service, drain)
         if self._scheduler is not None:
             await asyncio.wait([self._scheduler], timeout=_SCHEDULER_S)
             self._scheduler.cancel()
@@ -246,11 +270,12 @@ class ModelMesh(Operator):
         if self._embedded is not None:
             await self._embedded.stop()
 
-    async def _end_node(self, service: NodeService) -> None:
+    async def _end_node(self, service: NodeService, drain: float | None) -> None:
         steps: list[Awaitable[None]] = []
         if self._calls is not None:
             self._calls.refuse("this mesh is closed")
-            steps = [service.announce_drain(), self._calls.end(within_s=self._config_now.server.drain)]
+            within_s = self.topology.config.server.drain if drain is None else drain
+            steps = [service.announce_drain(), self._calls.end(within_s=within_s)]
         for step in (*steps, service.stop()):
             try:
                 await step
@@ -258,10 +283,6 @@ class ModelMesh(Operator):
                 _log.exception("the mesh did not close in order")
 
     # -- parts for clients
-
-    @property
-    def _config_now(self) -> Any:
-        return self._node.generation.topology.config
 
     @property
     def _node(self) -> NodeService:
@@ -273,19 +294,21 @@ class ModelMesh(Operator):
         assert self._calls is not None, "made by ModelMesh.initialize()"
         return self._calls
 
-    def _transport(self) -> InProcessTransport:
+    def transport(self) -> InProcessTransport:
+        """The way into this mesh for clients of its own event loop, as a transport of httpx."""
         return InProcessTransport(self._node_calls, token=self._token)
 
-    def _sync_transport(self) -> SyncTransport:
-        return SyncTransport(self._transport(), self._bridge)
+    def sync_transport(self) -> SyncTransport:
+        """The way into this mesh for clients of other threads, as a transport of httpx."""
+        return SyncTransport(self.transport(), self._bridge)
 
     def _token(self) -> str | None:
         """Who runs in the process that has the configuration has its tokens too."""
-        tokens = self._config_now.proxy.auth.tokens
+        tokens = self.topology.config.proxy.auth.tokens
         return tokens[0].get_secret_value() if tokens else None
 
     def _ops(self) -> OpsClient:
-        return OpsClient(_BASE_URL, transport=self._sync_transport())
+        return OpsClient(_ORIGIN, transport=self.sync_transport())
 
     def _let_go(self) -> None:
         if self._embedded is not None:

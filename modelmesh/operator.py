@@ -78,9 +78,7 @@ class Operator(ABC):
         """Providers with at least one active model, sorted."""
         status = self.status()
         accounts = {provider.id for provider in status.providers if provider.status == "active"}
-        return sorted(
-            {m.provider for m in status.models if m.status == "active" and m.provider in accounts}
-        )
+        return sorted({m.provider for m in status.models if m.status == "active" and m.provider in accounts})
 
     def list_pools(self) -> list[str]:
         """Ids of all pools."""
@@ -94,7 +92,9 @@ class Operator(ABC):
 
     def rotate(self, pool: str, *, reason: str = "rotated by a program") -> RotationView:
         """Move a pool on to its next model."""
-        return understand(self._post(f"pools/{quote(pool, safe='')}/rotate", {"reason": reason}), RotationView)
+        return understand(
+            self._post(f"pools/{quote(pool, safe='')}/rotate", {"reason": reason}), RotationView
+        )
 
     def deactivate(
         self, name: str, *, kind: Kind = "models", reason: str = "", for_s: float | None = None
@@ -135,5 +135,7 @@ def _describe(pool: PoolView, models: Mapping[str, ModelView]) -> str:
     for name in pool.models:
         arrow = "->" if name == pool.current else "  "
         model = models.get(name)
-        lines.append(f"  {arrow} {name} [{model.provider if model else '?'}] ({model.status if model else '?'})")
+        lines.append(
+            f"  {arrow} {name} [{model.provider if model else '?'}] ({model.status if model else '?'})"
+        )
     return "\n".join(lines)

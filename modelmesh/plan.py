@@ -48,18 +48,18 @@ def make_plan(
         ConfigurationError: with every fault.
         NoProvidersError: there is nothing to route to.
     """
-    return plan_of(_written(config, environ), redis=redis, environ=environ)
+    return plan_of(written(config, environ), redis=redis, environ=environ)
 
 
-def plan_of(written: Written, *, redis: str | None, environ: Mapping[str, str]) -> Plan:
+def plan_of(own: Written, *, redis: str | None, environ: Mapping[str, str]) -> Plan:
     """The same for a document."""
-    topology = build_topology(read_config(written.document, environ=environ, source=written.source))
+    topology = build_topology(read_config(own.document, environ=environ, source=own.source))
     if not topology.config.providers:
-        raise no_providers(written.source)
+        raise no_providers(own.source)
     load_parts(topology)
     return Plan(
         topology=topology,
-        blueprints=Blueprints(written, check=load_parts, environ=environ),
+        blueprints=Blueprints(own, check=load_parts, environ=environ),
         redis_url=redis or environ.get("MODELMESH_REDIS_URL") or topology.config.redis.address,
         home=state_folder(environ),
         environ=environ,
@@ -75,7 +75,12 @@ def no_providers(source: str) -> NoProvidersError:
     return NoProvidersError([fault], source=source)
 
 
-def _written(config: Configuration | None, environ: Mapping[str, str]) -> Written:
+def written(config: Configuration | None, environ: Mapping[str, str]) -> Written:
+    """A configuration as a document, and what to call it.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     if isinstance(config, MeshConfig):
         return Written(_plain(config.model_dump(exclude_unset=True)), "the MeshConfig given")
     if isinstance(config, Mapping):
