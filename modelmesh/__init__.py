@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from modelmesh.clients import MeshClient as MeshClient
     from modelmesh.errors import FrontDoorError as FrontDoorError
     from modelmesh.errors import MeshClosedError as MeshClosedError
     from modelmesh.errors import MissingExtraError as MissingExtraError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from modelmesh.errors import StoreError as StoreError
     from modelmesh.errors import WrongLoopError as WrongLoopError
     from modelmesh.mesh import ModelMesh as ModelMesh
-    from modelmesh.zero import MeshClient as MeshClient
     from modelmesh.zero import create as create
     from shared_state.config.root import MeshConfig as MeshConfig
     from shared_state.errors import ConfigurationError as ConfigurationError
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 _PLACES: Final = {
     "ModelMesh": "modelmesh.mesh",
-    "MeshClient": "modelmesh.zero",
+    "MeshClient": "modelmesh.clients",
     "create": "modelmesh.zero",
     "MeshConfig": "shared_state.config.root",
     "ConfigurationError": "shared_state.errors",
@@ -46,7 +46,7 @@ _PLACES: Final = {
     "WrongLoopError": "modelmesh.errors",
 }
 
-__all__ = ["__version__", *_PLACES]
+__all__ = ["__version__", *(name for name in _PLACES if name != "MeshClient")]  # that one needs `openai`
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""OpenAI clients of a mesh in this process."""
+"""OpenAI clients of a mesh in this process. Importing this needs the `openai` package: see `extras`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
+import openai
 
-from modelmesh.errors import MissingExtraError
 from modelmesh.in_process import PLACEHOLDER
 from modelmesh.operator import Operator
 from modelmesh.ops_client import OpsClient
 from node.api.surfaces import SURFACES
 from shared_state.topology import Topology
-
-try:
-    import openai
-except ImportError as error:
-    raise MissingExtraError(
-        "clients need the openai package: pip install 'modelmesh[openai]'", name="openai"
-    ) from error
 
 if TYPE_CHECKING:
     from modelmesh.mesh import ModelMesh

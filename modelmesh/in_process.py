@@ -24,6 +24,8 @@ from node.engine.contract import ON_DISCONNECT
 _HIGH_WATER_BYTES: Final = 64 * 1024
 #: A caller who takes nothing for so long has left, whatever keeps the answer alive.
 _STALL_S: Final = 120.0
+#: How long cancelled calls may take to say goodbye, as in the engines.
+_CANCEL_S: Final = 1.0
 _HEADERS_OF_ALL: Final = {"http_version": b"HTTP/1.1"}
 _log = logging.getLogger(__name__)
 
@@ -215,11 +217,12 @@ class Calls:
 
     async def end(self, *, within_s: float) -> None:
         """Wait for those that run; what still runs then is cancelled."""
-        for wait_s in (within_s, 0.0):
-            if self._running:
-                await asyncio.wait(self._running, timeout=wait_s or None)
-            for task in self._running:
-                task.cancel()
+        if self._running and within_s > 0:
+            await asyncio.wait(self._running, timeout=within_s)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CANCEL_S)
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):

@@ -19,6 +19,7 @@ from modelmesh.bridge import Bridge, SyncTransport
 from modelmesh.embedded import EmbeddedStore
 from modelmesh.errors import StartError
 from modelmesh.event_logs import RequestLines, keep_to_logging
+from modelmesh.extras import require_openai
 from modelmesh.in_process import Calls, InProcessTransport
 from modelmesh.operator import Operator
 from modelmesh.ops_client import OpsClient
@@ -127,6 +128,7 @@ class ModelMesh(Operator):
         Args:
             options: those of `openai.AsyncOpenAI`; ``api_key`` is a client key or token of this mesh.
         """
+        require_openai()
         from modelmesh.clients import async_client
 
         return async_client(self.transport(), base_url=self.base_url, **options)
@@ -137,6 +139,7 @@ class ModelMesh(Operator):
         Args:
             options: those of `openai.OpenAI`.
         """
+        require_openai()
         import openai
 
         from modelmesh.clients import sync_client

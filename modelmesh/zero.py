@@ -11,18 +11,19 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from modelmesh.clients import MeshClient, sync_client
+from modelmesh.extras import require_openai
 from modelmesh.loop_thread import LoopThread
 from modelmesh.mesh import ModelMesh
 from modelmesh.plan import Configuration, Plan, plan_of, written
 from modelmesh.zero_config import Wishes, find_providers
 from shared_state.topology import Topology
 
-__all__ = ["MeshClient", "create"]
+if TYPE_CHECKING:
+    from modelmesh.clients import MeshClient
 
 _READY_S: Final = 15.0
 _DRAIN_AT_EXIT_S: Final = 1.0
@@ -62,6 +63,7 @@ def create(
     names = [pool] if pool else list(capabilities)
     if not names and config is None:
         raise ValueError('what is it for? Name a capability, as in modelmesh.create("chat-completion")')
+    require_openai()
     plan = _plan(Wishes(providers, models, strategy, api_keys), config, redis)
     for name in names:
         plan.topology.resolve(name)
@@ -86,6 +88,8 @@ def _plan(wishes: Wishes, config: Configuration | None, redis: str | None) -> Pl
 
 
 def _client(lease: Lease, names: Sequence[str], options: Mapping[str, Any]) -> MeshClient:
+    from modelmesh.clients import MeshClient, sync_client
+
     transport = lease.mesh.sync_transport()
     client = sync_client(transport, base_url=lease.mesh.base_url, kind=MeshClient, **options)
     client.attach(lease.mesh, defaults=lease.topology, names=names, on_close=lease.release)
