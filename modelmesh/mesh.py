@@ -153,6 +153,8 @@ class ModelMesh(Operator):
             drain: how long calls may take to finish, in seconds; None: ``server.drain``. What still runs then is cut off.
         """
         if self._closing is None:
+            if self._calls is not None:
+                self._calls.refuse("this mesh is closed")
             self._closing = asyncio.create_task(self._end(drain), name="modelmesh close")
         await asyncio.shield(self._closing)
 
@@ -276,7 +278,6 @@ class ModelMesh(Operator):
     async def _end_node(self, service: NodeService, drain: float | None) -> None:
         steps: list[Awaitable[None]] = []
         if self._calls is not None:
-            self._calls.refuse("this mesh is closed")
             within_s = self.topology.config.server.drain if drain is None else drain
             steps = [service.announce_drain(), self._calls.end(within_s=within_s)]
         for step in (*steps, service.stop()):
