@@ -13,6 +13,7 @@ import socket
 import weakref
 from collections.abc import Awaitable
 from contextlib import suppress
+from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
 from modelmesh.bridge import Bridge, SyncTransport
@@ -238,9 +239,9 @@ class ModelMesh(Operator):
                     await self._stopping.wait()
 
     async def _run_scheduler(self) -> None:
-        from scheduler.shifts import (
-            Shifts,  # here, because its libraries take as long to import as all the rest
-        )
+        # Not at the top, because its libraries take as long to import as all the rest; beside the loop, where calls are under way.
+        await asyncio.to_thread(import_module, "scheduler.shifts")
+        from scheduler.shifts import Shifts
 
         keep_to_logging()
         plan, store = self._plan, self._open_store("modelmesh-program-scheduler")
