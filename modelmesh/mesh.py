@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import socket
 import weakref
@@ -38,6 +39,8 @@ _ORIGIN: Final = "http://in-process"
 _RESTART_S: Final = 5.0
 #: Beyond what the scheduler allows itself for its last jobs.
 _SCHEDULER_S: Final = 15.0
+#: Stands in ids, and in the addresses by which a scheduler at home reaches the node.
+_SANE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 _alive: weakref.WeakSet[ModelMesh] = weakref.WeakSet()
 
@@ -83,8 +86,11 @@ class ModelMesh(Operator):
 
         Raises:
             ConfigurationError: with every fault.
+            ValueError: the name is none.
             FrontDoorError: the store cannot be used or does not answer. Whatever is raised, nothing is left behind.
         """
+        if not _SANE_NAME.fullmatch(name):
+            raise ValueError(f"name: {name!r} must be letters, digits, '.', '_' and '-', at most 64 of them")
         return await cls.open(
             make_plan(config, redis=redis), scheduler=scheduler, name=name, ready_within=ready_within
         )
@@ -117,6 +123,13 @@ class ModelMesh(Operator):
     def topology(self) -> Topology:
         """What it runs now."""
         return self._node.generation.topology
+
+    @property
+    def overruled_by(self) -> int:
+        """The version of the configuration that is in force in the cluster in place of its own; 0 if it runs its own."""
+        running = self._node.running
+        is_own = running is None or self._plan.blueprints.is_own(running.document)
+        return 0 if running is None or is_own else running.number
 
     @property
     def is_closed(self) -> bool:

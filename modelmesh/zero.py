@@ -20,11 +20,16 @@ from modelmesh.loop_thread import LoopThread
 from modelmesh.mesh import ModelMesh
 from modelmesh.plan import Configuration, Plan, plan_of, written
 from modelmesh.zero_config import Wishes, find_providers
+from shared_state.errors import ConfigurationError
 from shared_state.topology import Topology
 
 if TYPE_CHECKING:
     from modelmesh.clients import MeshClient
 
+_OVERRULED: Final = (
+    "version {number} of the configuration is in force in this cluster: providers, models, strategy and api_keys cannot change that;"
+    " give another redis.namespace"
+)
 _READY_S: Final = 15.0
 _DRAIN_AT_EXIT_S: Final = 1.0
 
@@ -64,11 +69,14 @@ def create(
     if not names and config is None:
         raise ValueError('what is it for? Name a capability, as in modelmesh.create("chat-completion")')
     require_openai()
-    plan = _plan(Wishes(providers, models, strategy, api_keys), config, redis)
+    wishes = Wishes(providers, models, strategy, api_keys)
+    plan = _plan(wishes, config, redis)
     for name in names:
         plan.topology.resolve(name)
     lease = _rent(plan)
     try:
+        if wishes.any and (number := lease.mesh.overruled_by):
+            raise ConfigurationError([_OVERRULED.format(number=number)])
         for name in names:  # again: the cluster may run another version of the configuration
             lease.topology.resolve(name)
         return _client(lease, names, options)

@@ -132,6 +132,11 @@ class NodeService:
         )
 
     @property
+    def running(self) -> Version | None:
+        """The version that it runs; None: its own file."""
+        return self._follower.running
+
+    @property
     def in_flight(self) -> int:
         """Calls under way, whatever they began in."""
         return sum(generation.router.in_flight for generation in self._living)

@@ -19,8 +19,10 @@ import pytest
 import structlog
 
 import modelmesh
+from shared_state.config.environment import environment_document
 from shared_state.config.loader import read_config
 from shared_state.registry import Registry
+from shared_state.versions import Told, Versions
 from tests.support.processes import ChildProcess, wait_until
 from tests.support.upstream import GatedUpstream
 
@@ -172,16 +174,10 @@ def _look(mesh: modelmesh.ModelMesh) -> dict[str, Any]:
     }
 
 
-async def test_its_scheduler_reaches_its_own_node(config, open_store):
-    """Discovery asks the only node there is, which has no port."""
-    config["pools"]["chat"]["recovery"] = {"probe_on_start": True}
-    async with await open_mesh(config, scheduler=True) as mesh:
-        await wait_until(lambda: _is_leading(mesh), timeout=20)
-
-
-async def _is_leading(mesh: modelmesh.ModelMesh) -> bool:
-    leader = (await asyncio.to_thread(mesh.status)).scheduler.leader
-    return leader is not None and leader.startswith(mesh.id)
+async def test_its_scheduler_reaches_its_own_node(config, upstream):
+    """It has a provider's models listed by the only node there is, which has no port."""
+    async with await open_mesh(config, scheduler=True):
+        await wait_until(lambda: upstream.listed, timeout=20)
 
 
 _WORKER = """
@@ -309,6 +305,47 @@ async def test_a_store_that_does_not_answer_leaves_nothing(config, tmp_path):
         await open_mesh(config, scheduler=True, ready_within=0.2)
 
     await wait_until(lambda: _holdings() == before, what=lambda: f"{_holdings()} to be {before}")
+
+
+async def test_a_node_that_fails_closes_the_mesh(config):
+    """Without its background work it could not keep its promises."""
+    mesh = await open_mesh(config)
+    async with mesh.client(max_retries=0) as client:
+        mesh._node.fault = RuntimeError("broken")
+        mesh._node.failed.set()
+        await wait_until(lambda: mesh.is_closed)
+
+        with pytest.raises(modelmesh.MeshClosedError, match="closed itself.*broken"):
+            await client.chat.completions.create(model="chat", messages=HI)
+    await mesh.close()
+
+
+async def test_a_name_that_cannot_be_one_is_refused(config):
+    """It would stand in addresses."""
+    with pytest.raises(ValueError, match="name: 'my program'"):
+        await open_mesh(config, name="my program")
+
+
+async def test_wishes_against_the_version_in_force_are_refused(
+    valkey_server, namespace, open_store, monkeypatch
+):
+    """What the cluster runs is not narrowed down by one program, which hears so; without wishes it goes along."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-o")
+    versions, document = (
+        Versions(open_store(), node="test"),
+        environment_document({"OPENAI_API_KEY": "x"}).document,
+    )
+    document["pools"]["other"] = {"capability": "chat-completion"}
+    number = await versions.propose(document, Told("test", "", "digest"), base=0)
+    await versions.decide(number, is_good=True)
+    config = {"redis": {"url": valkey_server.url, "namespace": namespace}}
+
+    def create(*names: str, **wishes: Any) -> None:
+        modelmesh.create(*names, config=config, **wishes).close()
+
+    with pytest.raises(modelmesh.ConfigurationError, match="version 1 of the configuration is in force"):
+        await asyncio.to_thread(create, "chat-completion", strategy="round-robin")
+    await asyncio.to_thread(create, "chat-completion")
 
 
 async def test_the_embedded_store_is_shared_and_ends_with_the_last(config, home):

@@ -15,12 +15,14 @@ class GatedUpstream:
     """Answers chat completions; a stream has the chunks that the test puts into `chunks`, and ends with an empty one.
 
     Attributes:
-        asked: the bodies of all requests.
+        asked: the bodies of all completions.
+        listed: how often its models were listed.
         left: set when a caller has gone in the middle of a stream.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.listed = 0
         self.chunks: asyncio.Queue[str] = asyncio.Queue()
         self.left = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -42,18 +44,24 @@ class GatedUpstream:
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
-                    await self._answer(await _read_body(reader), reader, writer)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    if head.startswith(b"GET"):
+                        self._list(writer)
+                    else:
+                        await self._answer(await _read_body(head, reader), reader, writer)
         finally:
             writer.close()
+
+    def _list(self, writer: asyncio.StreamWriter) -> None:
+        self.listed += 1
+        _write_json(writer, {"object": "list", "data": [{"id": "small", "object": "model"}]})
 
     async def _answer(
         self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.asked.append(body)
         if not body.get("stream"):
-            answer = orjson.dumps(_completion({"message": {"role": "assistant", "content": "whole"}}))
-            writer.write(_HEAD % (b"application/json", b"content-length: %d\r\n" % len(answer)) + answer)
-            return
+            return _write_json(writer, _completion({"message": {"role": "assistant", "content": "whole"}}))
         writer.write(_HEAD % (b"text/event-stream", b"transfer-encoding: chunked\r\n"))
         leaving = asyncio.create_task(reader.read(1))
         while text := await self._next(leaving):
@@ -73,9 +81,8 @@ class GatedUpstream:
         return waiting.result()
 
 
-async def _read_body(reader: asyncio.StreamReader) -> dict[str, Any]:
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+async def _read_body(head: bytes, reader: asyncio.StreamReader) -> dict[str, Any]:
+    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
     body: dict[str, Any] = orjson.loads(await reader.readexactly(length))
     return body
 
@@ -89,6 +96,11 @@ def _completion(choice: dict[str, Any]) -> dict[str, Any]:
         "model": "m",
         "choices": [{"index": 0, "finish_reason": finish, **choice}],
     }
+
+
+def _write_json(writer: asyncio.StreamWriter, fields: dict[str, Any]) -> None:
+    answer = orjson.dumps(fields)
+    writer.write(_HEAD % (b"application/json", b"content-length: %d\r\n" % len(answer)) + answer)
 
 
 def _write_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
