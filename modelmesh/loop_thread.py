@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from modelmesh.bridge import wait_for
@@ -35,15 +35,30 @@ class LoopThread:
         self._thread.join(_END_S)
 
     def _main(self) -> None:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with (
+            _LastingExecutor(thread_name_prefix="modelmesh") as executor,
+            asyncio.Runner(loop_factory=lambda: _Loop(executor)) as runner,
+        ):
             self._loop = runner.get_loop()
-            self._loop.set_default_executor(_LastingExecutor(thread_name_prefix="modelmesh"))
             runner.run(self._until_told())
 
     async def _until_told(self) -> None:
         self._end = asyncio.Event()
         self._begun.set()
         await self._end.wait()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """With an executor that it does not shut down: it would start a thread for that, which nobody may while the interpreter ends."""
+
+    def __init__(self, executor: Executor) -> None:
+        super().__init__()
+        self._executor = executor
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        return super().run_in_executor(executor or self._executor, func, *args)
 
 
 class _LastingExecutor(ThreadPoolExecutor):

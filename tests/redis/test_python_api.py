@@ -389,6 +389,7 @@ def _children() -> list[int]:
 
 async def test_the_program_stays_as_it_was(config, upstream, capfd, caplog):
     """Signals, logging, structlog, the collector, the loop's policy and standard output are the program's; events go to logging."""
+    structlog.reset_defaults()  # as in a program that does not know it; tests that listen to logs leave it configured
     before = _surroundings()
     with caplog.at_level(logging.INFO, logger="modelmesh"):
         async with await open_mesh(config, scheduler=True) as mesh, mesh.client() as client:
