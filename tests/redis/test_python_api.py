@@ -174,6 +174,29 @@ def _look(mesh: modelmesh.ModelMesh) -> dict[str, Any]:
     }
 
 
+async def test_it_runs_new_versions_of_the_configuration(config, upstream):
+    """All meshes are asked first, and go over to it with their streams under way."""
+    new = {
+        **config,
+        "pools": {"chat": {"capability": "chat-completion"}, "second": {"models": ["alpha.small"]}},
+    }
+    async with await open_mesh(config) as mesh, await open_mesh(config) as other, mesh.client() as client:
+        upstream.chunks.put_nowait("one")
+        stream = await client.chat.completions.create(model="chat", messages=HI, stream=True)
+        await asyncio.to_thread(_push, mesh, new)
+        await wait_until(lambda: "second" in mesh.topology.pools and "second" in other.topology.pools)
+        upstream.chunks.put_nowait("")
+
+        assert "one" in [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+        answer = await client.chat.completions.with_raw_response.create(model="second", messages=HI)
+        assert answer.headers["x-modelmesh-pool"] == "second"
+
+
+def _push(mesh: modelmesh.ModelMesh, document: dict[str, Any]) -> None:
+    with mesh._ops() as ops:
+        assert ops.push("config", {"document": document}).is_new
+
+
 async def test_its_scheduler_reaches_its_own_node(config, upstream):
     """It has a provider's models listed by the only node there is, which has no port."""
     async with await open_mesh(config, scheduler=True):
@@ -276,9 +299,9 @@ async def test_closing_leaves_nothing(config, upstream):
     await wait_until(lambda: _holdings() == before, what=lambda: f"{_holdings()} to be {before}")
 
 
-async def test_closing_lets_a_stream_finish(config, upstream):
-    """A stream that runs is not cut, new calls are refused meanwhile."""
-    mesh = await open_mesh(config)
+async def test_closing_lets_a_stream_finish(config, upstream, open_store):
+    """A stream that runs is not cut, new calls are refused meanwhile, and the cluster sees a node that drains."""
+    registry, mesh = Registry(open_store()), await open_mesh(config)
     async with mesh.client(max_retries=0) as client:
         upstream.chunks.put_nowait("one")
         stream = await client.chat.completions.create(model="chat", messages=HI, stream=True)
@@ -286,6 +309,7 @@ async def test_closing_lets_a_stream_finish(config, upstream):
         await asyncio.sleep(0)
         with pytest.raises(modelmesh.MeshClosedError):
             await client.chat.completions.create(model="chat", messages=HI)
+        await wait_until(lambda: _are_draining(registry))
         upstream.chunks.put_nowait("two")
         upstream.chunks.put_nowait("")
 
@@ -294,6 +318,10 @@ async def test_closing_lets_a_stream_finish(config, upstream):
             "two",
         ]
         await closing
+
+
+async def _are_draining(registry: Registry) -> bool:
+    return [node.info.state for node in await registry.nodes()] == ["draining"]
 
 
 async def test_a_store_that_does_not_answer_leaves_nothing(config, tmp_path):

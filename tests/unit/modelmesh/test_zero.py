@@ -159,6 +159,7 @@ if not pid:
         ask()
     except modelmesh.MeshClosedError as error:
         print("child", error, flush=True)
+    print("lock let go of", client.mesh._embedded._lock._file.closed, flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
 print("nodes", [node.state for node in client.status().nodes], client.mesh.describe().splitlines()[-1])
@@ -198,6 +199,7 @@ def test_a_plain_script(mock_provider, tmp_path):
         "threads 8",
         "notebook stop",
         "child this mesh belongs to the process that this one was forked from; make one here",
+        "lock let go of True",
         "nodes ['alive']   -> ollama.llama3 [ollama] (active)",
         "late stop",
     ]
