@@ -6,7 +6,6 @@ import ast
 import inspect
 import json
 import logging
-import os
 import re
 from pathlib import Path
 from types import CodeType
@@ -19,12 +18,9 @@ _EXAMPLES = re.findall(r"```python\n(.*?)```", _PAGE.read_text(), re.DOTALL)
 
 
 async def test_the_examples_run(monkeypatch, tmp_path, valkey_server, namespace, mock_provider, capsys):
-    """In order, each on its own, with a provider in the environment and a mesh.yaml in the current folder."""
+    """In order, each on its own, with a mesh.yaml in the current folder that counts for `create` too."""
     provider = mock_provider("alpha", tokens=2)
-    for name in [name for name in os.environ if name.endswith(("_API_KEY", "_HOST"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("MODELMESH_CONFIG", raising=False)
-    monkeypatch.setenv("OLLAMA_HOST", provider.root_url)
+    monkeypatch.setenv("MODELMESH_CONFIG", "mesh.yaml")
     monkeypatch.setenv("MODELMESH_HOME", str(tmp_path))
     monkeypatch.setenv("MODELMESH_REDIS_URL", valkey_server.url)
     monkeypatch.chdir(tmp_path)
@@ -35,7 +31,7 @@ async def test_the_examples_run(monkeypatch, tmp_path, valkey_server, namespace,
 
     told = capsys.readouterr().out
     assert told.count("alpha: hello") == 4
-    assert "-> ollama.llama3 [ollama] (active)" in told
+    assert "-> alpha.small [alpha] (active)" in told
 
 
 async def _run(code: CodeType) -> None:
@@ -46,7 +42,7 @@ async def _run(code: CodeType) -> None:
 
 def _write_mesh(path: Path, base_url: str, namespace: str) -> None:
     mesh = {
-        "redis": {"namespace": namespace},
+        "redis": {"namespace": namespace, "timeout": "5s"},
         "providers": {"alpha": {"connector": "openai-compatible.v1", "base_url": base_url}},
         "models": {"alpha.small": {"provider": "alpha", "capabilities": ["chat-completion"]}},
         "pools": {"chat": {"capability": "chat-completion"}},

@@ -126,7 +126,8 @@ import asyncio, os, threading
 import modelmesh
 
 HI = [{"role": "user", "content": "hi"}]
-client = modelmesh.create("chat-completion")
+PATIENT = {"redis": {"timeout": "5s"}}  # laid over what the environment has
+client = modelmesh.create("chat-completion", config=PATIENT)
 
 def ask(**more):
     return client.chat.completions.create(messages=HI, **more)
@@ -137,7 +138,7 @@ print("stream", "".join(chunk.choices[0].delta.content or "" for chunk in ask(st
 print("raw", client.chat.completions.with_raw_response.create(messages=HI).headers["x-modelmesh-model"])
 print("copy", client.with_options(timeout=9).chat.completions.create(messages=HI).choices[0].finish_reason)
 
-other = modelmesh.create("text-generation")
+other = modelmesh.create("text-generation", config=PATIENT)
 print("shared", other.mesh is client.mesh)
 other.close()
 other.close()
