@@ -4,6 +4,7 @@ FrontDoorError
 ├── FolderError            a folder of this machine cannot be used
 ├── AddressError           an address cannot be listened on
 ├── StartError             the server cannot be started as asked
+├── SecretsError           secrets cannot be put where they were to go
 ├── StoreError             the embedded store cannot be used
 ├── MeshClosedError        the mesh in this process is closed, or was left behind in another
 ├── WrongLoopError         a client is used in an event loop that it does not belong to
@@ -42,6 +43,12 @@ class StartError(FrontDoorError):
     """The server cannot be started as asked."""
 
     default_code = "cannot_start"
+
+
+class SecretsError(FrontDoorError):
+    """Secrets cannot be put where they were to go; the message never holds a value."""
+
+    default_code = "secrets_refused"
 
 
 class StoreError(FrontDoorError):

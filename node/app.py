@@ -63,6 +63,8 @@ async def _run(
 ) -> int:
     service = _build_service(options, topology, blueprints, listener)
     stop, abort = _signals()
+    if not os.isatty(0):  # there it is the end of the terminal, and the node's
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.renew_secrets)
     await service.start()
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
     with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused

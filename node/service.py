@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ from node.following import Follower
 from node.generation import Generation
 from node.ops.configuration import ConfigDesk
 from node.panics import PanicWatch
+from node.renewal import SecretRenewal
 from node.snapshot import Snapshot
 from node.spool import Spool
 from node.watch import StoreWatch
@@ -89,6 +91,9 @@ class NodeService:
         self._follower = Follower(
             versions, blueprints, self.watch, adopt=self._adopt, info=self.info, tell=self._hurry.set
         )
+        self._renewal = SecretRenewal(
+            blueprints, self._follower, current=lambda: self.generation.topology, draw=random.random
+        )
         desk = ConfigDesk(versions, self.registry, blueprints, self._follower, store=store, node=self.id)
         first = Snapshot(store, topology, self.watch, clock=ServerClock())
         self.core = build_core(self._as_seen_by_parts(desk, ops), topology, first)
@@ -152,6 +157,7 @@ class NodeService:
             generation.snapshot.observe_event(event)
         self.core.keyring.observe_event(event)
         self._follower.observe_event(event)
+        self._renewal.observe_event(event)
         self.core.events.publish(event)
 
     def _on_gap(self) -> None:
@@ -195,6 +201,10 @@ class NodeService:
         used = {domain for generation in self._living for domain in generation.topology.domains}
         await self.core.offices.retire(old.topology.domains.keys() - used)
 
+    def renew_secrets(self) -> None:
+        """Has the secrets read again."""
+        self._renewal.hurry()
+
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether requests can be served, and what ``/ready`` says about it."""
         generation = self.generation
@@ -229,6 +239,7 @@ class NodeService:
             core.budgets.run(),
             self._beat(),
             self._follower.run(),
+            self._renewal.run(),
             self._hand_in(),
         ]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]

@@ -2,6 +2,7 @@
 
 ModelMeshError
 ├── ConfigurationError             the configuration is refused; every fault is listed
+├── SecretStoreError               a secret store cannot be used, or cannot give a secret
 ├── StateUnavailableError          Redis is away and the deployment prefers refusing
 │   └── TermChangedError           the server is new; this node has to assert what it knows
 ├── FencedOffError                 another scheduler leads
@@ -102,6 +103,22 @@ class ConfigurationError(ModelMeshError):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         super().__init__(f"{source}: {len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}")
         self.faults = faults
+
+
+class SecretStoreError(ModelMeshError):
+    """A secret store cannot be used, or cannot give a secret. The message never holds a value.
+
+    Attributes:
+        key: the key of the ``secrets`` section that it is about, if it is about one.
+        is_outage: asking for another secret would end the same way.
+    """
+
+    default_code = "secret_store"
+
+    def __init__(self, message: str, *, key: str | None = None, is_outage: bool = False) -> None:
+        super().__init__(message)
+        self.key = key
+        self.is_outage = is_outage
 
 
 class StateUnavailableError(ModelMeshError):

@@ -13,6 +13,7 @@ from node.call import Call, Kind
 from node.passport import HEADER
 from node.providers.classify import classify_response
 from node.providers.learned import Learned, learn, limit_headers
+from node.providers.masking import Mask
 from node.providers.notices import LimitNotices
 from node.upstream import Address, AddressedRequest, parts_of, raw_headers
 from shared_state.config.limits import COUNTING
@@ -28,6 +29,8 @@ from shared_state.topology import ModelSpec, ProviderSpec
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _MAX_ERROR_BYTES: Final = 64 * 2**10
 
+#: Of Anthropic's API; every request must name one.
+_VERSION: Final = (b"anthropic-version", b"2023-06-01")
 _EVENTS: Final = b"text/event-stream"
 _ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
 
@@ -45,6 +48,7 @@ class Connector:
         self._headers = _fixed_headers(provider)
         self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
+        self.mask = Mask(provider)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
         self._timeouts_s: dict[str, float | None] = {
@@ -69,6 +73,8 @@ class Connector:
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
         headers = [(b"x-request-id", call.request_id.encode())]
+        if call.surface.passes:
+            headers += self._passed_on(call)
         if passport:
             headers.append((HEADER, passport))
         if call.form is None:
@@ -90,6 +96,14 @@ class Connector:
             )
         return known
 
+    def _passed_on(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """The caller's own headers for this API, but those that the configuration has set; the version must be named."""
+        fixed = {name for name, _ in self._headers}
+        passed = [given for given in call.headers if given[0] not in fixed]
+        named = fixed.union(name for name, _ in passed)
+        version = [] if _VERSION[0] in named or _VERSION[0] not in call.surface.passes else [_VERSION]
+        return passed + version
+
     def _json(self, call: Call, model: ModelSpec) -> bytes:
         fields = {**call.fields, "model": model.upstream}
         if call.is_stream and call.surface.asks_usage:
@@ -101,13 +115,15 @@ class Connector:
         return orjson.dumps(fields)
 
     def listing_request(self) -> httpx.Request:
-        """Asks for the provider's list of models."""
+        """Asks for the provider's list of models; Anthropic's comes in pages, unless one asks for a long one."""
+        query = "" if "chat" in self.provider.apis else "?limit=1000"
         return httpx.Request(
             "GET",
-            httpx.URL(f"{self.provider.base_url}/models"),
+            httpx.URL(f"{self.provider.base_url}/models{query}"),
             headers=[
                 *self._bare_headers,
                 (b"accept", b"application/json"),
+                *([_VERSION] if "messages" in self.provider.apis else []),
             ],
             extensions={"timeout": self._timeouts_s},
         )
@@ -179,7 +195,7 @@ class Connector:
             pass  # the status alone tells enough
         finally:
             await response.aclose()
-        return body
+        return self.mask.raw(body)
 
 
 def translate(error: Exception, *, provider: str) -> ProviderError:
@@ -204,8 +220,11 @@ def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:
         "accept-encoding": "identity",
     }
     headers.update(provider.connector.extra_headers)
-    if provider.api_key is not None and provider.api_key.get_secret_value():
-        headers["authorization"] = f"Bearer {provider.api_key.get_secret_value()}"
+    key = provider.api_key.get_secret_value() if provider.api_key is not None else ""
+    if key and provider.connector.auth == "x-api-key":
+        headers["x-api-key"] = key
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
     if provider.config.organization:
         headers["openai-organization"] = provider.config.organization
     headers.update(

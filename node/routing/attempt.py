@@ -125,6 +125,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._lane.connector.mask.clean(error)
             self._trail.may_be_billed |= error.may_be_billed
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
@@ -145,7 +146,8 @@ class Attempt:
             self._settle(settlement, self._usage)
 
     async def _relay(self) -> None:
-        comfort = Comfort(self._reply, self._trail) if self._call.is_stream else None
+        call = self._call
+        comfort = Comfort(self._reply, self._trail, call.surface.voice) if call.is_stream else None
         try:
             self._start_clock()
             with self._interrupts:
