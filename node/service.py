@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -51,6 +52,10 @@ class NodeService:
         host, port: where it serves, for the registry.
         ops: who may operate it.
         home: this machine's state folder, for what an outage leaves unsettled; None if it has none.
+        request_lines: where the request log goes; None: to standard error.
+
+    Attributes:
+        failed: set when background work has failed, with the reason in `fault`.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class NodeService:
         port: int,
         ops: Doorkeeper,
         home: Path | None,
+        request_lines: IO[bytes] | None = None,
     ) -> None:
         config = topology.config
         self.id = f"{name}-{secrets.token_hex(3)}"
@@ -73,6 +79,8 @@ class NodeService:
         self.registry = Registry(store)
         self.info = self._introduce(topology, host, port)
         self.failed = asyncio.Event()
+        self.fault: BaseException | None = None
+        self._request_lines = request_lines
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
@@ -125,7 +133,13 @@ class NodeService:
             readiness=self.readiness,
             on_reply=self._on_reply,
             on_failure=self._on_task_end,
+            request_lines=self._request_lines,
         )
+
+    @property
+    def running(self) -> Version | None:
+        """The version that it runs; None: its own file."""
+        return self._follower.running
 
     @property
     def in_flight(self) -> int:
@@ -254,6 +268,7 @@ class NodeService:
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("background work failed; the node ends", exc_info=task.exception())
+            self.fault = self.fault or task.exception()
             self.failed.set()
 
     async def _beat(self) -> None:
