@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from node.routing.needs import NAMES, Needs, language_of
+from node.routing.web_needs import ALL_NAMES, bits_of
 from shared_state.config.models import ModelConfig
 
 #: What a model lacks whose provider only chats, where the request cannot be translated.
@@ -35,12 +36,14 @@ class Abilities(NamedTuple):
     has_responses: bool = False
 
 
-def abilities_of(model: ModelConfig, *, has_responses: bool = False) -> Abilities:
-    """What a configured model declares."""
+def abilities_of(
+    model: ModelConfig, *, has_responses: bool = False, web_lacks: frozenset[str] = frozenset()
+) -> Abilities:
+    """What a configured model declares, and what its provider is known to lack as a service of the web."""
     sizes = model.constraints
     lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
     return Abilities(
-        lacks=lacks,
+        lacks=lacks | bits_of(web_lacks),
         window=sizes.context_window or _UNKNOWN,
         output=sizes.max_output_tokens or _UNKNOWN,
         images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
@@ -72,7 +75,7 @@ def unfit(model: Abilities, needs: Needs) -> str | None:
     """
     missing = model.lacks & needs.wants
     if missing:
-        return NAMES[missing & -missing]
+        return ALL_NAMES[missing & -missing]
     if needs.output > model.output:
         return "max_output_tokens"
     if needs.images > model.images:

@@ -41,7 +41,7 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
     An output bound that the caller did not state is cut to what the token windows can ever hold; else a model with a
     small window and a large output would never be admitted.
     """
-    tokens_in = prompt_tokens(call, model)
+    tokens_in = prompt_tokens(call, model) if call.surface.is_read else 0
     stated = call.surface.most_output(call.fields)
     if stated is None:
         tokens_out = _most_of_one(call, model) * call.surface.answers(call.fields)
@@ -78,7 +78,7 @@ def prompt_tokens(call: Call, model: ModelSpec) -> int:
 
 def expect(call: Call) -> Request:
     """What a call will probably use, for comparing models with each other."""
-    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN)
+    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN) if call.surface.is_read else 0
     if call.prompt_tokens:  # images are many bytes and few tokens
         tokens_in = min(tokens_in, call.prompt_tokens)
     stated = call.surface.most_output(call.fields)

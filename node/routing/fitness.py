@@ -8,10 +8,12 @@ from typing import Final
 
 from node.call import Call, Caps, Target
 from node.providers.responses import beyond_chat
+from node.providers.web import web_lacks
 from node.routing.abilities import RESPONSES, Abilities, abilities_of, floor_of, is_roomy, unfit
 from node.routing.estimate import estimate, expect
-from node.routing.needs import NAMES, Needs, needs_of, param_of, words_in
+from node.routing.needs import Needs, needs_of, param_of, words_in
 from node.routing.strategies import Request
+from node.routing.web_needs import ALL_NAMES, WEB_PARAMS
 from shared_state.errors import ContextLengthError, RequestError, UnsupportedFeatureError
 from shared_state.topology import ModelSpec, PoolSpec, Topology
 
@@ -23,7 +25,7 @@ _OF_CAPS: Final = {
     "region": "x-modelmesh-regions",
     "max_price": "x-modelmesh-max-price",
 }
-_FEATURES: Final = frozenset(NAMES.values())
+_FEATURES: Final = frozenset(ALL_NAMES.values())
 _MOST_NAMED: Final = 5
 
 
@@ -56,6 +58,8 @@ class TextFacts:
             )
         if call.surface.stand_in is not None:
             self.needs = self.needs._replace(beyond=beyond_chat(call.fields))
+        if call.surface.wants is not None:
+            self.needs = self.needs._replace(wants=self.needs.wants | call.surface.wants(call.fields))
         self.counted: int | None = None
         self.costs: dict[str, int] = {}
         self._call = call
@@ -182,13 +186,17 @@ class _Inquiry:
     def _param(self, kind: str) -> str:
         if kind == RESPONSES:
             return self._text.needs.beyond
-        return _OF_CAPS.get(kind) or param_of(kind, self._call.fields)
+        return _OF_CAPS.get(kind) or WEB_PARAMS.get(kind) or param_of(kind, self._call.fields)
 
 
 def _declared(model: ModelSpec, topology: Topology) -> Declared:
     provider = topology.providers[model.provider]
     return Declared(
-        abilities=abilities_of(model.config, has_responses=provider.has_responses),
+        abilities=abilities_of(
+            model.config,
+            has_responses=provider.has_responses,
+            web_lacks=web_lacks(model.web),
+        ),
         region=(provider.config.region or "").lower(),
         is_priced="pricing" in model.config.model_fields_set,
     )

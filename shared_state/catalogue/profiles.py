@@ -16,6 +16,7 @@ class CatalogueModel:
         capabilities: short names of leaves.
         price_input: USD per million tokens.
         price_output: USD per million tokens.
+        price_per_request: USD.
         features: features of `FeaturesConfig` that are known to be there, or not to be.
         zero_config: whether a key in the environment alone brings this model.
     """
@@ -28,31 +29,36 @@ class CatalogueModel:
     price_output: float | None = None
     features: Mapping[str, bool] = field(default_factory=dict)
     zero_config: bool = False
+    price_per_request: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectorProfile:
-    """A provider whose API is the OpenAI format.
+    """A provider: its API is the OpenAI format, or that of a service of the web.
 
     Attributes:
         id: catalogue id.
         provider_name: the vendor's name; zero-configuration calls the provider so.
         base_url: endpoint with its version prefix; None where the configuration must say.
-        auth: how a key travels; ``none`` where the server expects none.
+        auth: how a key travels, as a bearer or in ``x-api-key``; ``none`` where the server expects none.
         requires_key: whether the provider refuses calls without a key.
         env_var: variable that holds the key, or the host of a local server.
         dialect: family of the rate-limit headers in its answers.
         has_responses: whether it has OpenAI's Responses API.
+        web: whose words it understands when pages are searched or read (``node.providers.web``); empty for our own.
+        offers: short names of the only capabilities that its models can have; empty for any.
     """
 
     id: str
     provider_name: str
     base_url: str | None
-    auth: Literal["bearer", "none"] = "bearer"
+    auth: Literal["bearer", "x-api-key", "none"] = "bearer"
     requires_key: bool = True
     env_var: str | None = None
     dialect: str = "openai"
     has_responses: bool = False
+    web: str = ""
+    offers: tuple[str, ...] = ()
     extra_headers: Mapping[str, str] = field(default_factory=dict)
     models: tuple[CatalogueModel, ...] = ()
 
