@@ -75,7 +75,7 @@ def test_providers_with_a_format_of_their_own_are_reported_as_skipped():
 
 def test_keys_of_services_of_the_web_bring_pools_of_what_they_do():
     """Two searches and a reader, with what they cost."""
-    environ = {name: "key" for name in ("TAVILY_API_KEY", "SERPER_API_KEY", "FIRECRAWL_API_KEY")}
+    environ = dict.fromkeys(("TAVILY_API_KEY", "SERPER_API_KEY", "FIRECRAWL_API_KEY"), "key")
     topology = build_topology(config_from_environment(environ).config)
 
     assert {name: [model.id for model in pool.models] for name, pool in topology.pools.items()} == {
