@@ -110,7 +110,11 @@ class Connector:
         on_send: Callable[[], None] | None,
     ) -> AddressedRequest:
         api = self._web[call.surface.path]
-        body = orjson.dumps(api.ask(call.fields, model.upstream))
+        fields = api.ask(call.fields, model.upstream)
+        most = model.config.constraints.max_output_tokens
+        if api.most_field and most:
+            fields[api.most_field] = most
+        body = orjson.dumps(fields)
         if api.url and not self.provider.config.base_url:
             address = self._web_address(api.url)
         else:

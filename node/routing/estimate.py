@@ -8,6 +8,7 @@ import orjson
 
 from node.call import Call
 from node.providers.usage import Usage, cost_nano
+from node.providers.web import counts_tokens
 from node.routing.strategies.base import Request
 from node.routing.tokenizer import tokenizer_for
 from node.routing.weight import without_media
@@ -57,9 +58,11 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
 
 
 def _most_of_one(call: Call, model: ModelSpec) -> int:
-    """Output of one answer, at most; of sound and images only where it counts."""
+    """Output of one answer, at most; of sound, images and the web only where it counts."""
     most = model.config.constraints.max_output_tokens
-    if most is None and not call.surface.is_metered and not model.config.pricing.output:
+    surface = call.surface
+    is_metered = surface.is_metered or (surface.is_web and counts_tokens(model.web))
+    if most is None and not is_metered and not model.config.pricing.output:
         return 0
     return most or DEFAULT_OUTPUT_TOKENS
 

@@ -51,7 +51,8 @@ WEB_VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         web="jina",
         offers=(*_BOTH, "text-embeddings", "image-embeddings", "multimodal-embeddings", "reranking"),
         models=(
-            CatalogueModel("jina-search", _SEARCH, zero_config=True),
+            # What a search without its pages is billed at; one that reads them costs more.
+            CatalogueModel("jina-search", _SEARCH, max_output_tokens=10_000, zero_config=True),
             CatalogueModel("jina-reader", _READING, zero_config=True),
             CatalogueModel("jina-embeddings-v3", ("text-embeddings",), zero_config=True),
             CatalogueModel("jina-reranker-v2-base-multilingual", ("reranking",), zero_config=True),

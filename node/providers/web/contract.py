@@ -54,6 +54,7 @@ class WebApi:
         url: the address, where the vendor has a host of its own for this and the configuration names none.
         news_path: takes the place of ``path`` where news are searched.
         lacks: filters that it does not know, by their names in ``node.routing.web_needs``.
+        most_field: the vendor's field for the most tokens that an answer may cost.
         usage: what an answer says that it took: ``total_tokens``, ``credits``.
         unread: why an answer with a status of 200 holds no page.
         faults: the same for other statuses; the first that fits holds.
@@ -66,13 +67,19 @@ class WebApi:
     url: str = ""
     news_path: str = ""
     lacks: frozenset[str] = frozenset()
+    most_field: str = ""
     usage: Callable[[Fields], Fields] = _nothing
     unread: Callable[[Fields], Unread | None] = _is_read
     faults: tuple[Fault, ...] = ()
 
 
 class WebVendor(NamedTuple):
-    """What one vendor can do."""
+    """What one vendor can do.
+
+    Attributes:
+        counts_tokens: it bills tokens, and tells them.
+    """
 
     search: WebApi
     scrape: WebApi
+    counts_tokens: bool = False

@@ -112,11 +112,13 @@ JINA: Final = WebVendor(
         _read,
         url="https://r.jina.ai/",
         lacks=frozenset({"several_formats"}),
+        most_field="tokenBudget",
         usage=_usage,
         unread=_unread,
         faults=(
             Fault(re.compile(r"^422 .*(?:resolve|ENOTFOUND)", re.I), is_gone=True),
-            Fault(re.compile(r"^(?:422|451) ")),
+            Fault(re.compile(r"^(?:422|451) |\btoken budget\b", re.I)),
         ),
     ),
+    counts_tokens=True,
 )

@@ -35,3 +35,8 @@ def web_lacks(vendor: str) -> frozenset[str]:
     """Filters that a vendor does not know."""
     known = VENDORS[vendor or "own"]
     return known.search.lacks | known.scrape.lacks
+
+
+def counts_tokens(vendor: str) -> bool:
+    """Whether a vendor bills tokens of what it gives."""
+    return VENDORS[vendor or "own"].counts_tokens

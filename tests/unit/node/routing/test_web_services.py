@@ -12,6 +12,7 @@ from node.api.surfaces import SCRAPE, SEARCH
 from node.call import Call
 from node.observe.record import _needs
 from node.ops.replay import _BITS
+from node.routing.estimate import DEFAULT_OUTPUT_TOKENS
 from node.routing.fitness import TextFacts
 from shared_state.errors import (
     ModelNotFoundError,
@@ -116,15 +117,23 @@ async def test_a_request_is_charged_as_one() -> None:
     assert not settled.flags & ESTIMATED
 
 
-async def test_tokens_are_reserved_where_the_vendor_counts_them_and_somebody_says_how_many() -> None:
-    """Jina bills what it gives; the bound is the configuration's."""
-    place = house(
-        "jina", model={"constraints": {"max_output_tokens": 20_000}}, **{"s.jina.ai": good(SEARCHES["jina"])}
-    )
+async def test_tokens_are_reserved_where_the_vendor_counts_them() -> None:
+    """Jina bills what it gives, and keeps to the bound that the configuration names."""
+    both = {"s.jina.ai": good(SEARCHES["jina"]), "r.jina.ai": good(READINGS["jina"])}
+    place = house("jina", model={"constraints": {"max_output_tokens": 20_000}}, **both)
     await place.serve(call(SEARCH))
+    page = house(
+        "jina", capability="document-parsing", model={"constraints": {"max_output_tokens": 500}}, **both
+    )
+    await page.serve(call(SCRAPE, tokenBudget=1_000_000))
+    unbound = house("jina", capability="document-parsing", **both)
+    await unbound.serve(call(SCRAPE))
 
     assert [ask.tokens_out for ask in place.ledger.asks] == [20_000]
     assert [settled.tokens_out for settled in place.ledger.settled] == [10_000]
+    assert [ask.tokens_out for ask in page.ledger.asks] == [500]
+    assert orjson.loads(page.transport.requests[0].read())["tokenBudget"] == 500
+    assert [ask.tokens_out for ask in unbound.ledger.asks] == [DEFAULT_OUTPUT_TOKENS]
 
 
 async def test_a_vendor_that_is_not_well_is_stood_in_for() -> None:

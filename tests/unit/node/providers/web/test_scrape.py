@@ -191,6 +191,7 @@ def error_of(vendor: str, status: int, body: dict[str, Any]) -> ProviderError:
         ("jina", 422, {"code": 422, "message": "Domain 'x.example' could not be resolved"}, PageGoneError),
         ("jina", 422, {"code": 422, "message": "TimeoutError: Navigation timeout"}, PageUnreadableError),
         ("jina", 451, {"code": 451, "message": "Anonymous access to domain x blocked"}, PageUnreadableError),
+        ("jina", 409, {"code": 409, "message": "Token budget (10) exceeded"}, PageUnreadableError),
         ("jina", 503, {"code": 503, "message": "Service busy"}, ProviderUnavailableError),
         ("firecrawl", 402, {"success": False, "error": "Insufficient credits"}, QuotaExhaustedError),
         (
