@@ -102,7 +102,7 @@ async def test_a_search_is_taken_over_and_its_limits_are_exact(serve: Callable[.
     async with serve(document(**limited), **scripts) as node:
         answers = [await search(node) for _ in range(5)]
         served = [(heard.header(b"x-modelmesh-model") or b"").decode() for heard in answers]
-        await wait_until(lambda: node.in_flight == 0)
+        await wait_until(lambda: not node.core.offices.unsettled)
         sums = await books(node)
         sent = [orjson.loads(request.read()) for request in transport_of(node).requests]
 
@@ -130,7 +130,7 @@ async def test_a_page_is_read_by_who_gets_through(serve: Callable[..., Any]) -> 
     async with serve(document(**limits), **scripts) as node:
         asked = {"model": "reading", "url": PAGE}
         read, missing, again = [await post(node.application, asked, path="/v1/scrape") for _ in range(3)]
-        await wait_until(lambda: node.in_flight == 0)
+        await wait_until(lambda: not node.core.offices.unsettled)
         usage = (await ask(node.application, "GET", "/ops/usage")).json
         models = (await ask(node.application, "GET", "/ops/models")).json
         sums = await books(node)
