@@ -154,9 +154,15 @@ async def test_a_vendor_that_is_not_well_is_stood_in_for() -> None:
         place.assert_clean()
 
 
-async def test_a_page_that_one_cannot_read_is_tried_by_another_and_harms_nobody() -> None:
+@pytest.mark.parametrize(
+    "shut",
+    [
+        good({"data": {"metadata": {"statusCode": 403}}}),
+        Answer(b'{"success": false, "code": "SCRAPE_ALL_ENGINES_FAILED"}', status=500),
+    ],
+)
+async def test_a_page_that_one_cannot_read_is_tried_by_another_and_harms_nobody(shut: Answer) -> None:
     """A page that is not there is not looked for twice."""
-    shut = good({"data": {"metadata": {"statusCode": 403}}})
     gone = good({"data": {"metadata": {"statusCode": 404}}})
     read = {"r.jina.ai": good(READINGS["jina"])}
     place = house("firecrawl", "jina", capability="document-parsing", **{"api.firecrawl.dev": shut}, **read)
