@@ -154,6 +154,19 @@ async def test_a_vendor_that_is_not_well_is_stood_in_for() -> None:
         place.assert_clean()
 
 
+async def test_an_answer_that_is_none_is_not_taken_for_an_empty_one() -> None:
+    """Serper leaves out what it has not found; an error in its place says what it is."""
+    for first, outcome in (
+        (good({"message": "x"}), Outcome.FAILURE),
+        (good({"error": {"message": "x", "code": "insufficient_quota"}}), Outcome.QUOTA),
+    ):
+        hosts = {"google.serper.dev": first, "api.tavily.com": good(SEARCHES["tavily"])}
+        place = house("serper", "tavily", **hosts)
+        await place.serve(call(SEARCH))
+
+        assert dict(place.ledger.outcomes) == {"serper.m": outcome, "tavily.m": Outcome.SUCCESS}
+
+
 @pytest.mark.parametrize(
     "shut",
     [

@@ -111,6 +111,15 @@ def test_results_are_told_in_our_words(vendor: str) -> None:
     assert not answer.keys() & {"organic", "data", "success", "searchParameters", "code"}
 
 
+def test_a_vendors_own_envelope_gives_way() -> None:
+    """Who counts requests goes by our ids."""
+    answer = told(
+        "firecrawl", {**SEARCHES["firecrawl"], "id": "theirs", "object": "x", "model": "y"}, search()
+    )
+
+    assert (answer["id"], answer["object"], answer["model"]) == ("search-req-1", "search", "alpha.m")
+
+
 def test_what_a_vendor_adds_stays_under_its_own_name() -> None:
     """Who asks for a vendor's own gets it."""
     answer = told("tavily", SEARCHES["tavily"], search())
