@@ -244,7 +244,7 @@ class Attempt:
         if api.proof.isdisjoint(given):
             self._refuse_answer(given)
         answer = told_in_our_words(api, given, self._call, self._target.model)
-        self._usage = tokens_told(answer)
+        self._usage = tokens_told(answer, self._target.model)
         return orjson.dumps(answer)
 
     # -- streams

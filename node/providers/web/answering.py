@@ -8,6 +8,7 @@ from node.call import Call, Fields
 from node.providers.complaint import read_complaint
 from node.providers.usage import Usage
 from node.providers.web.contract import Unread, WebApi
+from node.providers.web.vendors import counts_tokens
 from shared_state.errors import PageGoneError, PageUnreadableError, ProviderProtocolError
 from shared_state.topology import ModelSpec
 
@@ -41,9 +42,9 @@ def told_in_our_words(api: WebApi, given: Fields, call: Call, model: ModelSpec) 
     }
 
 
-def tokens_told(answer: Fields) -> Usage:
-    """What an answer of ours is booked as: tokens where the vendor counts them, else the request alone."""
-    tokens: Any = answer["usage"].get("total_tokens")
+def tokens_told(answer: Fields, model: ModelSpec) -> Usage:
+    """What an answer of ours is booked as: tokens where the vendor counts them, and they were reserved; else the request alone."""
+    tokens: Any = answer["usage"].get("total_tokens") if counts_tokens(model.web) else 0
     return Usage(0, tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else 0)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from node.api.surfaces import SCRAPE, SEARCH
 from node.call import Call, Fields
-from node.providers.web import told_in_our_words, web_apis
+from node.providers.web import tokens_told, told_in_our_words, web_apis
 from shared_state.topology import ModelSpec
 from tests.unit.node.house import mesh
 
@@ -20,7 +21,7 @@ SEARCHES: dict[str, Fields] = {
         "query": "q",
         "results": [{"title": "T", "url": PAGE, "content": "C", "score": 0.5, "published_at": "2026-01-02"}],
         "answer": "42",
-        "usage": {"requests": 1, "credits": 2},
+        "usage": {"requests": 1, "credits": 2, "total_tokens": 99},
     },
     "tavily": {
         "query": "q",
@@ -94,6 +95,11 @@ def told(vendor: str, given: Fields, fields: Fields) -> Fields:
     surface = SEARCH if "query" in fields else SCRAPE
     call = Call(surface, "req-1", fields, 10, 0.0)
     return told_in_our_words(web_apis(vendor)[surface.path], given, call, _model())
+
+
+def booked(vendor: str, answer: Fields) -> tuple[int, int]:
+    """Tokens that an answer of ours is booked as."""
+    return tokens_told(answer, replace(_model(), web=vendor))[:2]
 
 
 def _model() -> ModelSpec:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from node.providers.classify import classify_response
-from node.providers.web import page_fault, tokens_told, web_apis
+from node.providers.web import page_fault, web_apis
 from node.providers.web.vendors import VENDORS
 from shared_state.errors import (
     AuthenticationError,
@@ -20,7 +20,7 @@ from shared_state.errors import (
     QuotaExhaustedError,
     RateLimitError,
 )
-from tests.unit.node.providers.web.samples import PAGE, READINGS, asked, scrape, told
+from tests.unit.node.providers.web.samples import PAGE, READINGS, asked, booked, scrape, told
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_several_formats_come_side_by_side() -> None:
 
 def test_tokens_are_booked_where_the_vendor_counts_them() -> None:
     """Jina bills what it gives."""
-    assert tokens_told(told("jina", READINGS["jina"], scrape())) == (0, 21, 0, False)
-    assert tokens_told(told("firecrawl", READINGS["firecrawl"], scrape())) == (0, 0, 0, False)
+    assert booked("jina", told("jina", READINGS["jina"], scrape())) == (0, 21)
+    assert booked("firecrawl", told("firecrawl", READINGS["firecrawl"], scrape())) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from node.providers.web import tokens_told, web_lacks
+from node.providers.web import web_lacks
 from node.providers.web.vendors import VENDORS
 from shared_state.catalogue import spoken_profiles
 from shared_state.errors import ProviderProtocolError
-from tests.unit.node.providers.web.samples import PAGE, SEARCHES, asked, search, told
+from tests.unit.node.providers.web.samples import PAGE, SEARCHES, asked, booked, search, told
 
 NARROW = {
     "max_results": 3,
@@ -131,7 +131,7 @@ def test_what_a_vendor_adds_stays_under_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("vendor", "usage", "tokens"),
     [
-        ("own", {"requests": 1, "credits": 2}, 0),
+        ("own", {"requests": 1, "credits": 2, "total_tokens": 99}, 0),
         ("tavily", {"requests": 1, "credits": 2}, 0),
         ("serper", {"requests": 1, "credits": 2}, 0),
         ("jina", {"requests": 1, "total_tokens": 10000}, 10000),
@@ -139,11 +139,11 @@ def test_what_a_vendor_adds_stays_under_its_own_name() -> None:
     ],
 )
 def test_a_search_is_one_request(vendor: str, usage: dict[str, int], tokens: int) -> None:
-    """Tokens are booked only where the vendor counts them, credits are told."""
+    """Tokens are booked only where the vendor counts them, and they were reserved; what else is told of them and of credits is passed on."""
     answer = told(vendor, SEARCHES[vendor], search())
 
     assert answer["usage"] == usage
-    assert tokens_told(answer)[:2] == (0, tokens)
+    assert booked(vendor, answer) == (0, tokens)
 
 
 def test_no_more_results_are_told_than_were_asked_for() -> None:
