@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+CHAT_ONLY: Final = frozenset({"chat"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +36,7 @@ class CatalogueModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectorProfile:
-    """A provider: its API is the OpenAI format, or that of a service of the web.
+    """A provider: its API is the OpenAI format, Anthropic's, or that of a service of the web.
 
     Attributes:
         id: catalogue id.
@@ -44,7 +46,7 @@ class ConnectorProfile:
         requires_key: whether the provider refuses calls without a key.
         env_var: variable that holds the key, or the host of a local server.
         dialect: family of the rate-limit headers in its answers.
-        has_responses: whether it has OpenAI's Responses API.
+        apis: those of its APIs for conversations that there are by several names: ``chat``, OpenAI's ``responses``, Anthropic's ``messages``.
         web: whose words it understands when pages are searched or read (``node.providers.web``); empty for our own.
         offers: short names of the only capabilities that its models can have; empty for any.
     """
@@ -56,7 +58,7 @@ class ConnectorProfile:
     requires_key: bool = True
     env_var: str | None = None
     dialect: str = "openai"
-    has_responses: bool = False
+    apis: frozenset[str] = CHAT_ONLY
     web: str = ""
     offers: tuple[str, ...] = ()
     extra_headers: Mapping[str, str] = field(default_factory=dict)

@@ -29,6 +29,7 @@ _KINDS = {
     "responding": "chat-completion",
     "searching": "web-search",
     "reading": "document-parsing",
+    "messaging": "chat-completion",
 }
 _PATHS = {
     "completing": "/v1/completions",
@@ -40,6 +41,7 @@ _PATHS = {
     "responding": "/v1/chat/completions",
     "searching": "/v1/search",
     "reading": "/v1/scrape",
+    "messaging": "/v1/chat/completions",
 }
 
 
@@ -107,6 +109,13 @@ async def _read(client: AsyncOpenAI) -> str:
     return str(given["content"])
 
 
+async def _message(client: AsyncOpenAI) -> str:
+    body = {"model": "messaging", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    given: Any = await client.post("/messages", body=body, cast_to=object)
+    assert (given["type"], given["stop_reason"]) == ("message", "end_turn")
+    return str(given["content"][0]["text"])
+
+
 CALLS: dict[str, tuple[Callable[[AsyncOpenAI], Awaitable[str]], str]] = {
     "completing": (_complete, "alpha: hello"),
     "moderating": (_moderate, "True"),
@@ -117,6 +126,7 @@ CALLS: dict[str, tuple[Callable[[AsyncOpenAI], Awaitable[str]], str]] = {
     "responding": (_respond, "alpha: hello"),
     "searching": (_search, "alpha: hello"),
     "reading": (_read, "alpha: https"),
+    "messaging": (_message, "alpha: hello"),
 }
 
 

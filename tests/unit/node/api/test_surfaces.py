@@ -22,8 +22,8 @@ def leaf(name: str) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [
-        ("chat-completion", {"chat completions", "completions", "responses"}),
-        ("text-completion", {"chat completions", "completions", "responses"}),
+        ("chat-completion", {"chat completions", "completions", "responses", "messages"}),
+        ("text-completion", {"chat completions", "completions", "responses", "messages"}),
         ("text-embeddings", {"embeddings"}),
         ("content-moderation", {"moderations"}),
         ("reranking", {"rerank"}),
@@ -33,7 +33,6 @@ def leaf(name: str) -> frozenset[str]:
         ("upscaling", {"image edits", "image variations"}),
         ("web-search", {"search"}),
         ("semantic-search", {"search"}),
-        ("document-parsing", {"chat completions", "completions", "responses", "scrape"}),
         ("text-to-video", set()),
     ],
 )
@@ -124,6 +123,7 @@ def test_paths_are_those_of_the_api() -> None:
         "/audio/speech",
         "/audio/transcriptions",
         "/audio/translations",
+        "/messages",
         "/moderations",
         "/rerank",
         "/responses",

@@ -222,3 +222,17 @@ def test_a_part_without_a_message_is_weighed_as_what_it_is() -> None:
     assert tokens == IMAGE_TOKENS
     assert lean == {"input": [{"type": "text", "text": "this"}, None]}
     assert fields["input"][1] is picture
+
+
+def test_what_a_tool_has_shown_is_an_image_too() -> None:
+    """It stands one level deeper; what the tool has said besides stays."""
+    shown = {"type": "image", "source": {"type": "base64", "data": PICTURE}}
+    told = {"type": "text", "text": "done"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [told, shown, shown]}
+    fields = {"model": "chat", "messages": [{"role": "user", "content": [result]}]}
+    body = orjson.dumps(fields)
+    lean, tokens = without_media(fields)
+
+    assert tokens == 2 * IMAGE_TOKENS
+    assert lean["messages"] == [{"role": "user", "content": [{**result, "content": [told]}]}]
+    assert orjson.dumps(fields) == body
