@@ -33,7 +33,6 @@ def leaf(name: str) -> frozenset[str]:
         ("upscaling", {"image edits", "image variations"}),
         ("web-search", {"search"}),
         ("semantic-search", {"search"}),
-        ("document-parsing", {"chat completions", "completions", "responses", "scrape"}),
         ("text-to-video", set()),
     ],
 )
