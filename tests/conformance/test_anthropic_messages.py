@@ -266,11 +266,12 @@ async def test_a_message_is_passed_on() -> None:
     }
     async with claude(answer(MESSAGE), **NATIVE) as (client, node):
         given = await client.messages.create(**ASK, **more)
+        await client.beta.messages.create(**ASK, betas=["one", "two"])
 
-    request = node.front.place.transport.requests[0]
+    request, beta = node.front.place.transport.requests
     assert given.content[0].text == "hello"  # type: ignore[union-attr]
-    assert node.asked == ["alpha/v1/messages"]
-    assert node.sent == [
+    assert node.asked == ["alpha/v1/messages"] * 2
+    assert node.sent[:1] == [
         {
             "model": "m",
             "max_tokens": 9,
@@ -283,7 +284,8 @@ async def test_a_message_is_passed_on() -> None:
     ]
     assert request.headers["anthropic-beta"] == "context-management-2025-06-27"
     assert request.headers["anthropic-version"] == client.default_headers["anthropic-version"]
-    assert node.booked == [(7, 3)]  # what came out of a cache is input too
+    assert beta.headers["anthropic-beta"] == "one,two"
+    assert node.booked == [(7, 3)] * 2  # what came out of a cache is input too
 
 
 async def test_a_message_is_streamed() -> None:

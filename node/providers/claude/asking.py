@@ -36,6 +36,7 @@ _HINTS: Final = frozenset(
         "presence_penalty",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "reasoning_effort",
         "safety_identifier",
         "seed",
         "service_tier",
@@ -45,7 +46,7 @@ _HINTS: Final = frozenset(
     }
 )
 #: What there is nothing like.
-_STRANGE: Final = ("functions", "function_call", "logit_bias")
+_STRANGE: Final = ("functions", "function_call", "logit_bias", "audio", "web_search_options", "top_logprobs")
 _CHOICES: Final = {"auto": "auto", "required": "any", "none": "none"}
 
 
@@ -74,7 +75,7 @@ def message_fields(fields: Fields, *, most_output: int) -> Fields:
         raise _beyond("n")
     system, messages = _conversation(fields)
     return {
-        **{name: value for name, value in fields.items() if name not in _TAKEN and name not in _HINTS},
+        **{name: value for name, value in fields.items() if _goes_on(name, value)},
         "model": fields.get("model"),
         "max_tokens": fields.get("max_completion_tokens") or fields.get("max_tokens") or most_output,
         "messages": messages,
@@ -85,6 +86,11 @@ def message_fields(fields: Fields, *, most_output: int) -> Fields:
     }
 
 
+def _goes_on(name: str, value: Any) -> bool:
+    """Whether it is a field that may mean something there: this API refuses what it does not know, even if it is null."""
+    return value is not None and name not in _TAKEN and name not in _HINTS and name not in _STRANGE
+
+
 def _beyond(field: str) -> UnsupportedFeatureError:
     return UnsupportedFeatureError(f"the Messages API has nothing like this in {field!r}", param=field)
 
@@ -92,22 +98,29 @@ def _beyond(field: str) -> UnsupportedFeatureError:
 # -- the conversation
 
 
-def _conversation(fields: Fields) -> tuple[str, list[Fields]]:
+def _conversation(fields: Fields) -> tuple[Any, list[Fields]]:
     """The system prompt, wherever its parts stand, and the turns; what one side says in a row is one turn."""
-    system: list[str] = []
+    system: list[Fields] = []
     turns: list[Fields] = []
     given = fields.get("messages")
     for message in given if isinstance(given, list) else ():
         role = message.get("role")
         if role in ("system", "developer"):
-            system.append(_said(texts_of(message.get("content"))))
+            system += _said(texts_of(message.get("content")))
             continue
         side, blocks = _turn(role, message)
         if turns and turns[-1]["role"] == side:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": side, "content": blocks})
-    return "\n\n".join(filter(None, system)), turns
+    return _system(system), turns
+
+
+def _system(texts: list[Fields]) -> Any:
+    """One text, unless a place in it is marked for the cache."""
+    if any("cache_control" in text for text in texts):
+        return texts
+    return "\n\n".join(text["text"] for text in texts)
 
 
 def _turn(role: Any, message: Fields) -> tuple[str, list[Fields]]:
@@ -174,6 +187,8 @@ def _tool(tool: Any) -> Fields:
     given.update(
         {name: function[name] for name in ("description", "strict") if function.get(name) is not None}
     )
+    if tool.get("cache_control"):
+        given["cache_control"] = tool["cache_control"]
     return given
 
 
@@ -190,7 +205,7 @@ def _choice(choice: Any) -> Fields:
 
 def _format(fields: Fields) -> Fields:
     given = fields.get("response_format")
-    kind = given.get("type") if isinstance(given, dict) else None
+    kind = given.get("type") if isinstance(given, dict) else given
     if kind in (None, "text"):
         return {}
     inner = given.get("json_schema") if isinstance(given, dict) and kind == "json_schema" else None

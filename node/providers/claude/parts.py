@@ -12,12 +12,10 @@ from node.call import Fields
 _DATA: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[^,;]*)*;base64,")
 
 
-def texts_of(content: Any) -> str | None:
-    """The text of a content of nothing else."""
+def texts_of(content: Any) -> list[Fields] | None:
+    """The blocks for a content of nothing but text."""
     blocks = blocks_of(content)
-    if blocks is None or any(block["type"] != "text" for block in blocks):
-        return None
-    return "\n\n".join(block["text"] for block in blocks)
+    return None if blocks is None or any(block["type"] != "text" for block in blocks) else blocks
 
 
 def blocks_of(content: Any) -> list[Fields] | None:
@@ -28,7 +26,7 @@ def blocks_of(content: Any) -> list[Fields] | None:
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
         return None
-    blocks = [_block(part) for part in content]
+    blocks = [_marked(part, _block(part)) for part in content]
     known = [block for block in blocks if block is not None]
     return None if len(known) < len(blocks) else [block for block in known if block.get("text") != ""]
 
@@ -45,6 +43,13 @@ def call_of(call: Any) -> Fields | None:
     if not isinstance(arguments, dict):  # the model had botched them, and was told so
         arguments = {"arguments": function.get("arguments")}
     return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
+
+
+def _marked(part: Any, block: Fields | None) -> Fields | None:
+    """With the mark for the cache that callers of several gateways are used to set."""
+    if block is not None and part.get("cache_control"):
+        return {**block, "cache_control": part["cache_control"]}
+    return block
 
 
 def _block(part: Any) -> Fields | None:

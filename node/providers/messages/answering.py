@@ -92,6 +92,15 @@ def new_id(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex[:24]}"
 
 
+def text_in(said: Fields, name: str) -> str:
+    """What a message or a piece of one says: a text, or parts of which some are (Mistral)."""
+    told = said.get(name)
+    if isinstance(told, list):
+        parts = [part.get("text") for part in told if isinstance(part, dict)]
+        return "".join(text for text in parts if isinstance(text, str))
+    return told if isinstance(told, str) else ""
+
+
 def thought_in(said: Fields) -> str:
     """What a message or a piece of one holds of thoughts."""
     return next((text for name in THOUGHTS if isinstance(text := said.get(name), str) and text), "")
@@ -103,8 +112,8 @@ def _content(said: Fields, *, thinks: bool) -> list[Fields]:
     if thought:
         blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
     for name in ("content", "refusal"):
-        text = said.get(name)
-        if isinstance(text, str) and text:
+        text = text_in(said, name)
+        if text:
             blocks.append({"type": "text", "text": text})
     calls = said.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():

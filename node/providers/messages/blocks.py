@@ -29,7 +29,8 @@ def part_of(block: Any) -> Fields | None:
     """The part of a chat message for a block of a user's."""
     kind = kind_of(block)
     if kind == "text":
-        return {"type": "text", "text": block.get("text") or ""}
+        text = block.get("text")
+        return {"type": "text", "text": text} if isinstance(text, str) else None
     source = block.get("source") if kind in ("image", "document") else None
     if not isinstance(source, dict):
         return None

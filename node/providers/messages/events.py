@@ -11,7 +11,15 @@ from typing import Any, Final
 import orjson
 
 from node.call import Fields
-from node.providers.messages.answering import draft, end_of, new_id, thought_in, usage_of, wants_thoughts
+from node.providers.messages.answering import (
+    draft,
+    end_of,
+    new_id,
+    text_in,
+    thought_in,
+    usage_of,
+    wants_thoughts,
+)
 from node.providers.sse import EventSplitter, event_data, event_fields
 
 PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -138,8 +146,8 @@ class MessageEvents:
     def _grow(self, delta: Fields) -> list[bytes]:
         out = self._think(thought_in(delta))
         for name in ("content", "refusal"):
-            text = delta.get(name)
-            if isinstance(text, str) and text:
+            text = text_in(delta, name)
+            if text:
                 self._refuses = self._refuses or name == "refusal"
                 out += self._say(self._latest(_TEXT), text)
         calls = delta.get("tool_calls")

@@ -122,6 +122,7 @@ def test_what_is_shown_is_a_block(part: Any, block: Any) -> None:
         ({"top_k": 5, "thinking": {"type": "adaptive"}}, {"top_k": 5, "thinking": {"type": "adaptive"}}),
         ({"n": 1, "seed": 7, "presence_penalty": 1, "stream_options": {}, "store": True}, {}),
         ({"stream": True}, {"stream": True}),
+        ({"reasoning_effort": "none", "audio": None, "logit_bias": {}, "unheard": None}, {}),
         ({"tools": TOOLS}, {"tools": [TOOL]}),
         ({"tools": TOOLS, "tool_choice": "required"}, {"tools": [TOOL], "tool_choice": {"type": "any"}}),
         (
@@ -164,6 +165,7 @@ def test_fields_have_other_names(given: Any, expected: Any) -> None:
         (asks(tools=[{"type": "custom"}]), "tools"),
         (asks(tools=TOOLS, tool_choice={"type": "allowed_tools"}), "tool_choice"),
         (asks(response_format={"type": "json_object"}), "response_format"),
+        (asks(response_format="json"), "response_format"),
         (asks({"role": "function", "content": "x"}), "messages"),
         (asks({"role": "user", "content": [{"type": "input_audio"}]}), "messages"),
         (asks({"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}), "messages"),
@@ -175,6 +177,18 @@ def test_fields_have_other_names(given: Any, expected: Any) -> None:
 def test_what_messages_have_no_words_for_is_named(given: Any, field: str) -> None:
     """Nothing that matters is dropped in silence."""
     assert beyond_messages(given) == field
+
+
+def test_marks_for_the_cache_stay() -> None:
+    """In texts, in the system prompt, which then is no longer one text, and at tools."""
+    mark = {"cache_control": {"type": "ephemeral"}}
+    system = {"role": "system", "content": [{**text("long"), **mark}, text("short")]}
+    user = {"role": "user", "content": [{**text("hi"), **mark}]}
+    asked = message_fields(asks(system, user, tools=[{**TOOLS[0], **mark}]), most_output=1)
+
+    assert asked["system"] == [{**text("long"), **mark}, text("short")]
+    assert asked["messages"] == [{"role": "user", "content": [{**text("hi"), **mark}]}]
+    assert asked["tools"] == [{**TOOL, **mark}]
 
 
 # -- the answer

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.providers.messages import MessageEvents, answer_of, beyond_chat, chat_fields, own_fields
 from tests.unit.node.scripted import COMMENT, DONE, FINISH, ROLE, USAGE, chunk, event
@@ -243,6 +245,38 @@ def test_thoughts_that_nobody_signed_do_not_go_to_who_checks() -> None:
     assert own_fields(plain) is plain
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+BLOCKS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "image", "document", "tool_use", "tool_result", "thinking", "x"])},
+        optional=dict.fromkeys(("text", "source", "content", "input", "id", "is_error", "title"), JSON),
+    )
+    | JSON,
+    max_size=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    role=st.sampled_from(["user", "assistant", "system"]),
+    content=BLOCKS,
+    name=st.sampled_from(
+        ["system", "tools", "tool_choice", "metadata", "thinking", "output_config", "stop_sequences"]
+    ),
+    value=JSON | BLOCKS,
+)
+def test_whatever_it_is_it_can_be_said_or_not(role: str, content: Any, name: str, value: Any) -> None:
+    """A body that makes no sense is no reason to fall over."""
+    fields = {**asks([{"role": role, "content": content}]), "tools": [TOOL], name: value}
+    if not beyond_chat(fields):
+        orjson.dumps(chat_fields(fields, thinks=True), option=orjson.OPT_NON_STR_KEYS)
+    own_fields(fields)
+
+
 # -- the answer
 
 
@@ -262,6 +296,7 @@ def called(arguments: Any, **more: Any) -> dict[str, Any]:
     [
         (chat({"content": "a"}), [text("a")], "end_turn"),
         (chat({"content": "a"}, "length"), [text("a")], "max_tokens"),
+        (chat({"content": [{"type": "thinking"}, text("a"), text("b")]}), [text("ab")], "end_turn"),
         (chat({"content": ""}, None), [], "end_turn"),
         (chat({"content": None, "refusal": "no"}), [text("no")], "refusal"),
         (chat({"content": "a"}, "content_filter"), [text("a")], "refusal"),
