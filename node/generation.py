@@ -31,6 +31,7 @@ from node.routing.slowness import Slowness, watched
 from node.routing.strategies import Strategy, build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
+from node.ui.routes import ui_routes
 from shared_state.cancellation import end_all
 from shared_state.shapes.listing import ListedModel
 from shared_state.topology import Topology
@@ -151,6 +152,7 @@ class Generation:
                 *health_routes(core.readiness),
                 metrics_route(core.metrics, core.ops, refresh=core.gauges.refresh),
                 *ops_routes(self._ops_parts(), core.ops),
+                *ui_routes(),
             ],
         )
 

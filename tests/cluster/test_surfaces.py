@@ -168,7 +168,7 @@ async def test_a_model_is_probed_in_its_own_kind(
     cluster.order(model, "500", times=1)
     with pytest.raises(APIStatusError):
         await call(client, pool_id)
-    await cluster.await_model(model, status="active", within_s=6)
+    await cluster.await_model(model, status="active")
     seen = cluster.seen(model)
 
     assert [entry["status"] for entry in seen] == [500, 200]

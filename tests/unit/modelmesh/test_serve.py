@@ -141,6 +141,7 @@ def test_the_banner_says_what_runs(plan_for, capsys):
     assert f"serves on http://127.0.0.1:{plan.address[1]}\n" in text
     assert "3 providers, 3 models, 1 pool\n" in text
     assert "curl http://127.0.0.1" in text
+    assert f"http://127.0.0.1:{plan.address[1]}/ui\n" in text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -82,9 +82,9 @@ def test_a_large_body_is_looked_at_in_part() -> None:
     """Four megabytes must not hold up the event loop; what was not seen is taken to be alike."""
     small, large = PROSE["english"].encode() * 20, PROSE["english"].encode() * 2500
     dense = DENSE["matrix"].encode() * 1000
-    began = time.perf_counter()
+    began = time.process_time()
     weight = weigh_text(large)
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
 
     assert weight == pytest.approx(125 * weigh_text(small), rel=0.01)
     assert took_s < 0.02
