@@ -31,7 +31,9 @@ ModelMeshError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
     ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
-    │   └── ApiMissingError        it has no such API
+    │   ├── ApiMissingError        it has no such API
+    │   └── PageUnreadableError    a page of the web cannot be read by it
+    │       └── PageGoneError      nor by anybody else
     ├── AuthenticationError
     ├── RateLimitError
     ├── QuotaExhaustedError
@@ -374,6 +376,25 @@ class ApiMissingError(RejectedRequestError):
     default_code = "unsupported_api"
     blame = Blame.NOBODY
     retryable = True
+
+
+class PageUnreadableError(RejectedRequestError):
+    """A page of the web does not let itself be read by this provider, which is well all the same; another may get through."""
+
+    default_code = "page_unreadable"
+    blame = Blame.NOBODY
+    retryable = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422)
+
+
+class PageGoneError(PageUnreadableError):
+    """There is no such page, whoever asks for it."""
+
+    default_code = "page_not_found"
+    blame = Blame.CALLER
+    retryable = False
 
 
 class OutputOverrunError(ProviderError):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, NoReturn
 
 import httpx
+import orjson
 
 from node.call import Call, Kind, Reply, Target, Trail
 from node.providers.classify import classify_event
@@ -16,6 +17,7 @@ from node.providers.connector import translate, unary_fields
 from node.providers.learned import Learned, fresh
 from node.providers.taps import Tap, drain, open_tap, until_content
 from node.providers.usage import Usage, cost_nano, usage_from
+from node.providers.web import WebApi, tokens_told, told_in_our_words
 from node.routing.bridge import bridged
 from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
@@ -72,6 +74,7 @@ class Attempt:
     ) -> None:
         self._caller = reply
         self._call, self._reply = bridged(call, target.model, lane.connector.provider, reply)
+        self._web = lane.connector.web_api(call.surface)
         self._target = target
         self._lane = lane
         self._reservation = reservation
@@ -180,7 +183,8 @@ class Attempt:
             return await connector.send(
                 connector.request(
                     self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
-                )
+                ),
+                self._web,
             )
         except ProviderError as error:
             surface, model = self._call.surface, self._target.model
@@ -220,7 +224,9 @@ class Attempt:
         connector = self._lane.connector
         with self._interrupts:
             body = await connector.read(response)
-        if self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
+        if self._web is not None:
+            body = self._translate(self._web, unary_fields(body, provider=connector.provider.id))
+        elif self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
             self._understand(unary_fields(body, provider=connector.provider.id))
         self._trail.first_content = self._first_content = self._loop.time()
         kind = content_type(response) or b"application/json"
@@ -234,6 +240,14 @@ class Attempt:
         if surface.proof not in fields and (fields.get("error") or self._call.kind is Kind.OBJECT):
             self._refuse_answer(fields)
         self._usage = usage_from(surface.usage_of(fields))
+
+    def _translate(self, api: WebApi, given: dict[str, Any]) -> bytes:
+        """The answer of a service of the web in our words, and its usage."""
+        if api.proof.isdisjoint(given):
+            self._refuse_answer(given)
+        answer = told_in_our_words(api, given, self._call, self._target.model)
+        self._usage = tokens_told(answer, self._target.model)
+        return orjson.dumps(answer)
 
     # -- streams
 
