@@ -25,7 +25,7 @@ check: $(STAMP) ## lint, format, types, architecture
 
 test: $(STAMP) ## all tests that need no container engine
 	@$(if $(NGINX),,echo '*** nginx is not installed: the cluster tests are left out (Debian: apt-get install nginx-light)')
-	$(BIN)/pytest -n 2 --dist loadfile -m '$(SUITE)' $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m '$(SUITE)' $(ARGS)
 
 ready: check test ## what must be green before a change is handed over
 

@@ -129,10 +129,11 @@ async def _judged(
 
 
 async def _examine_fleet(options: argparse.Namespace, names: str, seed: int) -> Report:
+    from benchmarks.exactness_faults import ALONE
     from benchmarks.exactness_fleet import Fleet
 
-    known = _every_fault()
-    chosen = list(known) if names == _ALL else [] if names == "none" else names.split("+")
+    known = _every_fault() | ALONE
+    chosen = list(_every_fault()) if names == _ALL else [] if names == "none" else names.split("+")
     faults = {name: known[name] for name in chosen}
     with CountingUpstream(seed=seed) as upstream, Fleet(upstream, nodes=options.nodes) as fleet:
         requests, seconds = options.requests, options.seconds

@@ -18,6 +18,8 @@ from tests.support.processes import wait_until
 _NODE_FROZEN_S: Final = 7.0
 _STORE_FROZEN_S: Final = 10.0
 _SHORT_FREEZE_S: Final = 3.0
+#: Longer than nodes wait for an answer, so that some of what is lost was never answered.
+_LOST_S, _FROZEN_BEFORE_LOSS_S = 0.3, 0.7
 _PATIENCE_S: Final = 60.0
 _TOLD_FOR_S: Final = 2.0
 _NO_SCHEDULER_S: Final = (1.0, 3.0)
@@ -65,9 +67,20 @@ async def kill_scheduler(fleet: Fleet, rng: random.Random) -> None:
 
 
 async def restart_store(fleet: Fleet, _: random.Random) -> None:
-    """The store dies and comes back with its append-only file; what its kill left unsynced is still in the page cache."""
+    """The store dies and comes back with its append-only file; where the disk is slow, without its last writes."""
     await asyncio.to_thread(fleet.cluster.valkey.kill)
     fleet.cluster.valkey.start()
+
+
+async def lose_tail(fleet: Fleet, _: random.Random) -> None:
+    """The store freezes, goes on, dies, and comes back without its last moments, as after the death of its machine."""
+    store = fleet.cluster.valkey
+    size = store.log_size
+    await asyncio.sleep(_LOST_S)
+    store.freeze()
+    await asyncio.sleep(_FROZEN_BEFORE_LOSS_S)
+    store.thaw()
+    await asyncio.to_thread(store.lose_tail, size)
 
 
 def freeze_store(frozen_s: float) -> Fault:
@@ -99,7 +112,7 @@ async def _tell_store(fleet: Fleet, *words: str, times: int) -> None:
     async with redis.asyncio.Redis.from_url(fleet.cluster.valkey.url, socket_timeout=1.0) as client:
         for _ in range(times):
             with suppress(redis.asyncio.RedisError):  # another fault may have taken it away
-                await client.execute_command(*words)
+                await client.execute_command(*words)  # type: ignore[no-untyped-call]
             await asyncio.sleep(_TOLD_FOR_S / times)
 
 
@@ -125,3 +138,5 @@ FAULTS: Final[dict[str, Fault]] = {
 }
 #: The same in less time, for the suite of tests.
 SHORT: Final[dict[str, Fault]] = FAULTS | {"redis-freeze": freeze_store(_SHORT_FREEZE_S)}
+#: Never among the others: what only a node remembers is lost with it.
+ALONE: Final[dict[str, Fault]] = {"redis-loss": lose_tail}

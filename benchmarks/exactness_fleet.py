@@ -57,8 +57,8 @@ def config(prefixes: Sequence[str]) -> dict[str, Any]:
     fragments = []
     for prefix in prefixes:
         for name, limits in _LIMITS.items():
-            extra = {"model": {"pricing": _PRICE}} if name == "money" else {}
-            member = Member("upstream", limits=limits, provider={"timeouts": _TIMEOUTS}, **extra)
+            model = {"pricing": _PRICE} if name == "money" else {}
+            member = Member("upstream", limits=limits, provider={"timeouts": _TIMEOUTS}, model=model)
             rules = _RULES | ({"retry": _RETRY} if name in ("rph", "wide") else {})
             fragments.append(pool(prefix + name, member, **rules))
         fragments.append(_shared(prefix + "shared"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def plan(asks: Sequence[str], seed: int, number: int) -> Request:
 
 
 def _size(rng: random.Random, most: int) -> int:
-    return round(most ** rng.random())
+    return round(math.exp(math.log(most) * rng.random()))
 
 
 class Load:

@@ -56,7 +56,7 @@ class Sampler:
 
     async def read(self) -> dict[str, float]:
         """Everything now, by ``process: what``."""
-        found = {}
+        found: dict[str, float] = {}
         processes = {node.name: node.process.pid for node in self._cluster.nodes}
         processes["scheduler"] = self._cluster.schedulers[0].pid
         for name, pid in processes.items():

@@ -207,7 +207,7 @@ ACTS: Final[dict[Act, int]] = {
     mistaken: 2,
 }
 #: Ends of a kind of load that need no explanation; who leaves on purpose has no end.
-_EXPECTED: Final = {
+_EXPECTED: Final[dict[Act, set[str]]] = {
     unary: {"200"},
     large: {"200"},
     stream: {"200"},

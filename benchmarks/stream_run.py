@@ -21,5 +21,6 @@ class StreamRun:
     @property
     def faults(self) -> list[str]:
         """What must not be: failed streams, readers who are held for ever."""
-        found = [fault for one in (*self.idle, *self.first, *self.lazy) for fault in one.faults]
+        measured: list[Idle | FirstToken | Lazy] = [*self.idle, *self.first, *self.lazy]
+        found = [fault for one in measured for fault in one.faults]
         return found + [f"{one.subject} still held slow readers" for one in self.lazy if one.ended_s is None]

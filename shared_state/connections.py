@@ -33,6 +33,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from shared_state.addresses import CLUSTER, SENTINEL, Address, Host
 from shared_state.cancellation import end_all
 from shared_state.lines import Lines
+from shared_state.steady import Steady, make_steady, steady
 
 #: What redis-py and the event loop raise when the store is away, slow or not able to serve.
 STORE_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -54,7 +55,7 @@ _KEYLESS: Final = frozenset(
 _SUBSCRIBER_CONNECT_S: Final = 1.0
 
 
-class PrimaryConnection(SentinelManagedConnection):
+class PrimaryConnection(Steady, SentinelManagedConnection):
     """A connection to the primary of the moment; dropped when the other side says that it is not, or cannot serve."""
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
@@ -65,7 +66,32 @@ class PrimaryConnection(SentinelManagedConnection):
             raise
 
 
-class PrimaryPool(BlockingConnectionPool):
+class FinalPool(BlockingConnectionPool):
+    """Connections that are gone for good once the pool is closed.
+
+    redis-py's own pool would open them again for whoever asks late, and nobody would be left to close them.
+    """
+
+    _is_closed = False
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self._is_closed:
+            raise RedisConnectionError("the store is closed")
+        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+
+    async def release(self, connection: Any) -> None:
+        """Takes a connection back; one that outlasted the pool, or was being opened at its end, is closed."""
+        if self._is_closed:
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
+
+    async def aclose(self) -> None:
+        """Closes all connections, also those in use."""
+        self._is_closed = True
+        await super().aclose()
+
+
+class PrimaryPool(FinalPool):
     """Connections to the primary that the sentinels name; asked anew for every connection that is made."""
 
     is_master = True  # what the connection class asks its pool
@@ -78,7 +104,7 @@ class PrimaryPool(BlockingConnectionPool):
         self._primary: Host | None = None
         self._epoch = 0
         asking = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
-        self._sentinels = [Redis(host=host, port=port, **asking, **_common()) for host, port in hosts]
+        self._sentinels = [_open_one(host=host, port=port, **asking) for host, port in hosts]
 
     async def get_master_address(self) -> Host:
         """The primary; connections to another one that are not in use are closed."""
@@ -148,9 +174,13 @@ class ClusterClient(RedisCluster):
 
     def __init__(self, *, home: str, **options: Any) -> None:
         super().__init__(**options)
+        kind = self.connection_kwargs["connection_class"] = steady(self.connection_kwargs["connection_class"])
+        for node in self.startup_nodes:
+            node.connection_class = kind
         self._home = home
         self._loading: asyncio.Task[Any] | None = None
         self._suspect: str | None = None
+        self._is_shut = False
         # one gate a node: a frozen node must not use up what the others are reached by
         self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(_CONNECTIONS)
@@ -187,6 +217,8 @@ class ClusterClient(RedisCluster):
     @asynccontextmanager
     async def reaching(self) -> AsyncIterator[None]:
         """Knows the nodes before the block begins, and asks for them again after it found one away."""
+        if self._is_shut:
+            raise RedisConnectionError("the store is closed")
         try:
             await self._know_nodes()
             yield
@@ -198,6 +230,7 @@ class ClusterClient(RedisCluster):
 
     async def shut(self) -> None:
         """Closes all connections, also those of a client that was about to ask for its nodes again."""
+        self._is_shut = True
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -271,7 +304,7 @@ def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> 
     pool = (
         PrimaryPool(address.hosts, address.service, **_login(address), db=address.db, **options, **_common())
         if address.scheme == SENTINEL
-        else BlockingConnectionPool.from_url(address.url, **options, **_common())
+        else make_steady(FinalPool.from_url(address.url, **options, **_common()))
     )
     return Redis(connection_pool=pool)
 
@@ -307,8 +340,16 @@ def open_subscriber(address: Address, client: Client, *, timeout_s: float) -> Re
     if isinstance(client, ClusterClient):
         known = {(node.host, int(node.port)) for node in client.get_nodes()} | set(address.hosts)
         host, port = random.choice(sorted(known))
-        return Redis(host=host, port=port, **_login(address), **options, **_common())
-    return Redis.from_url(address.url, **options, **_common())
+        return _open_one(host=host, port=port, **_login(address), **options)
+    client = Redis.from_url(address.url, **options, **_common())
+    make_steady(client.connection_pool)
+    return client
+
+
+def _open_one(**options: Any) -> Redis:
+    client = Redis(**options, **_common())
+    make_steady(client.connection_pool)
+    return client
 
 
 def _open_cluster(address: Address, *, home: str, **options: Any) -> ClusterClient:

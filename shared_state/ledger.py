@@ -322,10 +322,10 @@ class DomainLedger(Standing):
         return await self._run("exchange", table, head, *parts)
 
     def _head(self, *sequences: int, replay_in: int = 0) -> bytes:
-        is_replay = 1 if replay_in else 0
-        return ormsgpack.packb(
-            (self.node, replay_in or self.term, self.epoch, is_replay, self._void, *sequences)
-        )
+        is_replay, void = (
+            (1, 0) if replay_in else (0, self._void)
+        )  # else the next part of a replay would be stale
+        return ormsgpack.packb((self.node, replay_in or self.term, self.epoch, is_replay, void, *sequences))
 
     def _take_verdicts(
         self, sequence: int, batch: Batch, asks: Sequence[Ask], reply: list[Any]
@@ -347,12 +347,12 @@ class DomainLedger(Standing):
     ) -> list[bool] | None:
         if reply[4] != Note.FINE:
             return None
-        unknown = tuple(place - 1 for place in reply[_UNKNOWN_PLACES])
-        record = Record(sequence, self._clock.now_ms(), len(settlements), unknown, *batch)
+        # What changed nothing stays in the record: it may have been applied before, by a call whose answer was lost.
+        record = Record(sequence, self._clock.now_ms(), len(settlements), (), *batch)
         self.journal.settled(record, [s.reservation for s in settlements])
         applied = [True] * len(settlements)
-        for place in unknown:
-            applied[place] = False
+        for place in reply[_UNKNOWN_PLACES]:
+            applied[place - 1] = False
         return applied
 
     def _enter(self) -> None:

@@ -20,7 +20,7 @@ class Lines:
 
     Args:
         pool: makes the connections, and is not asked for anything else.
-        otherwise: how a command is sent when all of them are in use.
+        otherwise: how a command is sent when all of them are in use, or closed for good.
     """
 
     def __init__(self, pool: ConnectionPool, *, otherwise: Callable[..., Awaitable[Any]]) -> None:
@@ -28,6 +28,7 @@ class Lines:
         self._otherwise = otherwise
         self._open: list[AbstractConnection] = []
         self._free: list[AbstractConnection] = []
+        self._is_closed = False
 
     async def ask(self, *words: Any) -> Any:
         """Sends a command; its plain reply.
@@ -35,9 +36,9 @@ class Lines:
         Raises:
             RedisError, OSError: the server is away; the command may have been carried out.
         """
-        if not self._free and len(self._open) >= _MOST:
+        line = self._take()
+        if line is None:
             return await self._otherwise(*words)
-        line = self._free.pop() if self._free else self._new()
         try:
             if not line.is_connected or await line.can_read():
                 # Never used, closed by the other side, or out of step.
@@ -47,13 +48,22 @@ class Lines:
             return await line.read_response()
         finally:
             self._free.append(line)
+            if self._is_closed:  # while it was being opened, perhaps
+                await line.disconnect(nowait=True)
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, also those in use; before the other way is closed."""
+        self._is_closed = True
         for line in self._open:
             await line.disconnect()
 
-    def _new(self) -> AbstractConnection:
+    def _take(self) -> AbstractConnection | None:
+        if self._is_closed:
+            return None
+        if self._free:
+            return self._free.pop()
+        if len(self._open) >= _MOST:
+            return None
         line: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         line.socket_timeout = None
         self._open.append(line)

@@ -141,7 +141,7 @@ class Store:
         return open_subscriber(self._address, self.client, timeout_s=timeout_s)
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, for good: whoever calls afterwards finds the store away."""
         if self._lines is not None:
             await self._lines.aclose()
         await close_client(self.client)

@@ -5,12 +5,40 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.mock import MockProvider
 from tests.support.valkey import ValkeyServer
+
+# a busy machine is no fault of an example's, and a run must not find what the one before it did not look for;
+# to look for more: --hypothesis-profile=wide
+settings.register_profile(
+    "suite", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("wide", settings.get_profile("suite"), max_examples=1000, derandomize=False)
+settings.load_profile("suite")
+
+_ROOT = Path(__file__).parent
+_FOLDERS = ("cluster", "conformance", "redis")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it at the end.
+
+    Of the cluster tests those with a cluster of their own go before those that share one, which would idle meanwhile.
+    """
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    folder = item.path.relative_to(_ROOT).parts[0]
+    module = item.getparent(pytest.Module)
+    is_sharing = module is not None and hasattr(module.obj, "POOLS")
+    return _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS), is_sharing
 
 
 @pytest.fixture(scope="session")

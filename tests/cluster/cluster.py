@@ -194,7 +194,15 @@ class Cluster:
 
     def start_scheduler(self) -> ChildProcess:
         """Start one more scheduler. One after the other, for they share the file of statistics and each would create it."""
-        command = [sys.executable, "-m", "scheduler", "-c", self._config_path, "--redis", self._store_url]
+        command = [
+            sys.executable,
+            "-m",
+            "scheduler",
+            "-c",
+            str(self._config_path),
+            "--redis",
+            self._store_url,
+        ]
         process = ChildProcess(command, name=f"scheduler{len(self.schedulers) + 1}", cwd=_ROOT)
         self.schedulers.append(self._stack.enter_context(closing(process)))
         process.wait_line_blocking("scheduler starts", _START_S)

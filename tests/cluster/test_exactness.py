@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.exactness import examine
-from benchmarks.exactness_faults import SHORT
+from benchmarks.exactness_faults import ALONE, SHORT
 from benchmarks.exactness_fleet import Fleet
 from benchmarks.exactness_upstream import CountingUpstream
 
@@ -25,6 +25,7 @@ _SECONDS: dict[str, float] = {
     "node-freeze": 9.0,
     "scheduler-kill": 4.0,
     "redis-restart": 3.0,
+    "redis-loss": 4.0,
     "redis-freeze": 5.0,
     "pubsub-cut": 3.0,
     "script-flush": 3.0,
@@ -32,7 +33,7 @@ _SECONDS: dict[str, float] = {
     "all": 10.0,
 }
 #: Those that take long by their nature are left to `make cluster`; the last one has a bit of all of them.
-_LONG = {"node-freeze", "redis-freeze", "scale", "all"}
+_LONG = {"node-freeze", "redis-loss", "redis-freeze", "scale", "all"}
 #: Where somebody is taken for dead others clean up.
 _CLEANED_UP = {"node-kill", "node-freeze", "all"}
 #: Calls that a node had admitted while the store was away, and died, are booked only when its allowance ends, in a minute.
@@ -61,7 +62,9 @@ async def test_no_window_is_exceeded_and_the_books_balance(
 ):
     """Under load and amid the fault; what the upstream counted is within all limits and in the books, and nothing stays held."""
     seconds = _SECONDS[name]
-    faults: dict[str, Any] = {} if name == "none" else SHORT if name == "all" else {name: SHORT[name]}
+    faults: dict[str, Any] = (
+        {} if name == "none" else SHORT if name == "all" else {name: (SHORT | ALONE)[name]}
+    )
 
     report = await examine(
         fleet,

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from shared_state.domains import read_pulses
@@ -18,6 +19,7 @@ from shared_state.registry import Registry
 from shared_state.statistics import forget_minute
 from shared_state.store import STORE_ERRORS, Script, Store
 from tests.redis.ground import DOMAIN, SMALL, Caller, make_domain, make_pool
+from tests.support.processes import wait_until
 from tests.support.valkey import ValkeyServer
 
 TIMEOUT_S = 0.1
@@ -98,6 +100,27 @@ async def test_a_server_that_is_not_there_is_an_error_at_once(store: Store, serv
         await store.command("TIME")
 
     assert time.monotonic() - began_s < TIMEOUT_S + 0.1
+
+
+async def test_a_closed_store_stays_closed(store: Store) -> None:
+    """A call that comes late opens no connection again, nor does one that was under way; nobody would close it."""
+    other = Store(store.url, name="closed")
+    await other.ping()
+    echo(other)
+    await other.run("echo", [], ["warm"])
+    late = [asyncio.create_task(other.ping()) for _ in range(5)]
+    late += [asyncio.create_task(other.run("echo", [], [n])) for n in range(5)]
+    await asyncio.sleep(0)
+    await other.aclose()
+    await asyncio.gather(*late, return_exceptions=True)
+    for call in (other.ping, lambda: other.run("echo", [], ["late"])):
+        with pytest.raises(STORE_ERRORS):
+            await call()
+
+    async def is_alone() -> bool:
+        return b"name=closed" not in await store.command("CLIENT", "LIST")
+
+    await wait_until(is_alone, what="the server to see the end of them")
 
 
 async def test_a_killed_connection_costs_at_most_one_call(store: Store) -> None:
@@ -283,3 +306,18 @@ async def test_an_ask_lost_in_a_frozen_server_is_admitted_once(server: ValkeySer
     assert [verdict.code for verdict in await caller.ledger.admit([ask])] == [Code.ADMITTED]
     assert (await caller.used())[SMALL, "rpm"][0] == 2
     assert (await caller.books()).is_balanced
+
+
+def test_a_connection_that_was_closed_meanwhile_is_a_store_that_is_away(server: ValkeyServer) -> None:
+    """On uvloop, which has closed the transport before redis-py hears of it."""
+    uvloop.run(_write_too_late(Store(server.url)))
+
+
+async def _write_too_late(store: Store) -> None:
+    connection = store.client.connection_pool.make_connection()
+    await connection.connect()
+    connection._writer.transport.abort()
+    await asyncio.sleep(0.01)  # the loop's own time to close it
+    with pytest.raises(STORE_ERRORS, match="the connection is closed"):
+        await connection.send_command("PING")
+    await store.aclose()

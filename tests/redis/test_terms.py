@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing
+from typing import Any
 
 import orjson
 import pytest
@@ -73,6 +74,17 @@ async def use(node: Caller, count: int, *, tokens: tuple[int, int] = (0, 0)) -> 
     made = [await node.admit(tokens=tokens) for _ in range(count)]
     assert {verdict.code for _, verdict in made} == {Code.ADMITTED}
     return [reservation for reservation, _ in made]
+
+
+def lose_answers(store: Store, patch: pytest.MonkeyPatch) -> None:
+    """Calls are carried out, and their answers never come."""
+    run = store.run
+
+    async def run_unheard(*args: Any) -> Any:
+        await run(*args)
+        raise TimeoutError
+
+    patch.setattr(store, "run", run_unheard)
 
 
 async def news(node: Caller, kind: str = "state_corrected") -> list[dict[str, object]]:
@@ -318,6 +330,49 @@ async def test_an_assertion_may_be_said_twice(server: ValkeyServer, nodes: list[
     assert (await one.used())[SMALL, "rpm"][0] == 8
     assert len(await news(one)) == 1
     assert (await one.books()).is_balanced
+
+
+async def test_what_was_settled_without_an_answer_is_said_again(
+    server: ValkeyServer, nodes: list[Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try changed nothing, for the first had; the server lost both."""
+    one, _ = nodes
+    (open_,) = await use(one, 1)
+    size = server.log_size
+    with monkeypatch.context() as patch:
+        lose_answers(one.store, patch)
+        with pytest.raises(TimeoutError):
+            await one.settle(open_, pool=POOL)
+    assert not await one.settle(open_, pool=POOL)
+    server.lose_tail(size)
+    await reconnect(nodes)
+    await one.assert_known()
+
+    row = (await one.books()).rows[0]
+    assert (row.admitted, row.settled, row.in_flight) == (1, 1, 0)
+
+
+async def test_all_parts_of_a_long_replay_are_applied(
+    server: ValkeyServer, nodes: list[Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the last call before the loss had no answer, so that what it admitted is given up."""
+    one, _ = nodes
+    one.ledger = Caller(one.store, make_domain(small={"rpm": 1000}), node=one.node).ledger
+    await use(one, 1)
+    size = server.log_size
+    for _ in range(3):
+        assert admitted(await one.admit_many(200)) == 200
+    with monkeypatch.context() as patch:
+        lose_answers(one.store, patch)
+        with pytest.raises(TimeoutError):
+            await one.admit()
+    server.lose_tail(size)
+    await reconnect(nodes)
+    correction = await one.assert_known()
+
+    assert (correction.admissions, correction.is_whole) == (600, True)
+    assert (await one.used())[SMALL, "rpm"][0] == 601
+    assert (await one.books()).rows[0].admitted == 601
 
 
 async def test_a_standby_that_was_forgotten_is_set_again(server: ValkeyServer, nodes: list[Caller]) -> None:
