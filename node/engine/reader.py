@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import httptools
 
@@ -75,7 +76,9 @@ class RequestReader:
         self._count_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + _LINE_OVERHEAD_BYTES)
+        self._head_bytes += len(name) + len(value) + _LINE_OVERHEAD_BYTES
+        if self._head_bytes > self._max_head_bytes:
+            self._refuse_head()
         if self.in_head:  # else a trailer: counted with the head, and dropped
             headers = self._headers
             headers.append((name.lower(), value.rstrip(b" \t")))
@@ -106,8 +109,11 @@ class RequestReader:
     def _count_head(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes
         if self._head_bytes > self._max_head_bytes:
-            self.close()
-            raise RefusedError(431, f"The request head is larger than {self._max_head_bytes} bytes.")
+            self._refuse_head()
+
+    def _refuse_head(self) -> NoReturn:
+        self.close()
+        raise RefusedError(431, f"The request head is larger than {self._max_head_bytes} bytes.")
 
     def _without_upgrade(self, method: bytes, framing: Framing) -> Framing:
         """An Upgrade header is ignored, as the standard allows; the connection ends after this request."""
