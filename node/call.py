@@ -214,6 +214,9 @@ class Call:
         passport: what it says of its way so far.
         form: the body, if it came as a form; ``fields`` are its texts.
         headers: those of the request that go on to a provider of the same API.
+        name: what the caller asked for in ``model``.
+        is_stream: whether the answer is a stream of events.
+        kind: what the answer is if it is no stream of events; bytes go out as they come.
     """
 
     surface: Surface
@@ -232,27 +235,21 @@ class Call:
     passport: Passport = FRESH
     form: Form | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    name: str = field(init=False)
+    is_stream: bool = field(init=False)
+    kind: Kind = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """What the caller asked for in ``model``."""
-        return str(self.fields["model"])
+    def __post_init__(self) -> None:
+        surface, fields = self.surface, self.fields
+        mark, value = surface.stream_mark
+        self.name = str(fields["model"])
+        self.is_stream = surface.streams and fields.get(mark) == value
+        self.kind = surface.kind(fields)
 
     @property
     def is_probe(self) -> bool:
         """Whether it is sent to learn how a model is: one attempt, on that model alone."""
         return self.how in (How.PROBE, How.STARTUP_PROBE)
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the answer is a stream of events."""
-        name, value = self.surface.stream_mark
-        return self.surface.streams and self.fields.get(name) == value
-
-    @property
-    def kind(self) -> Kind:
-        """What the answer is if it is no stream of events; bytes go out as they come."""
-        return self.surface.kind(self.fields)
 
 
 class Fallback(StrEnum):

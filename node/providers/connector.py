@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -12,11 +12,11 @@ import orjson
 from node.call import Call, Kind, Surface
 from node.passport import HEADER
 from node.providers.classify import classify_response
-from node.providers.learned import Learned, learn, limit_headers
+from node.providers.learned import Learned, learn
 from node.providers.masking import Mask
 from node.providers.notices import LimitNotices
 from node.providers.web import WebApi, page_fault, web_apis
-from node.upstream import Address, AddressedRequest, parts_of, raw_headers
+from node.upstream import Address, AddressedRequest, parts_of
 from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
@@ -198,14 +198,11 @@ class Connector:
             dialect=self.provider.connector.dialect,
         )
 
-    def heed(self, response: httpx.Response, model: ModelSpec) -> list[Learned]:
-        """What the head of a successful answer tells about the provider's own limits.
+    def heed(self, headers: Mapping[str, str], model: ModelSpec) -> list[Learned]:
+        """What the headers of a successful answer (see `limit_headers`) tell about the provider's own limits.
 
         Windows that our books do not know, such as those of a second, matter only once they refuse.
         """
-        headers = limit_headers(raw_headers(response))
-        if not headers:
-            return []
         self._notices.note(headers, model)
         learned = learn(headers, dialect=self.provider.connector.dialect)
         return [word for word in learned if word.window in COUNTING]

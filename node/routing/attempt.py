@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ import orjson
 from node.call import Call, Kind, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
-from node.providers.learned import Learned, fresh
+from node.providers.learned import Learned, fresh, limit_headers
 from node.providers.taps import Tap, drain, open_tap, until_content
 from node.providers.usage import Usage, cost_nano, usage_from
 from node.providers.web import WebApi, tokens_told, told_in_our_words
@@ -25,7 +24,6 @@ from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, pause_s, reset_s
 from node.upstream import content_type, parts_of, raw_headers
-from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
@@ -53,7 +51,7 @@ class Attempt:
     """Carries one admitted reservation to its settlement.
 
     Attributes:
-        headers: of the provider's answer, once there is one.
+        limits_told: headers of the provider's answer that tell of its limits.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Attempt:
         self._deadline = deadline
         self._asked = asked
         self._passport = passport
-        self._loop = asyncio.get_running_loop()
+        self._loop = interrupts.loop
         self._admitted = self._loop.time()
         self._sent = self._admitted
         self._is_sent = False
@@ -99,7 +97,7 @@ class Attempt:
         )
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
-        self.headers: RawHeaders | None = None
+        self.limits_told: dict[str, str] = {}
 
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
@@ -155,9 +153,7 @@ class Attempt:
             self._start_clock()
             with self._interrupts:
                 response = await self._send()
-            self._learned = self._lane.connector.heed(response, self._target.model)
-            self._learned_at = self._loop.time()
-            self.headers = raw_headers(response)
+            self._heed(limit_headers(raw_headers(response)))
             if comfort is not None or self._call.kind is Kind.BYTES:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -192,6 +188,13 @@ class Attempt:
                 raise
             message = f"{model.provider} has no {surface.name} API for {model.id!r} ({error.status})"
             raise ApiMissingError(message, status=404) from error
+
+    def _heed(self, told: dict[str, str]) -> None:
+        """What the provider says of its limits; most say nothing."""
+        if told:
+            self.limits_told = told
+            self._learned = self._lane.connector.heed(told, self._target.model)
+            self._learned_at = self._loop.time()
 
     def _learn_early(self) -> None:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
