@@ -20,12 +20,24 @@ from shared_state.connections import Client, ask_at, primaries
 #: What the names of our libraries begin with.
 LIBRARIES: Final = "modelmesh_"
 _ENTRY: Final = re.compile(r"\nreturn (\w+)\(\)\n\Z")
+#: What the commands ask of the server's Lua. Looked up by name it takes three tables each time, as a local of the library none. It is there when
+#: a function is called, not yet when the library is loaded.
+_GLOBALS: Final = (
+    "redis, math, string, table, cjson, cmsgpack, struct, ipairs, next, pairs, rawget, setmetatable, tonumber, type, unpack"
+)
 _LIBRARY: Final = """#!lua name={name}
-local KEYS, ARGV
+local KEYS, ARGV, entry
+local function build()
+  local {globals} = {globals}
+  return (function()
 {body}
+return {entry}
+  end)()
+end
 redis.register_function('{name}', function(keys, args)
   KEYS, ARGV = keys, args
-  return {entry}()
+  entry = entry or build()
+  return entry()
 end)
 """
 
@@ -48,7 +60,9 @@ class Script:
         """Text of its library."""
         found = _ENTRY.search(self.text)
         assert found is not None
-        return _LIBRARY.format(name=self.function, body=self.text[: found.start()], entry=found[1])
+        return _LIBRARY.format(
+            name=self.function, globals=_GLOBALS, body=self.text[: found.start()], entry=found[1]
+        )
 
 
 def is_unknown_function(error: ResponseError) -> bool:

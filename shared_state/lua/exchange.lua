@@ -58,7 +58,8 @@ do
   --#include admitting
 end
 
--- Tables that come with every call and seldom change, by their packed text. What was lost is unpacked again; nothing in them is of one call.
+-- Tables that come with every call and seldom change, by their packed text. What was lost is unpacked again. Windows stay with their
+-- descriptions, so that they need not be made anew; whatever in them is of one call is set when they are loaded.
 local MOST_KEPT = 256
 local kept, kept_count = {}, 0
 local function unpack_once(packed, read)
@@ -73,37 +74,45 @@ end
 
 local function read_limits(rows) return rows end
 
--- `counters`: the two of its error rate.
 local function read_policies(rows)
   local found = {}
   for i, p in ipairs(rows) do
-    local length, bucket = int(p[3]), math.max(1, math.floor(p[3] / 12))
     found[i] = { retry_limit = p[1], error_rate = p[2], error_window = p[3], error_minimum = p[4], cooldown = p[5],
-      max_cooldown = p[6], ramp_steps = p[7], flags = p[8], counters = { { SLIDING, 'ok' .. length, 1, 0, p[3], bucket, 0, 0 },
-      { SLIDING, 'bad' .. length, 1, 0, p[3], bucket, 0, 0 } } }
+      max_cooldown = p[6], ramp_steps = p[7], flags = p[8] }
   end
   return found
 end
 
--- The counters of all error rates that the attempts of a model belong to, and where those of a length begin; nil if it has none.
-local function counters_of(index, groups)
-  local specs, places
-  for _, group in ipairs(groups) do
-    local policy = policies[group[2]]
-    if group[1] == index and not (places and places[policy.error_window]) then
-      specs, places = specs or {}, places or {}
-      places[policy.error_window] = #specs + 1
-      specs[#specs + 1], specs[#specs + 2] = policy.counters[1], policy.counters[2]
-    end
+-- Descriptions of the two counters of an error rate. They stay with the model's row, as those of its windows do.
+local function describe_errors(m, length)
+  m.errors = m.errors or {}
+  if not m.errors[length] then
+    local name, bucket = int(length), math.max(1, math.floor(length / 12))
+    m.errors[length] = { { SLIDING, 'ok' .. name, 1, 0, length, bucket, 0, 0 }, { SLIDING, 'bad' .. name, 1, 0, length, bucket, 0, 0 } }
   end
-  return specs, places
+  return m.errors[length]
 end
 
-local function load_model(m, counters, places)
+-- The counters of all error rates that the attempts of a model belong to, and those of each length by themselves; nil if it has none.
+local function counters_of(m, index, groups)
+  local specs, by_length
+  for _, group in ipairs(groups) do
+    local length = policies[group[2]].error_window
+    if group[1] == index and not (by_length and by_length[length]) then
+      local pair = describe_errors(m, length)
+      specs = specs and { pair[1], pair[2], unpack(specs) } or pair
+      by_length = by_length or {}
+      by_length[length] = pair
+    end
+  end
+  return specs, by_length
+end
+
+local function load_model(m, counters, by_length)
   providers[m[2]] = providers[m[2]] or load_entity('provider', m[2])
   local model = { entity = load_entity('model', m[1], counters and MEASURED), provider = providers[m[2]], errors = {},
     scope = load_scope(KEYS[1] .. ':win:m:' .. m[1], m[3], now, model_in_flight(m[1]), counters) }
-  for length, at in pairs(places or {}) do model.errors[length] = { model.scope.counters[at], model.scope.counters[at + 1] } end
+  for length, pair in pairs(by_length or {}) do model.errors[length] = { pair[1].window, pair[2].window } end
   return model
 end
 
@@ -113,7 +122,7 @@ local function load(limits, ended)
   models, providers = {}, {}
   local is_stale = account.stale
   for i, m in ipairs(limits[4]) do
-    models[i] = load_model(m, counters_of(i, ended and ended[1] or {}))
+    models[i] = load_model(m, counters_of(m, i, ended and ended[1] or {}))
     is_stale = is_stale or models[i].scope.stale
   end
   return not is_stale

@@ -149,8 +149,8 @@ local function admit_all_at_once(groups, flat, by_model, all)
   for _, group in ipairs(groups) do
     count(books_of(tally, models[group[1]].entity.id, group[2]), 'admitted', group[6])
   end
-  for at = 0, #flat - 1, ASK_STRIDE do
-    enlist(groups[flat[at + 1]], flat[at + 2], flat[at + 3], flat[at + 4], flat[at + 5])
+  for at = 1, #flat, ASK_STRIDE do
+    enlist(groups[flat[at]], flat[at + 1], flat[at + 2], flat[at + 3], flat[at + 4])
   end
 end
 

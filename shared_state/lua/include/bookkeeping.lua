@@ -105,16 +105,16 @@ end
 local function close_reservations(model, reservations)
   local key = KEYS[1] .. ':res:' .. model
   local packed = redis.call('HMGET', key, unpack(reservations))
-  local closed, members, seen = {}, {}, {}
-  for i, reservation in ipairs(reservations) do
+  local closed, members, seen, n, prefix = {}, {}, {}, 0, member_of(model, '')
+  for i = 1, #reservations do
+    local reservation = reservations[i]
     if packed[i] and seen[reservation] then packed[i] = false end
     if packed[i] then
-      seen[reservation] = true
-      closed[#closed + 1] = reservation
-      members[#members + 1] = member_of(model, reservation)
+      n, seen[reservation] = n + 1, true
+      closed[n], members[n] = reservation, prefix .. reservation
     end
   end
-  if #closed > 0 then
+  if n > 0 then
     redis.call('HDEL', key, unpack(closed))
     redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
   end

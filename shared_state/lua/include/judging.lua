@@ -22,7 +22,7 @@ end
 
 local function record_outcome(model, policy, bad)
   local w = model.errors[policy.error_window][bad and 2 or 1]
-  bucket_add(w, math.floor(now / w.b), 1)
+  bucket_add(w, w.current, 1)
 end
 
 local function forget_errors(model, policy)
@@ -51,6 +51,7 @@ local function succeed(model, policy, reservation)
   local entity, provider = model.entity, model.provider
   set(entity, 'fails', 0)
   set(provider, 'fails', 0)
+  if provider.phase == '' and entity.phase == '' then return end
   if provider.phase == 'trial' and provider.trial == reservation then activate(provider, '', now) end
   if entity.phase == 'trial' and entity.trial == reservation then
     forget_errors(model, policy)

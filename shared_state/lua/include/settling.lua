@@ -11,8 +11,8 @@ local STRIDE = 10
 
 local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
 local function latency_bucket(ms)
-  for i, bound in ipairs(LATENCY_BOUNDS) do
-    if ms <= bound then return i end
+  for i = 1, #LATENCY_BOUNDS do
+    if ms <= LATENCY_BOUNDS[i] then return i end
   end
   return #LATENCY_BOUNDS + 1
 end
@@ -26,18 +26,26 @@ local function read_attempt(s, flat, at)
   s.is_estimated, s.is_unsent = flagged(flags, ESTIMATED), flagged(flags, NOT_SENT)
 end
 
-local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
-  if s.outcome == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
-  local stats, outcome = stats_of(tally, model.entity.id, pool), OUTCOME_STATS[s.outcome]
-  stats[STAT.attempts], stats[outcome] = stats[STAT.attempts] + 1, stats[outcome] + 1
-  stats[STAT.tokens_in], stats[STAT.tokens_out] = stats[STAT.tokens_in] + tokens_in, stats[STAT.tokens_out] + tokens_out
-  stats[STAT.cost] = stats[STAT.cost] + cost
+local ATTEMPTS, TOKENS_IN, TOKENS_OUT, COST = STAT.attempts, STAT.tokens_in, STAT.tokens_out, STAT.cost
+local LATENCY, FIRST_TOKEN = STAT.latency_ms, STAT.first_token_ms
+
+-- `home`: see home_of.
+local function count_statistics(model, home, s, tokens_in, tokens_out, cost)
+  local code, stats = s.outcome, home.stats
+  if code == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
+  if not stats then
+    stats = stats_of(tally, model.entity.id, home.pool)
+    home.stats = stats
+  end
+  local outcome = OUTCOME_STATS[code]
+  stats[ATTEMPTS], stats[outcome] = stats[ATTEMPTS] + 1, stats[outcome] + 1
+  stats[TOKENS_IN], stats[TOKENS_OUT], stats[COST] = stats[TOKENS_IN] + tokens_in, stats[TOKENS_OUT] + tokens_out, stats[COST] + cost
   if s.is_estimated then count(stats, STAT.estimated, 1) end
-  if s.outcome == RATE_LIMITED or s.outcome == QUOTA then count(stats, STAT.limited, 1) end -- among the failed
-  if s.outcome == SUCCESS then
+  if code == SUCCESS then
     local bucket = STAT_LATENCIES + latency_bucket(s.latency)
-    stats[bucket], stats[STAT.latency_ms] = stats[bucket] + 1, stats[STAT.latency_ms] + s.latency
-    stats[STAT.first_token_ms] = stats[STAT.first_token_ms] + s.first_token
+    stats[bucket], stats[LATENCY], stats[FIRST_TOKEN] = stats[bucket] + 1, stats[LATENCY] + s.latency, stats[FIRST_TOKEN] + s.first_token
+  elseif code == RATE_LIMITED or code == QUOTA then
+    count(stats, STAT.limited, 1) -- among the failed
   end
 end
 
@@ -47,6 +55,7 @@ local function home_of(model, tail)
   if not found then
     local pool = read_tail(tail)
     found = { books = books_of(tally, model.entity.id, pool), pool = pool }
+    found.books.settled = found.books.settled or 0
     model.homes[tail] = found
   end
   return found
@@ -104,8 +113,8 @@ local function settle(model, policy, s, packed)
   add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
   judge(model, policy, s)
   local at = home_of(model, packed:sub(RECORD_SIZE + 1))
-  count(at.books, 'settled', 1)
-  count_statistics(model, at.pool, s, tokens_in, tokens_out, cost)
+  at.books.settled = at.books.settled + 1
+  count_statistics(model, at, s, tokens_in, tokens_out, cost)
 end
 
 -- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
@@ -118,7 +127,7 @@ local function book_leased(model, policy, pool, s)
   count(books, 'settled', 1)
   local tokens_in, tokens_out, cost = math.max(0, s.tokens_in), math.max(0, s.tokens_out), math.max(0, s.cost)
   use(model, policy, tokens_in, tokens_out, cost)
-  count_statistics(model, pool, s, tokens_in, tokens_out, cost)
+  count_statistics(model, { pool = pool }, s, tokens_in, tokens_out, cost)
   return true
 end
 
@@ -165,8 +174,9 @@ end
 -- Settles the attempts of one model; returns the places of those that changed nothing.
 local function settle_model(model, groups, flat, aside, unknown)
   local s, learned = {}, {}
-  for i, packed in ipairs(close_reservations(model.entity.id, model.reservations)) do
-    local at = model.places[i]
+  local places, closed = model.places, close_reservations(model.entity.id, model.reservations)
+  for i = 1, #places do
+    local at, packed = places[i], closed[i]
     local place, group = at / STRIDE + 1, groups[flat[at + 2]]
     local policy, more = policies[group[2]], aside[place]
     read_attempt(s, flat, at)

@@ -7,31 +7,27 @@
 -- yesterday gives way to the first answer of today.
 local SAMPLE_WEIGHT, MEMORY_MS, PEAK_MEMORY_MS = 2 / 51, 30000, 10000
 
-local function average(old, sample, weight)
-  return old and old + weight * (sample - old) or sample
-end
-
 -- Whoever measures loads the fields latency, ttft, peak and measured with the entity.
 
 -- What a new sample weighs against a memory of that length.
 local function weight_of(idle, memory)
-  return idle == 0 and SAMPLE_WEIGHT or 1 - (1 - SAMPLE_WEIGHT) * math.exp(-idle / memory)
+  return 1 - (1 - SAMPLE_WEIGHT) * math.exp(-idle / memory)
+end
+
+local function begin_measuring(model, now)
+  local e = model.entity
+  model.speed = { latency = tonumber(e.latency), ttft = tonumber(e.ttft), peak = tonumber(e.peak), measured = tonumber(e.measured) or now }
+  return model.speed
 end
 
 -- Takes a sample into the averages of a model; `model.speed` is written by save_speed.
 local function measure(model, latency, first_content, is_stream, now)
-  local s = model.speed
-  if not s then
-    local e = model.entity
-    s = { latency = tonumber(e.latency), ttft = tonumber(e.ttft), peak = tonumber(e.peak), measured = tonumber(e.measured) or now }
-    model.speed = s
-  end
-  local idle = math.max(0, now - s.measured)
-  local weight = weight_of(idle, MEMORY_MS)
-  s.latency = average(s.latency, latency, weight)
-  if is_stream then s.ttft = average(s.ttft, first_content, weight) end
-  s.peak = math.max(first_content, average(s.peak, first_content, weight_of(idle, PEAK_MEMORY_MS)))
-  s.measured = now
+  local s, weight, peak_weight = model.speed or begin_measuring(model, now), SAMPLE_WEIGHT, SAMPLE_WEIGHT
+  if now > s.measured then weight, peak_weight = weight_of(now - s.measured, MEMORY_MS), weight_of(now - s.measured, PEAK_MEMORY_MS) end
+  local old, ttft, peak = s.latency or latency, s.ttft or first_content, s.peak or first_content
+  s.latency, s.measured = old + weight * (latency - old), now
+  if is_stream then s.ttft = ttft + weight * (first_content - ttft) end
+  s.peak = first_content >= peak and first_content or peak + peak_weight * (first_content - peak)
 end
 
 -- Hands the averages to the entity, which is written later.

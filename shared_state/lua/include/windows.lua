@@ -24,123 +24,143 @@
 
 local WIDE = '.................................................................'
 local CARRY_MS = 250
+local HELD = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5' }
 local SLIDING, CALENDAR, SPACING, CONCURRENCY, BUCKET, CAP = 1, 2, 3, 4, 5, 6
 
--- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
-local function expire_buckets(key, w, now)
-  local first = math.floor((now - w.a - w.c) / w.b)
-  if w.old == nil or w.sum == 0 then
-    w.old = w.current -- it holds nothing: what was admitted before was never counted here and cannot be given back
-    return
+local load_scope
+do
+  -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
+  local function expire_buckets(key, w, now)
+    local first = math.floor((now - w.a - w.c) / w.b)
+    if w.old == nil or w.sum == 0 then
+      w.old = w.current -- it holds nothing: what was admitted before was never counted here and cannot be given back
+      return
+    end
+    w.current = math.max(w.current, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
+    if w.old >= first then return end
+    local span = math.ceil((w.a + w.c) / w.b) + 1
+    local names = {}
+    for i = w.old, math.min(first - 1, w.old + span) do names[#names + 1] = w.name .. ':' .. int(i) end
+    local gone = redis.call('HMGET', key, unpack(names))
+    for _, amount in ipairs(gone) do
+      if amount then w.sum = w.sum - tonumber(amount) end
+    end
+    w.old, w.gone, w.dirty = first, names, true
   end
-  w.current = math.max(w.current, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
-  if w.old >= first then return end
-  local span = math.ceil((w.a + w.c) / w.b) + 1
-  local names = {}
-  for i = w.old, math.min(first - 1, w.old + span) do names[#names + 1] = w.name .. ':' .. int(i) end
-  local gone = redis.call('HMGET', key, unpack(names))
-  for _, amount in ipairs(gone) do
-    if amount then w.sum = w.sum - tonumber(amount) end
+
+  -- Chooses the period that holds `now`. A period that is older than the one on record is never opened again.
+  local function open_period(scope, w, now)
+    if now < w.a or now >= w.c then
+      scope.stale = true
+      return
+    end
+    w.ends = w.b
+    if now >= w.b then w.a, w.ends = w.b, w.c end
+    if not w.mark or w.mark < w.a then
+      local carry = w.name .. ':carry:' .. int(w.a)
+      w.sum = w.mark and tonumber(redis.call('HGET', scope.key, carry) or 0) or 0
+      w.mark, w.gone, w.dirty, scope.must_keep = w.a, { carry }, true, true
+    end
+    scope.keep_ms = math.max(scope.keep_ms, w.c - now)
   end
-  w.old, w.gone, w.dirty = first, names, true
-end
 
--- Chooses the period that holds `now`. A period that is older than the one on record is never opened again.
-local function open_period(scope, w, now)
-  if now < w.a or now >= w.c then
-    scope.stale = true
-    return
+  -- Lets a bucket drain for the time since it was last touched; a clock that stepped back drains nothing.
+  local function drain(w, now)
+    if w.mark and now > w.mark then w.sum = math.max(0, w.sum - (now - w.mark) * w.limit / w.a) end
+    w.mark = math.max(now, w.mark or now)
   end
-  w.ends = w.b
-  if now >= w.b then w.a, w.ends = w.b, w.c end
-  if not w.mark or w.mark < w.a then
-    local carry = w.name .. ':carry:' .. int(w.a)
-    w.sum = w.mark and tonumber(redis.call('HGET', scope.key, carry) or 0) or 0
-    w.mark, w.gone, w.dirty, scope.must_keep = w.a, { carry }, true, true
+
+  -- The names of the fields of a window stay with its description, which may be kept for another call.
+  local function name_fields(s)
+    s.sum, s.mark, s.bucket = s[2] .. ':sum', s[2] .. (s[1] == SLIDING and ':old' or ':at'), s[2] .. ':'
   end
-  scope.keep_ms = math.max(scope.keep_ms, w.c - now)
-end
 
--- Lets a bucket drain for the time since it was last touched; a clock that stepped back drains nothing.
-local function drain(w, now)
-  if w.mark and now > w.mark then w.sum = math.max(0, w.sum - (now - w.mark) * w.limit / w.a) end
-  w.mark = math.max(now, w.mark or now)
-end
+  local function name_buckets(s, latest)
+    s.latest, s.latest_name, s.before_name = latest, s.bucket .. int(latest), s.bucket .. int(latest - 1)
+  end
 
--- The names of the fields of a window stay with its description, which may be kept for another call.
-local function name_fields(s)
-  s.sum, s.mark, s.bucket = s[2] .. ':sum', s[2] .. (s[1] == SLIDING and ':old' or ':at'), s[2] .. ':'
-end
+  local function new_window(s)
+    local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], b = s[6], c = s[7], alert = s[8], spec = s, sum = 0,
+      has_fields = s[1] ~= CONCURRENCY and s[1] ~= CAP, add = s[1] == SLIDING and {} or nil }
+    if w.has_fields then name_fields(s) end
+    s.window = w
+    return w
+  end
 
-local function name_buckets(s, latest)
-  s.latest, s.latest_name, s.before_name = latest, s.bucket .. int(latest), s.bucket .. int(latest - 1)
-end
-
--- A window out of its description; the fields that it needs are appended to those that are read. Of a sliding window these are
--- also its two latest buckets: nearly all that happens happens there.
-local function describe(s, fields, now)
-  local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], a = s[5], b = s[6], c = s[7], alert = s[8], spec = s }
-  if w.alg == CONCURRENCY or w.alg == CAP then return w end
-  if not s.sum then name_fields(s) end
-  local at = #fields + 1
-  w.at, fields[at], fields[at + 1] = at, s.sum, s.mark
-  if w.alg == SLIDING then
-    w.current, w.add = math.floor(now / w.b), {}
+  -- A window out of its description. It stays with it, for descriptions may be kept for another call; whatever is of one call is set here.
+  -- The fields that it needs are appended to those that are read, of which there are `at`. Of a sliding window these are also its two latest
+  -- buckets: nearly all that happens happens there. Returns the window, and how many fields there are now.
+  local function describe(s, fields, at, now)
+    local w = s.window or new_window(s)
+    w.a, w.dirty, w.gone, w.carry, w.buckets, w.memo_amount = s[5], nil, nil, nil, nil, nil
+    if not w.has_fields then return w, at end
+    w.at, fields[at + 1], fields[at + 2] = at + 1, s.sum, s.mark
+    if w.alg ~= SLIDING then return w, at + 2 end
+    w.current = math.floor(now / w.b)
+    if next(w.add) then w.add = {} end
     if s.latest ~= w.current then name_buckets(s, w.current) end
-    fields[at + 2], fields[at + 3] = s.latest_name, s.before_name
+    fields[at + 3], fields[at + 4] = s.latest_name, s.before_name
+    return w, at + 4
   end
-  return w
-end
 
--- Takes what was read into a window.
-local function fill(scope, w, values, now)
-  w.sum = tonumber(values[w.at] or 0) or 0
-  w.mark = tonumber(values[w.at + 1] or nil)
-  if w.alg == SLIDING then
-    w.old, w.latest, w.before = w.mark, tonumber(values[w.at + 2] or 0), tonumber(values[w.at + 3] or 0)
-    expire_buckets(scope.key, w, now)
-    scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
-  elseif w.alg == CALENDAR then
-    open_period(scope, w, now)
-  else
-    if w.alg == BUCKET then
-      drain(w, now)
-      scope.has_levels = true
-    end
-    scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
-  end
-end
-
--- Name of a bucket, and what it held when the window was read; nil if that was not asked.
-local function find_bucket(w, index)
-  local s = w.spec
-  if index == s.latest then return s.latest_name, w.latest end
-  if index == s.latest - 1 then return s.before_name, w.before end
-  return s.bucket .. int(index), nil
-end
-
--- Reads all windows of a scope.
---
--- in_flight  a function: it is asked only if the scope limits concurrency
--- counters   descriptions of sliding windows that count without a limit, on their own: neither `take` nor `true_up` touches them
-local function load_scope(key, specs, now, in_flight, counters)
-  local scope = { key = key, windows = {}, counters = {}, keep_ms = 1000, held = { 0, 0, 0, 0, 0 } }
-  if #specs == 0 and not counters then return scope end
-  local fields = { 'held:1', 'held:2', 'held:3', 'held:4', 'held:5', 'wide' }
-  for i, s in ipairs(specs) do scope.windows[i] = describe(s, fields, now) end
-  for i, s in ipairs(counters or {}) do scope.counters[i] = describe(s, fields, now) end
-  local values = redis.call('HMGET', key, unpack(fields))
-  for dimension = 1, 5 do scope.held[dimension] = tonumber(values[dimension] or 0) end
-  scope.is_wide = values[6]
-  for _, w in ipairs(scope.windows) do
-    if w.at then
-      fill(scope, w, values, now)
+  -- Takes what was read into a window.
+  local function fill(scope, w, values, now)
+    w.sum = tonumber(values[w.at] or 0) or 0
+    w.mark = tonumber(values[w.at + 1] or nil)
+    w.recorded = w.mark
+    if w.alg == SLIDING then
+      w.old, w.latest, w.before = w.mark, tonumber(values[w.at + 2] or 0), tonumber(values[w.at + 3] or 0)
+      expire_buckets(scope.key, w, now)
+      scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
+    elseif w.alg == CALENDAR then
+      open_period(scope, w, now)
     else
-      w.sum = w.alg == CONCURRENCY and in_flight() or 0
+      if w.alg == BUCKET then
+        drain(w, now)
+        scope.has_levels = true
+      end
+      scope.keep_ms, scope.must_keep = math.max(scope.keep_ms, w.a), true
     end
   end
-  for _, w in ipairs(scope.counters) do fill(scope, w, values, now) end
-  return scope
+
+  local FIRST_FIELDS = 6
+
+  -- The windows of descriptions, in a list that stays with them, and how many fields are read then.
+  local function describe_all(specs, fields, at, now)
+    specs.windows = specs.windows or {}
+    for i = 1, #specs do specs.windows[i], at = describe(specs[i], fields, at, now) end
+    return specs.windows, at
+  end
+
+  local NO_WINDOWS = {}
+
+  -- Reads all windows of a scope. A description belongs to one scope.
+  --
+  -- in_flight  a function: it is asked only if the scope limits concurrency
+  -- counters   descriptions of sliding windows that count without a limit, on their own: neither `take` nor `true_up` touches them
+  function load_scope(key, specs, now, in_flight, counters)
+    local scope = { key = key, windows = NO_WINDOWS, counters = NO_WINDOWS, keep_ms = 1000, held = { 0, 0, 0, 0, 0 }, is_wide = false,
+      must_keep = false, has_levels = false }
+    if #specs == 0 and not counters then return scope end
+    local fields, count = specs.fields or { HELD[1], HELD[2], HELD[3], HELD[4], HELD[5], 'wide' }, FIRST_FIELDS
+    specs.fields = fields
+    scope.windows, count = describe_all(specs, fields, count, now)
+    if counters then scope.counters, count = describe_all(counters, fields, count, now) end
+    local values, held = redis.call('HMGET', key, unpack(fields, 1, count)), scope.held
+    for dimension = 1, 5 do
+      if values[dimension] then held[dimension] = tonumber(values[dimension]) end
+    end
+    scope.is_wide = values[6]
+    for _, w in ipairs(scope.windows) do
+      if w.has_fields then
+        fill(scope, w, values, now)
+      else
+        w.sum = w.alg == CONCURRENCY and in_flight() or 0
+      end
+    end
+    for _, w in ipairs(scope.counters) do fill(scope, w, values, now) end
+    return scope
+  end
 end
 
 -- When `amount` could fit into a sliding window: the time at which enough of its oldest buckets has left.
@@ -298,52 +318,69 @@ local function hold(scope, amounts, sign)
   end
 end
 
--- Of one window: what is to be set goes to `fields`, what is to be removed to `gone`.
-local function save_window(scope, w, fields, gone)
-  local n = #fields
-  fields[n + 1], fields[n + 2] = w.spec.sum, w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
-  fields[n + 3], fields[n + 4] = w.spec.mark, int(w.alg == SLIDING and w.old or w.mark or 0)
-  for _, name in ipairs(w.gone or {}) do gone[#gone + 1] = name end
-  if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
-  for index, amount in pairs(w.add or {}) do
-    local bucket, before = find_bucket(w, index)
-    if amount ~= 0 then
-      local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
-      if held == 0 then
-        gone[#gone + 1] = bucket -- an empty window forgets where its buckets were
-      elseif before then
-        fields[#fields + 1], fields[#fields + 2] = bucket, int(held)
+local save_scope
+do
+  -- Name of a bucket, and what it held when the window was read; nil if that was not asked.
+  local function find_bucket(w, index)
+    local s = w.spec
+    if index == s.latest then return s.latest_name, w.latest end
+    if index == s.latest - 1 then return s.before_name, w.before end
+    return s.bucket .. int(index), nil
+  end
+
+  local function save_buckets(scope, w, fields, gone)
+    for index, amount in pairs(w.add) do
+      if amount ~= 0 then
+        local bucket, before = find_bucket(w, index)
+        local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
+        if held == 0 then
+          gone[#gone + 1] = bucket -- an empty window forgets where its buckets were
+        elseif before then
+          fields[#fields + 1], fields[#fields + 2] = bucket, int(held)
+        end
+        if held == amount then scope.must_keep = true end
       end
-      if held == amount then scope.must_keep = true end
     end
   end
-end
 
--- The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
-local function prolong(scope)
-  local keep_ms = int(scope.keep_ms + 120000)
-  if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
-    redis.call('PEXPIRE', scope.key, keep_ms)
+  -- Of one window: what is to be set goes to `fields`, what is to be removed to `gone`. Its mark seldom moves.
+  local function save_window(scope, w, fields, gone)
+    local n, mark = #fields, w.alg == SLIDING and w.old or w.mark or 0
+    fields[n + 1], fields[n + 2] = w.spec.sum, w.alg == BUCKET and string.format('%.6f', w.sum) or int(w.sum)
+    if mark ~= w.recorded then fields[n + 3], fields[n + 4] = w.spec.mark, int(mark) end
+    if w.gone then
+      for _, name in ipairs(w.gone) do gone[#gone + 1] = name end
+    end
+    if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
+    if w.add then save_buckets(scope, w, fields, gone) end
   end
-end
 
--- Writes what has changed.
-local function save_scope(scope)
-  local fields, gone = {}, {}
-  if scope.is_held_dirty then
-    for dimension = 1, 5 do
-      fields[2 * dimension - 1], fields[2 * dimension] = 'held:' .. dimension, int(scope.held[dimension])
+  -- The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
+  local function prolong(scope)
+    local keep_ms = int(scope.keep_ms + 120000)
+    if redis.call('PEXPIRE', scope.key, keep_ms, 'GT') == 0 and redis.call('PTTL', scope.key) < 0 then
+      redis.call('PEXPIRE', scope.key, keep_ms)
     end
   end
-  for _, w in ipairs(scope.windows) do
-    if w.dirty and w.at then save_window(scope, w, fields, gone) end
+
+  -- Writes what has changed.
+  function save_scope(scope)
+    local fields, gone = {}, {}
+    if scope.is_held_dirty then
+      for dimension = 1, 5 do
+        fields[2 * dimension - 1], fields[2 * dimension] = HELD[dimension], int(scope.held[dimension])
+      end
+    end
+    for _, w in ipairs(scope.windows) do
+      if w.dirty and w.has_fields then save_window(scope, w, fields, gone) end
+    end
+    for _, w in ipairs(scope.counters) do
+      if w.dirty then save_window(scope, w, fields, gone) end
+    end
+    if #gone > 0 then redis.call('HDEL', scope.key, unpack(gone)) end
+    if #fields == 0 then return end
+    if not scope.is_wide then fields[#fields + 1], fields[#fields + 2] = 'wide', WIDE end
+    redis.call('HSET', scope.key, unpack(fields))
+    if scope.must_keep or scope.is_held_dirty or not scope.is_wide then prolong(scope) end
   end
-  for _, w in ipairs(scope.counters) do
-    if w.dirty then save_window(scope, w, fields, gone) end
-  end
-  if #gone > 0 then redis.call('HDEL', scope.key, unpack(gone)) end
-  if #fields == 0 then return end
-  if not scope.is_wide then fields[#fields + 1], fields[#fields + 2] = 'wide', WIDE end
-  redis.call('HSET', scope.key, unpack(fields))
-  if scope.must_keep or scope.is_held_dirty or not scope.is_wide then prolong(scope) end
 end
