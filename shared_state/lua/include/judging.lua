@@ -20,9 +20,9 @@ local function fail_over_threshold(model, policy)
   return ok + bad >= policy.error_minimum and bad / (ok + bad) >= policy.error_rate
 end
 
-local function record_outcome(model, policy, bad)
+local function record_outcome(model, policy, bad, times)
   local w = model.errors[policy.error_window][bad and 2 or 1]
-  bucket_add(w, w.current, 1)
+  bucket_add(w, w.current, times)
 end
 
 local function forget_errors(model, policy)
@@ -46,12 +46,18 @@ local function climb(entity, policy)
   announce(entity, 'ramp', now)
 end
 
+local function has_no_phase(model) return model.entity.phase == '' and model.provider.phase == '' end
+
+-- So many attempts have gone well while neither the model nor its account was in a phase of its own.
+local function succeed_plainly(model, policy, times)
+  record_outcome(model, policy, false, times)
+  set(model.entity, 'fails', 0)
+  set(model.provider, 'fails', 0)
+end
+
 local function succeed(model, policy, reservation)
-  record_outcome(model, policy, false)
+  succeed_plainly(model, policy, 1)
   local entity, provider = model.entity, model.provider
-  set(entity, 'fails', 0)
-  set(provider, 'fails', 0)
-  if provider.phase == '' and entity.phase == '' then return end
   if provider.phase == 'trial' and provider.trial == reservation then activate(provider, '', now) end
   if entity.phase == 'trial' and entity.trial == reservation then
     forget_errors(model, policy)
@@ -73,7 +79,7 @@ local function fail_trial(entity, policy, reservation, reason, now)
 end
 
 local function fail(model, policy, reservation, reason)
-  record_outcome(model, policy, true)
+  record_outcome(model, policy, true, 1)
   local entity, provider = model.entity, model.provider
   set(entity, 'fails', entity.fails + 1)
   if provider.phase == 'trial' and provider.trial == reservation then

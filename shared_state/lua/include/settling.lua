@@ -29,21 +29,26 @@ end
 local ATTEMPTS, TOKENS_IN, TOKENS_OUT, COST = STAT.attempts, STAT.tokens_in, STAT.tokens_out, STAT.cost
 local LATENCY, FIRST_TOKEN = STAT.latency_ms, STAT.first_token_ms
 
--- `home`: see home_of.
-local function count_statistics(model, home, s, tokens_in, tokens_out, cost)
-  local code, stats = s.outcome, home.stats
-  if code == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
-  if not stats then
-    stats = stats_of(tally, model.entity.id, home.pool)
-    home.stats = stats
-  end
+-- So many attempts of one outcome, and what they used.
+local function count_usage(stats, code, times, tokens_in, tokens_out, cost)
   local outcome = OUTCOME_STATS[code]
-  stats[ATTEMPTS], stats[outcome] = stats[ATTEMPTS] + 1, stats[outcome] + 1
+  stats[ATTEMPTS], stats[outcome] = stats[ATTEMPTS] + times, stats[outcome] + times
   stats[TOKENS_IN], stats[TOKENS_OUT], stats[COST] = stats[TOKENS_IN] + tokens_in, stats[TOKENS_OUT] + tokens_out, stats[COST] + cost
+end
+
+local function count_latency(stats, latency, first_token)
+  local bucket = STAT_LATENCIES + latency_bucket(latency)
+  stats[bucket], stats[LATENCY], stats[FIRST_TOKEN] = stats[bucket] + 1, stats[LATENCY] + latency, stats[FIRST_TOKEN] + first_token
+end
+
+local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
+  local code = s.outcome
+  if code == NEUTRAL and s.is_unsent then return end -- given back before anything was tried
+  local stats = stats_of(tally, model.entity.id, pool)
+  count_usage(stats, code, 1, tokens_in, tokens_out, cost)
   if s.is_estimated then count(stats, STAT.estimated, 1) end
   if code == SUCCESS then
-    local bucket = STAT_LATENCIES + latency_bucket(s.latency)
-    stats[bucket], stats[LATENCY], stats[FIRST_TOKEN] = stats[bucket] + 1, stats[LATENCY] + s.latency, stats[FIRST_TOKEN] + s.first_token
+    count_latency(stats, s.latency, s.first_token)
   elseif code == RATE_LIMITED or code == QUOTA then
     count(stats, STAT.limited, 1) -- among the failed
   end
@@ -55,7 +60,6 @@ local function home_of(model, tail)
   if not found then
     local pool = read_tail(tail)
     found = { books = books_of(tally, model.entity.id, pool), pool = pool }
-    found.books.settled = found.books.settled or 0
     model.homes[tail] = found
   end
   return found
@@ -77,16 +81,20 @@ local function add_over(over, d, was, is)
   if is > was then over[d] = over[d] + is - was end
 end
 
--- Adds one reservation and what was used of it.
-local function add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
-  local was, is, over = q.was, q.is, q.over
-  was[1], was[3], was[4], was[5] = was[1] + 1, was[3] + was_in, was[4] + was_out, was[5] + was_cost
-  is[1], is[3], is[4], is[5] = is[1] + requests, is[3] + tokens_in, is[4] + tokens_out, is[5] + cost
+-- Adds what one attempt used beyond its reservation.
+local function add_overs(over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
   if tokens_in <= was_in and tokens_out <= was_out and cost <= was_cost then return end
   add_over(over, 2, was_in + was_out, tokens_in + tokens_out)
   add_over(over, 3, was_in, tokens_in)
   add_over(over, 4, was_out, tokens_out)
   add_over(over, 5, was_cost, cost)
+end
+
+-- Adds so many reservations, and what was used of them.
+local function add_charge(q, times, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  local was, is = q.was, q.is
+  was[1], was[3], was[4], was[5] = was[1] + times, was[3] + was_in, was[4] + was_out, was[5] + was_cost
+  is[1], is[3], is[4], is[5] = is[1] + requests, is[3] + tokens_in, is[4] + tokens_out, is[5] + cost
 end
 
 -- What the call that has just ended used, for the judges of caps and budgets; of an account the cheapest of the batch.
@@ -110,11 +118,62 @@ local function settle(model, policy, s, packed)
     use(model, policy, tokens_in, tokens_out, cost)
   end
   local q = charge_of(model, admitted, math.min(admitted + s.delay, now))
-  add_charge(q, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  add_charge(q, 1, was_in, was_out, was_cost, requests, tokens_in, tokens_out, cost)
+  add_overs(q.over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
   judge(model, policy, s)
   local at = home_of(model, packed:sub(RECORD_SIZE + 1))
-  at.books.settled = at.books.settled + 1
-  count_statistics(model, at, s, tokens_in, tokens_out, cost)
+  count(at.books, 'settled', 1)
+  count_statistics(model, at.pool, s, tokens_in, tokens_out, cost)
+end
+
+-- Attempts that went well, one behind the other, differ in little but their numbers and are settled as one. Which is the last of those that
+-- begin at the first: of one group and one home, with the same flags, their usage known, nothing learned.
+local function end_of_row(places, flat, closed, aside, first)
+  local tail = closed[first]:sub(RECORD_SIZE + 1)
+  local group, flags = flat[places[first] + 2], flat[places[first] + 9]
+  for i = first, #places do
+    local at, packed = places[i], closed[i]
+    if not packed or flat[at + 3] ~= SUCCESS or flat[at + 2] ~= group or flat[at + 9] ~= flags or aside[at]
+      or flat[at + 4] < 0 or flat[at + 5] < 0 or flat[at + 6] < 0 or packed:sub(RECORD_SIZE + 1) ~= tail then return i - 1 end
+  end
+  return #places
+end
+
+-- Charges those of a row that belong to one charge; returns the place behind them.
+local function charge_row(model, policy, stats, flat, closed, first, last)
+  local places, i, q = model.places, first, nil
+  local all_in, all_out, all_cost, used_in, used_out, used_cost = 0, 0, 0, 0, 0, 0
+  while i <= last do
+    local at = places[i]
+    local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, closed[i])
+    local next_q = charge_of(model, admitted, math.min(admitted + flat[at + 10], now))
+    if q and next_q ~= q then break end
+    local tokens_in, tokens_out, cost = flat[at + 4], flat[at + 5], flat[at + 6]
+    q, i = next_q, i + 1
+    all_in, all_out, all_cost = all_in + was_in, all_out + was_out, all_cost + was_cost
+    used_in, used_out, used_cost = used_in + tokens_in, used_out + tokens_out, used_cost + cost
+    add_overs(q.over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
+    if cost < (account.least_cost or math.huge) then account.least_cost = cost end
+  end
+  add_charge(q, i - first, all_in, all_out, all_cost, i - first, used_in, used_out, used_cost)
+  count_usage(stats, SUCCESS, i - first, used_in, used_out, used_cost)
+  local at = places[i - 1]
+  use(model, policy, flat[at + 4], flat[at + 5], flat[at + 6])
+  return i
+end
+
+local function settle_row(model, policy, s, flat, closed, first, last)
+  local home = home_of(model, closed[first]:sub(RECORD_SIZE + 1))
+  local stats, i = stats_of(tally, model.entity.id, home.pool), first
+  while i <= last do i = charge_row(model, policy, stats, flat, closed, i, last) end
+  for place = first, last do
+    local at = model.places[place]
+    count_latency(stats, flat[at + 7], flat[at + 8])
+    measure(model, flat[at + 7], flat[at + 8], s.is_stream, now)
+  end
+  succeed_plainly(model, policy, last - first + 1)
+  count(home.books, 'settled', last - first + 1)
+  if s.is_estimated then count(stats, STAT.estimated, last - first + 1) end
 end
 
 -- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
@@ -127,7 +186,7 @@ local function book_leased(model, policy, pool, s)
   count(books, 'settled', 1)
   local tokens_in, tokens_out, cost = math.max(0, s.tokens_in), math.max(0, s.tokens_out), math.max(0, s.cost)
   use(model, policy, tokens_in, tokens_out, cost)
-  count_statistics(model, { pool = pool }, s, tokens_in, tokens_out, cost)
+  count_statistics(model, pool, s, tokens_in, tokens_out, cost)
   return true
 end
 
@@ -171,22 +230,36 @@ local function sort_by_model(groups, flat)
   return sorted
 end
 
--- Settles the attempts of one model; returns the places of those that changed nothing.
-local function settle_model(model, groups, flat, aside, unknown)
-  local s, learned = {}, {}
-  local places, closed = model.places, close_reservations(model.entity.id, model.reservations)
-  for i = 1, #places do
-    local at, packed = places[i], closed[i]
-    local place, group = at / STRIDE + 1, groups[flat[at + 2]]
-    local policy, more = policies[group[2]], aside[place]
-    read_attempt(s, flat, at)
-    s.retry_after = more and more[1] or 0
-    if packed then
-      settle(model, policy, s, packed)
-      if more then learned[#learned + 1] = more[2] end
-    elseif not (s.is_leased and book_leased(model, policy, group[3], s)) then
-      unknown[#unknown + 1] = place
+-- Settles one attempt of a model, and those behind it that are like it; returns how many.
+local function settle_next(model, groups, flat, closed, i, aside, learned)
+  local at, packed = model.places[i], closed[i]
+  local s, group, more = model.attempt, groups[flat[at + 2]], aside[at]
+  local policy = policies[group[2]]
+  read_attempt(s, flat, at)
+  if packed and s.outcome == SUCCESS and not s.is_unsent and has_no_phase(model) then
+    local last = end_of_row(model.places, flat, closed, aside, i)
+    if last > i then
+      settle_row(model, policy, s, flat, closed, i, last)
+      return last - i + 1
     end
+  end
+  s.retry_after = more and more[1] or 0
+  if packed then
+    settle(model, policy, s, packed)
+    if more then learned[#learned + 1] = more[2] end
+    return 1
+  end
+  return s.is_leased and book_leased(model, policy, group[3], s) and 1 or 0
+end
+
+-- Settles the attempts of one model; adds the places of those that changed nothing.
+local function settle_model(model, groups, flat, aside, unknown)
+  local learned, closed, i = {}, close_reservations(model.entity.id, model.reservations), 1
+  model.attempt = {}
+  while i <= #model.places do
+    local settled = settle_next(model, groups, flat, closed, i, aside, learned)
+    if settled == 0 then unknown[#unknown + 1] = model.places[i] / STRIDE + 1 end
+    i = i + math.max(1, settled)
   end
   true_up_all(model)
   for _, words in ipairs(learned) do learn(model.scope, account, model.entity, words, now) end
@@ -196,7 +269,7 @@ end
 function settle_batch(batch)
   local unknown, settled = {}, sort_by_model(batch[1], batch[2])
   local aside = {}
-  for _, more in ipairs(batch[3]) do aside[more[1]] = { more[2], more[3] } end
+  for _, more in ipairs(batch[3]) do aside[(more[1] - 1) * STRIDE] = { more[2], more[3] } end
   for _, model in ipairs(settled) do settle_model(model, batch[1], batch[2], aside, unknown) end
   alert_budgets(account, 'account', home.domain)
   for _, model in ipairs(settled) do
