@@ -4,7 +4,7 @@
 -- of latencies, one for each bucket. A list that another release has begun may be shorter or longer.
 local STAT = { attempts = 1, ok = 2, failed = 3, neutral = 4, abandoned = 5, estimated = 6, tokens_in = 7, tokens_out = 8, cost = 9,
   latency_ms = 10, first_token_ms = 11, limited = 25 }
-local STATS, STAT_LATENCIES = 25, 11
+local STAT_LATENCIES = 11
 
 -- `minute`: the last one on record, if the script has read it.
 local function new_tally(minute) return { books = {}, stats = {}, minute = minute } end
@@ -21,11 +21,7 @@ end
 
 local function new_counters() return {} end
 
-local function new_stats()
-  local stats = {}
-  for place = 1, STATS do stats[place] = 0 end
-  return stats
-end
+local function new_stats() return { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } end
 
 -- The counters of a model within a pool: of the books by name, of the statistics by place.
 local function books_of(tally, model, pool) return in_pools(tally.books, model, pool, new_counters) end
@@ -62,7 +58,8 @@ local function save_stats(all, minute)
       local field = model .. '\t' .. pool
       local before = redis.call('HGET', key, field)
       if before then
-        for place, amount in ipairs(cmsgpack.unpack(before)) do stats[place] = (stats[place] or 0) + amount end
+        before = cmsgpack.unpack(before)
+        for place = 1, #before do stats[place] = (stats[place] or 0) + before[place] end
       else
         redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
       end
@@ -100,22 +97,29 @@ local function read_record(model, packed)
   return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost, pool = pool, provider = provider }
 end
 
+-- A reservation that a batch names twice is closed once.
+local function drop_repeated(reservations, packed)
+  local seen = {}
+  for i, reservation in ipairs(reservations) do
+    packed[i] = not seen[reservation] and packed[i]
+    seen[reservation] = true
+  end
+end
+
 -- Takes reservations of one model out of what is in flight. Returns the packed record of each, or false where it was settled or
 -- abandoned before.
 local function close_reservations(model, reservations)
   local key = KEYS[1] .. ':res:' .. model
   local packed = redis.call('HMGET', key, unpack(reservations))
-  local closed, members, seen, n, prefix = {}, {}, {}, 0, member_of(model, '')
+  local closed, members, n, prefix = {}, {}, 0, member_of(model, '')
   for i = 1, #reservations do
-    local reservation = reservations[i]
-    if packed[i] and seen[reservation] then packed[i] = false end
     if packed[i] then
-      n, seen[reservation] = n + 1, true
-      closed[n], members[n] = reservation, prefix .. reservation
+      n = n + 1
+      closed[n], members[n] = reservations[i], prefix .. reservations[i]
     end
   end
   if n > 0 then
-    redis.call('HDEL', key, unpack(closed))
+    if redis.call('HDEL', key, unpack(closed)) < n then drop_repeated(reservations, packed) end
     redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
   end
   return packed

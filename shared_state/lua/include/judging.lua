@@ -171,7 +171,7 @@ local function judge_spending(entity, scope, last, policy, ids)
   if entity.status == 'standby' and entity.mode == 'manual' then return end
   local reserved
   for _, w in ipairs(scope.windows) do
-    if is_spent(w, last, NOTHING) then
+    if w.alert ~= 0 and is_spent(w, last, NOTHING) then
       local known = not reserved and ids()
       reserved = reserved or (known and still_reserved(known))
       if reserved and is_spent(w, last, reserved) then

@@ -31,14 +31,13 @@ local load_scope
 do
   -- What is read here is written by save_scope: a script that gives up half-way has changed nothing.
   local function expire_buckets(key, w, now)
-    local first = math.floor((now - w.a - w.c) / w.b)
     if w.old == nil or w.sum == 0 then
       w.old = w.current -- it holds nothing: what was admitted before was never counted here and cannot be given back
       return
     end
-    w.current = math.max(w.current, w.old) -- a clock that stepped back must not fill buckets that nobody will ever empty
-    if w.old >= first then return end
-    local span = math.ceil((w.a + w.c) / w.b) + 1
+    if w.old > w.current then w.current = w.old end -- a clock that stepped back must not fill buckets that nobody will ever empty
+    if (w.old + 1) * w.b > now - w.a - w.c then return end
+    local first, span = math.floor((now - w.a - w.c) / w.b), math.ceil((w.a + w.c) / w.b) + 1
     local names = {}
     for i = w.old, math.min(first - 1, w.old + span) do names[#names + 1] = w.name .. ':' .. int(i) end
     local gone = redis.call('HMGET', key, unpack(names))
@@ -81,7 +80,7 @@ do
 
   local function new_window(s)
     local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], b = s[6], c = s[7], alert = s[8], spec = s, sum = 0,
-      has_fields = s[1] ~= CONCURRENCY and s[1] ~= CAP, add = s[1] == SLIDING and {} or nil }
+      has_fields = s[1] ~= CONCURRENCY and s[1] ~= CAP, add = s[1] == SLIDING and {} or nil, keep_ms = s[5] + s[6] + s[7] }
     if w.has_fields then name_fields(s) end
     s.window = w
     return w
@@ -105,17 +104,18 @@ do
 
   -- Takes what was read into a window.
   local function fill(scope, w, values, now)
-    w.sum = tonumber(values[w.at] or 0) or 0
-    w.mark = tonumber(values[w.at + 1] or nil)
-    w.recorded = w.mark
-    if w.alg == SLIDING then
-      w.old, w.latest, w.before = w.mark, tonumber(values[w.at + 2] or 0), tonumber(values[w.at + 3] or 0)
+    local at, alg = w.at, w.alg
+    local sum, mark, latest, before = values[at], values[at + 1], values[at + 2], values[at + 3]
+    mark = mark and tonumber(mark) or nil
+    w.sum, w.mark, w.recorded = sum and tonumber(sum) or 0, mark, mark
+    if alg == SLIDING then
+      w.old, w.latest, w.before = mark, latest and tonumber(latest) or 0, before and tonumber(before) or 0
       expire_buckets(scope.key, w, now)
-      scope.keep_ms = math.max(scope.keep_ms, w.a + w.c + w.b)
-    elseif w.alg == CALENDAR then
+      if w.keep_ms > scope.keep_ms then scope.keep_ms = w.keep_ms end
+    elseif alg == CALENDAR then
       open_period(scope, w, now)
     else
-      if w.alg == BUCKET then
+      if alg == BUCKET then
         drain(w, now)
         scope.has_levels = true
       end
