@@ -21,10 +21,10 @@ local NUMBERS = { ['until'] = true, fails = true, cooldowns = true, trial_until 
 
 local function read_fields(entity, fields)
   local values = redis.call('HMGET', entity.key, unpack(fields))
-  for i, field in ipairs(fields) do
-    local value = values[i]
-    if NUMBERS[field] then value = tonumber(value or 0) or 0 end
-    if rawget(entity, field) == nil then entity[field] = value or '' end
+  for i = 1, #fields do
+    local field, value = fields[i], values[i] or ''
+    if NUMBERS[field] then value = tonumber(value) or 0 end
+    if rawget(entity, field) == nil then entity[field] = value end
   end
 end
 

@@ -28,7 +28,7 @@ end
 local function forget_errors(model, policy)
   for _, w in ipairs(model.errors[policy.error_window]) do
     for index = w.old, math.floor(now / w.b) do redis.call('HDEL', model.scope.key, w.name .. ':' .. int(index)) end
-    w.sum, w.add, w.latest, w.before, w.dirty = 0, {}, nil, nil, true
+    w.sum, w.fresh, w.add, w.latest, w.before, w.dirty = 0, 0, nil, nil, nil, true
   end
 end
 

@@ -236,7 +236,7 @@ local function settle_next(model, groups, flat, closed, i, aside, learned)
   local s, group, more = model.attempt, groups[flat[at + 2]], aside[at]
   local policy = policies[group[2]]
   read_attempt(s, flat, at)
-  if packed and s.outcome == SUCCESS and not s.is_unsent and has_no_phase(model) then
+  if packed and i < #model.places and s.outcome == SUCCESS and not s.is_unsent and has_no_phase(model) then
     local last = end_of_row(model.places, flat, closed, aside, i)
     if last > i then
       settle_row(model, policy, s, flat, closed, i, last)

@@ -80,7 +80,7 @@ do
 
   local function new_window(s)
     local w = { alg = s[1], name = s[2], dim = s[3], limit = s[4], b = s[6], c = s[7], alert = s[8], spec = s, sum = 0,
-      has_fields = s[1] ~= CONCURRENCY and s[1] ~= CAP, add = s[1] == SLIDING and {} or nil, keep_ms = s[5] + s[6] + s[7] }
+      has_fields = s[1] ~= CONCURRENCY and s[1] ~= CAP, keep_ms = s[5] + s[6] + s[7] }
     if w.has_fields then name_fields(s) end
     s.window = w
     return w
@@ -96,7 +96,7 @@ do
     w.at, fields[at + 1], fields[at + 2] = at + 1, s.sum, s.mark
     if w.alg ~= SLIDING then return w, at + 2 end
     w.current = math.floor(now / w.b)
-    if next(w.add) then w.add = {} end
+    w.fresh, w.add = 0, nil
     if s.latest ~= w.current then name_buckets(s, w.current) end
     fields[at + 3], fields[at + 4] = s.latest_name, s.before_name
     return w, at + 4
@@ -163,6 +163,11 @@ do
   end
 end
 
+-- What this call adds to a bucket: to the current one `fresh`, which is all that most calls add, to others by their index in `add`.
+local function added_to(w, index)
+  return (index == w.current and w.fresh or 0) + (w.add and w.add[index] or 0)
+end
+
 -- When `amount` could fit into a sliding window: the time at which enough of its oldest buckets has left.
 local function sliding_room_at(scope, w, amount, now)
   if w.memo_amount == amount and w.memo_sum == w.sum then return w.memo_at end
@@ -174,7 +179,7 @@ local function sliding_room_at(scope, w, amount, now)
   end
   local excess, at = w.sum + scope.held[w.dim] + amount - w.limit, now + 1000
   for i = w.old, last do
-    excess = excess - (tonumber(w.buckets[i - w.old + 1] or 0) or 0) - (w.add[i] or 0)
+    excess = excess - (tonumber(w.buckets[i - w.old + 1] or 0) or 0) - added_to(w, i)
     if excess <= 0 then
       at = (i + 1) * w.b + w.a + w.c
       break
@@ -212,18 +217,21 @@ local function refusal(scope, amounts, now)
 end
 
 local function bucket_add(w, index, amount)
-  index = math.max(index, w.old)
-  w.add[index] = (w.add[index] or 0) + amount
-  w.sum = w.sum + amount
-  w.dirty = true
+  if index < w.old then index = w.old end
+  w.sum, w.dirty = w.sum + amount, true
+  if index == w.current then
+    w.fresh = w.fresh + amount
+  else
+    w.add = w.add or {}
+    w.add[index] = (w.add[index] or 0) + amount
+  end
 end
 
 local function take(scope, amounts, now)
   for _, w in ipairs(scope.windows) do
     local amount = amounts[w.dim]
     if w.alg == SLIDING then
-      w.add[w.current] = (w.add[w.current] or 0) + amount
-      w.sum, w.dirty = w.sum + amount, true
+      w.fresh, w.sum, w.dirty = w.fresh + amount, w.sum + amount, true
     elseif w.alg == CAP then
       -- it counts nothing
     elseif w.alg == SPACING then
@@ -328,19 +336,16 @@ do
     return s.bucket .. int(index), nil
   end
 
-  local function save_buckets(scope, w, fields, gone)
-    for index, amount in pairs(w.add) do
-      if amount ~= 0 then
-        local bucket, before = find_bucket(w, index)
-        local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
-        if held == 0 then
-          gone[#gone + 1] = bucket -- an empty window forgets where its buckets were
-        elseif before then
-          fields[#fields + 1], fields[#fields + 2] = bucket, int(held)
-        end
-        if held == amount then scope.must_keep = true end
-      end
+  local function save_bucket(scope, w, index, amount, fields, gone)
+    if amount == 0 then return end
+    local bucket, before = find_bucket(w, index)
+    local held = before and before + amount or redis.call('HINCRBY', scope.key, bucket, int(amount))
+    if held == 0 then
+      gone[#gone + 1] = bucket -- an empty window forgets where its buckets were
+    elseif before then
+      fields[#fields + 1], fields[#fields + 2] = bucket, int(held)
     end
+    if held == amount then scope.must_keep = true end
   end
 
   -- Of one window: what is to be set goes to `fields`, what is to be removed to `gone`. Its mark seldom moves.
@@ -352,7 +357,10 @@ do
       for _, name in ipairs(w.gone) do gone[#gone + 1] = name end
     end
     if w.carry then redis.call('HINCRBY', scope.key, w.name .. ':carry:' .. int(w.ends), int(w.carry)) end
-    if w.add then save_buckets(scope, w, fields, gone) end
+    if w.alg == SLIDING then save_bucket(scope, w, w.current, w.fresh, fields, gone) end
+    if w.add then
+      for index, amount in pairs(w.add) do save_bucket(scope, w, index, amount, fields, gone) end
+    end
   end
 
   -- The key lives two minutes longer than it has to, so its life is prolonged only with a new bucket or period.
