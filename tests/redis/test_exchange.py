@@ -10,7 +10,7 @@ from typing import Any
 import ormsgpack
 import pytest
 
-from shared_state.ledger import ESTIMATED, NOT_SENT, UNKNOWN, Ask, Code, Outcome, Settlement
+from shared_state.ledger import ESTIMATED, NOT_SENT, STREAM, UNKNOWN, Ask, Code, Outcome, Settlement
 from shared_state.statistics import decode_minute, read_minute
 from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, SMALL, Bench
 
@@ -118,8 +118,14 @@ LIMITS: dict[str, Any] = {
 }
 
 
-async def attempts(b: Bench, chance: random.Random, count: int) -> list[tuple[Ask, dict[str, Any]]]:
-    """Admits some, over time; what became of each."""
+async def attempts(
+    b: Bench, chance: random.Random, count: int, unusual: float
+) -> list[tuple[Ask, dict[str, Any]]]:
+    """Admits some, over time; what became of each. That share of all differs in more than its numbers."""
+
+    def usually(value: int, *others: int) -> int:
+        return chance.choice([value, *others]) if chance.random() < unusual else value
+
     found = []
     for _ in range(count):
         ask = b.ask(
@@ -128,13 +134,13 @@ async def attempts(b: Bench, chance: random.Random, count: int) -> list[tuple[As
         await b.ledger.admit([ask])
         fields = {
             "model": ask.model,
-            "outcome": chance.choice([Outcome.SUCCESS] * 6 + [Outcome.NEUTRAL, Outcome.FAILURE]),
-            "tokens_in": chance.choice([UNKNOWN, chance.randrange(120)]),
-            "tokens_out": chance.choice([UNKNOWN, chance.randrange(120)]),
-            "cost_nano": chance.choice([UNKNOWN, chance.randrange(2000)]),
+            "outcome": Outcome(usually(*[Outcome.SUCCESS] * 6, Outcome.NEUTRAL, Outcome.FAILURE)),
+            "tokens_in": usually(chance.randrange(120), UNKNOWN),
+            "tokens_out": usually(chance.randrange(120), UNKNOWN),
+            "cost_nano": usually(chance.randrange(2000), UNKNOWN),
             "latency_ms": chance.randrange(900),
             "first_token_ms": chance.randrange(90),
-            "flags": chance.choice([0, 0, 0, ESTIMATED, NOT_SENT]),
+            "flags": usually(0, 0, 0, ESTIMATED, NOT_SENT, STREAM),
             "dispatch_delay_ms": chance.choice([0, 0, chance.randrange(1200)]),
         }
         found.append((ask, fields))
@@ -143,7 +149,7 @@ async def attempts(b: Bench, chance: random.Random, count: int) -> list[tuple[As
 
 
 async def facts(b: Bench) -> tuple[Any, list[float]]:
-    """All that a settlement leaves (windows with their buckets, books, statistics), and apart from it the levels of buckets that drain."""
+    """All that settlements leave (windows with their buckets, books, statistics), and apart from it the levels of buckets that drain."""
     keys, client = b.store.keys, b.store.client
     scopes = [await client.hgetall(keys.windows(DOMAIN, scope)) for scope in ("a", f"m:{SMALL}", f"m:{BIG}")]
     levels = [float(scope.pop(b"otph:sum")) for scope in scopes]
@@ -156,28 +162,45 @@ async def facts(b: Bench) -> tuple[Any, list[float]]:
     return (scopes, (await b.books()).rows, minutes), levels
 
 
-async def settle_by(way: str, b: Bench, namespace: str, seed: int) -> tuple[Any, list[float]]:
+async def settle_by(
+    way: str, b: Bench, namespace: str, seed: int, unusual: float
+) -> tuple[Any, list[float], list[float]]:
     """The same attempts, settled in one batch or each by itself."""
     b.store.move_to(f"{namespace}-{way}")
     await b.store.set_time(LATE_MS)
     b = Bench(b.store, b.domain, pool=b.pool)
     b.clock.observe(LATE_MS)
     b.numbers = itertools.count(1)
-    ended = [end(b, ask.reservation, **fields) for ask, fields in await attempts(b, random.Random(seed), 20)]
+    admitted = await attempts(b, random.Random(seed), 20, unusual)
+    ended = [end(b, ask.reservation, **fields) for ask, fields in admitted]
     for batch in [ended] if way == "batch" else [[one] for one in ended]:
         _, applied = await b.ledger.exchange(None, batch)
         assert applied == [True] * len(batch)
-    return await facts(b)
+    return *await facts(b), await speeds(b)
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_a_batch_settles_as_one_by_one_would(bench: OpenBench, namespace: str, seed: int) -> None:
+async def speeds(b: Bench) -> list[float]:
+    """How fast the models are said to answer."""
+    keys = (b.store.keys.model(DOMAIN, model) for model in (SMALL, BIG))
+    return [
+        float(raw or 0)
+        for key in keys
+        for raw in await b.store.client.hmget(key, "latency", "peak", "ttft")
+    ]
+
+
+@pytest.mark.parametrize("unusual", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_batch_settles_as_one_by_one_would(
+    bench: OpenBench, namespace: str, seed: int, unusual: float
+) -> None:
     """Whatever was used, and however long it was on its way, also over the turn of a day; only a level that drains may end up higher."""
     b = bench(account=LIMITS, small=LIMITS, big=LIMITS)
-    together, levels = await settle_by("batch", b, namespace, seed)
-    alone, levels_alone = await settle_by("singles", b, namespace, seed)
+    together, levels, speed = await settle_by("batch", b, namespace, seed, unusual)
+    alone, levels_alone, speed_alone = await settle_by("singles", b, namespace, seed, unusual)
 
     assert together == alone
+    assert speed == pytest.approx(speed_alone, abs=2)
     assert all(level >= lower for level, lower in zip(levels, levels_alone, strict=True))
 
 

@@ -126,54 +126,61 @@ local function settle(model, policy, s, packed)
   count_statistics(model, at.pool, s, tokens_in, tokens_out, cost)
 end
 
--- Attempts that went well, one behind the other, differ in little but their numbers and are settled as one. Which is the last of those that
--- begin at the first: of one group and one home, with the same flags, their usage known, nothing learned.
-local function end_of_row(places, flat, closed, aside, first)
-  local tail = closed[first]:sub(RECORD_SIZE + 1)
-  local group, flags = flat[places[first] + 2], flat[places[first] + 9]
-  for i = first, #places do
-    local at, packed = places[i], closed[i]
-    if not packed or flat[at + 3] ~= SUCCESS or flat[at + 2] ~= group or flat[at + 9] ~= flags or aside[at]
-      or flat[at + 4] < 0 or flat[at + 5] < 0 or flat[at + 6] < 0 or packed:sub(RECORD_SIZE + 1) ~= tail then return i - 1 end
+local settle_row
+do
+  -- Attempts that went well, one behind the other, differ in little but their numbers and are settled as one. Which is the last of those that
+  -- begin at the first: of one group and one home, with the same flags, their usage known, nothing learned.
+  local function end_of_row(places, flat, closed, aside, first)
+    local tail = closed[first]:sub(RECORD_SIZE + 1)
+    local group, flags = flat[places[first] + 2], flat[places[first] + 9]
+    for i = first, #places do
+      local at, packed = places[i], closed[i]
+      if not packed or flat[at + 3] ~= SUCCESS or flat[at + 2] ~= group or flat[at + 9] ~= flags or aside[at]
+        or flat[at + 4] < 0 or flat[at + 5] < 0 or flat[at + 6] < 0 or packed:sub(RECORD_SIZE + 1) ~= tail then return i - 1 end
+    end
+    return #places
   end
-  return #places
-end
 
--- Charges those of a row that belong to one charge; returns the place behind them.
-local function charge_row(model, policy, stats, flat, closed, first, last)
-  local places, i, q = model.places, first, nil
-  local all_in, all_out, all_cost, used_in, used_out, used_cost = 0, 0, 0, 0, 0, 0
-  while i <= last do
-    local at = places[i]
-    local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, closed[i])
-    local next_q = charge_of(model, admitted, math.min(admitted + flat[at + 10], now))
-    if q and next_q ~= q then break end
-    local tokens_in, tokens_out, cost = flat[at + 4], flat[at + 5], flat[at + 6]
-    q, i = next_q, i + 1
-    all_in, all_out, all_cost = all_in + was_in, all_out + was_out, all_cost + was_cost
-    used_in, used_out, used_cost = used_in + tokens_in, used_out + tokens_out, used_cost + cost
-    add_overs(q.over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
-    if cost < (account.least_cost or math.huge) then account.least_cost = cost end
+  -- Charges those of a row that belong to one charge; returns the place behind them.
+  local function charge_row(model, policy, stats, flat, closed, first, last)
+    local places, i, q = model.places, first, nil
+    local all_in, all_out, all_cost, used_in, used_out, used_cost = 0, 0, 0, 0, 0, 0
+    while i <= last do
+      local at = places[i]
+      local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, closed[i])
+      local next_q = charge_of(model, admitted, math.min(admitted + flat[at + 10], now))
+      if q and next_q ~= q then break end
+      local tokens_in, tokens_out, cost = flat[at + 4], flat[at + 5], flat[at + 6]
+      q, i = next_q, i + 1
+      all_in, all_out, all_cost = all_in + was_in, all_out + was_out, all_cost + was_cost
+      used_in, used_out, used_cost = used_in + tokens_in, used_out + tokens_out, used_cost + cost
+      add_overs(q.over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
+      if cost < (account.least_cost or math.huge) then account.least_cost = cost end
+    end
+    add_charge(q, i - first, all_in, all_out, all_cost, i - first, used_in, used_out, used_cost)
+    count_usage(stats, SUCCESS, i - first, used_in, used_out, used_cost)
+    local at = places[i - 1]
+    use(model, policy, flat[at + 4], flat[at + 5], flat[at + 6])
+    return i
   end
-  add_charge(q, i - first, all_in, all_out, all_cost, i - first, used_in, used_out, used_cost)
-  count_usage(stats, SUCCESS, i - first, used_in, used_out, used_cost)
-  local at = places[i - 1]
-  use(model, policy, flat[at + 4], flat[at + 5], flat[at + 6])
-  return i
-end
 
-local function settle_row(model, policy, s, flat, closed, first, last)
-  local home = home_of(model, closed[first]:sub(RECORD_SIZE + 1))
-  local stats, i = stats_of(tally, model.entity.id, home.pool), first
-  while i <= last do i = charge_row(model, policy, stats, flat, closed, i, last) end
-  for place = first, last do
-    local at = model.places[place]
-    count_latency(stats, flat[at + 7], flat[at + 8])
-    measure(model, flat[at + 7], flat[at + 8], s.is_stream, now)
+  -- Settles what is like the first attempt `s`; returns how many, 0 if there is nothing like it.
+  function settle_row(model, policy, s, flat, closed, aside, first)
+    local last = end_of_row(model.places, flat, closed, aside, first)
+    if last <= first then return 0 end
+    local home = home_of(model, closed[first]:sub(RECORD_SIZE + 1))
+    local stats, i = stats_of(tally, model.entity.id, home.pool), first
+    while i <= last do i = charge_row(model, policy, stats, flat, closed, i, last) end
+    for place = first, last do
+      local at = model.places[place]
+      count_latency(stats, flat[at + 7], flat[at + 8])
+      measure(model, flat[at + 7], flat[at + 8], s.is_stream, now)
+    end
+    succeed_plainly(model, policy, last - first + 1)
+    count(home.books, 'settled', last - first + 1)
+    if s.is_estimated then count(stats, STAT.estimated, last - first + 1) end
+    return last - first + 1
   end
-  succeed_plainly(model, policy, last - first + 1)
-  count(home.books, 'settled', last - first + 1)
-  if s.is_estimated then count(stats, STAT.estimated, last - first + 1) end
 end
 
 -- An attempt that was admitted without Redis: it was never reserved, so a list of its own keeps it from being booked twice.
@@ -190,28 +197,33 @@ local function book_leased(model, policy, pool, s)
   return true
 end
 
-local function add_all(sums, more)
-  for dimension = 1, 5 do sums[dimension] = sums[dimension] + more[dimension] end
-end
+local new_sums, true_up_all
+do
+  local function add_all(sums, more)
+    for dimension = 1, 5 do sums[dimension] = sums[dimension] + more[dimension] end
+  end
 
-local function true_up_all(model)
-  local was, is, over = { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }
-  local has_levels = model.scope.has_levels or account.has_levels
-  for from, row in pairs(model.charges) do
-    for to, q in pairs(row) do
-      q.was[2], q.is[2] = q.was[3] + q.was[4], q.is[3] + q.is[4]
-      true_up(model.scope, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
-      true_up(account, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
-      if has_levels then
-        add_all(was, q.was)
-        add_all(is, q.is)
-        add_all(over, q.over)
+  function new_sums() return { was = { 0, 0, 0, 0, 0 }, is = { 0, 0, 0, 0, 0 }, over = { 0, 0, 0, 0, 0 } } end
+
+  local function add_charges(sums, q)
+    add_all(sums.was, q.was)
+    add_all(sums.is, q.is)
+    add_all(sums.over, q.over)
+  end
+
+  -- `levels`: what all models have charged so far, if the account has buckets that drain.
+  function true_up_all(model, levels)
+    local own = model.scope.has_levels and new_sums()
+    for from, row in pairs(model.charges) do
+      for to, q in pairs(row) do
+        q.was[2], q.is[2] = q.was[3] + q.was[4], q.is[3] + q.is[4]
+        true_up(model.scope, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
+        true_up(account, q.was, q.is, q.over, from * QUANTUM_MS, to * QUANTUM_MS)
+        if own then add_charges(own, q) end
+        if levels then add_charges(levels, q) end
       end
     end
-  end
-  if has_levels then
-    true_up_levels(model.scope, was, is, over)
-    true_up_levels(account, was, is, over)
+    if own then true_up_levels(model.scope, own.was, own.is, own.over) end
   end
 end
 
@@ -237,11 +249,8 @@ local function settle_next(model, groups, flat, closed, i, aside, learned)
   local policy = policies[group[2]]
   read_attempt(s, flat, at)
   if packed and i < #model.places and s.outcome == SUCCESS and not s.is_unsent and has_no_phase(model) then
-    local last = end_of_row(model.places, flat, closed, aside, i)
-    if last > i then
-      settle_row(model, policy, s, flat, closed, i, last)
-      return last - i + 1
-    end
+    local settled = settle_row(model, policy, s, flat, closed, aside, i)
+    if settled > 0 then return settled end
   end
   s.retry_after = more and more[1] or 0
   if packed then
@@ -255,14 +264,12 @@ end
 -- Settles the attempts of one model; adds the places of those that changed nothing.
 local function settle_model(model, groups, flat, aside, unknown)
   local learned, closed, i = {}, close_reservations(model.entity.id, model.reservations), 1
-  model.attempt = {}
+  model.attempt, model.learned = {}, learned
   while i <= #model.places do
     local settled = settle_next(model, groups, flat, closed, i, aside, learned)
     if settled == 0 then unknown[#unknown + 1] = model.places[i] / STRIDE + 1 end
     i = i + math.max(1, settled)
   end
-  true_up_all(model)
-  for _, words in ipairs(learned) do learn(model.scope, account, model.entity, words, now) end
 end
 
 -- Settles a batch {groups, attempts, aside}; returns the places of those that changed nothing.
@@ -270,7 +277,15 @@ function settle_batch(batch)
   local unknown, settled = {}, sort_by_model(batch[1], batch[2])
   local aside = {}
   for _, more in ipairs(batch[3]) do aside[(more[1] - 1) * STRIDE] = { more[2], more[3] } end
-  for _, model in ipairs(settled) do settle_model(model, batch[1], batch[2], aside, unknown) end
+  local levels = account.has_levels and new_sums()
+  for _, model in ipairs(settled) do
+    settle_model(model, batch[1], batch[2], aside, unknown)
+    true_up_all(model, levels)
+  end
+  if levels then true_up_levels(account, levels.was, levels.is, levels.over) end
+  for _, model in ipairs(settled) do
+    for _, words in ipairs(model.learned) do learn(model.scope, account, model.entity, words, now) end
+  end
   alert_budgets(account, 'account', home.domain)
   for _, model in ipairs(settled) do
     judge_model_spending(model)
