@@ -99,11 +99,14 @@ end
 
 -- What the call that has just ended used, for the judges of caps and budgets; of an account the cheapest of the batch.
 local function use(model, policy, tokens_in, tokens_out, cost)
-  local last = model.last_used or { 1 }
+  local last = model.last_used
+  if not last then
+    last = { 1, 0, 0, 0, 0 }
+    model.last_used = last
+  end
   last[2], last[3], last[4], last[5] = tokens_in + tokens_out, tokens_in, tokens_out, cost
-  model.last_used, model.last_policy = last, policy
-  if model.entity.id ~= GATE then model.provider.last_policy = policy end
-  if not account.least_cost or cost < account.least_cost then account.least_cost = cost end
+  model.last_policy = policy
+  if cost < account.least_cost then account.least_cost = cost end
 end
 
 local function settle(model, policy, s, packed)
@@ -141,45 +144,45 @@ do
     return #places
   end
 
-  -- Charges those of a row that belong to one charge; returns the place behind them.
-  local function charge_row(model, policy, stats, flat, closed, first, last)
-    local places, i, q = model.places, first, nil
+  -- Charges and counts those at the beginning of a row that belong to one charge; returns the place behind them.
+  local function charge_some(model, stats, flat, closed, first, last)
+    local places, behind, q = model.places, last + 1, nil
     local all_in, all_out, all_cost, used_in, used_out, used_cost = 0, 0, 0, 0, 0, 0
-    while i <= last do
+    for i = first, last do
       local at = places[i]
-      local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, closed[i])
-      local next_q = charge_of(model, admitted, math.min(admitted + flat[at + 10], now))
-      if q and next_q ~= q then break end
       local tokens_in, tokens_out, cost = flat[at + 4], flat[at + 5], flat[at + 6]
-      q, i = next_q, i + 1
-      all_in, all_out, all_cost = all_in + was_in, all_out + was_out, all_cost + was_cost
+      local admitted, was_in, was_out, was_cost = struct.unpack(RECORD, closed[i])
+      local charge = charge_of(model, admitted, math.min(admitted + flat[at + 10], now))
+      if q and charge ~= q then
+        behind = i
+        break
+      end
+      q, all_in, all_out, all_cost = charge, all_in + was_in, all_out + was_out, all_cost + was_cost
       used_in, used_out, used_cost = used_in + tokens_in, used_out + tokens_out, used_cost + cost
       add_overs(q.over, was_in, was_out, was_cost, tokens_in, tokens_out, cost)
-      if cost < (account.least_cost or math.huge) then account.least_cost = cost end
     end
-    add_charge(q, i - first, all_in, all_out, all_cost, i - first, used_in, used_out, used_cost)
-    count_usage(stats, SUCCESS, i - first, used_in, used_out, used_cost)
-    local at = places[i - 1]
-    use(model, policy, flat[at + 4], flat[at + 5], flat[at + 6])
-    return i
+    add_charge(q, behind - first, all_in, all_out, all_cost, behind - first, used_in, used_out, used_cost)
+    count_usage(stats, SUCCESS, behind - first, used_in, used_out, used_cost)
+    return behind
   end
 
   -- Settles what is like the first attempt `s`; returns how many, 0 if there is nothing like it.
   function settle_row(model, policy, s, flat, closed, aside, first)
-    local last = end_of_row(model.places, flat, closed, aside, first)
+    local last, next_place = end_of_row(model.places, flat, closed, aside, first), first
     if last <= first then return 0 end
-    local home = home_of(model, closed[first]:sub(RECORD_SIZE + 1))
-    local stats, i = stats_of(tally, model.entity.id, home.pool), first
-    while i <= last do i = charge_row(model, policy, stats, flat, closed, i, last) end
-    for place = first, last do
-      local at = model.places[place]
+    local home, times = home_of(model, closed[first]:sub(RECORD_SIZE + 1)), last - first + 1
+    local stats = stats_of(tally, model.entity.id, home.pool)
+    for i = first, last do
+      local at = model.places[i]
+      if i == next_place then next_place = charge_some(model, stats, flat, closed, i, last) end
+      use(model, policy, flat[at + 4], flat[at + 5], flat[at + 6])
       count_latency(stats, flat[at + 7], flat[at + 8])
       measure(model, flat[at + 7], flat[at + 8], s.is_stream, now)
     end
-    succeed_plainly(model, policy, last - first + 1)
-    count(home.books, 'settled', last - first + 1)
-    if s.is_estimated then count(stats, STAT.estimated, last - first + 1) end
-    return last - first + 1
+    succeed_plainly(model, policy, times)
+    count(home.books, 'settled', times)
+    if s.is_estimated then count(stats, STAT.estimated, times) end
+    return times
   end
 end
 
@@ -263,12 +266,14 @@ end
 
 -- Settles the attempts of one model; adds the places of those that changed nothing.
 local function settle_model(model, groups, flat, aside, unknown)
-  local learned, closed, i = {}, close_reservations(model.entity.id, model.reservations), 1
+  local learned, closed, next_place = {}, close_reservations(model.entity.id, model.reservations), 1
   model.attempt, model.learned = {}, learned
-  while i <= #model.places do
-    local settled = settle_next(model, groups, flat, closed, i, aside, learned)
-    if settled == 0 then unknown[#unknown + 1] = model.places[i] / STRIDE + 1 end
-    i = i + math.max(1, settled)
+  for i = 1, #model.places do
+    if i == next_place then
+      local settled = settle_next(model, groups, flat, closed, i, aside, learned)
+      if settled == 0 then unknown[#unknown + 1] = model.places[i] / STRIDE + 1 end
+      next_place = i + math.max(1, settled)
+    end
   end
 end
 
@@ -278,6 +283,7 @@ function settle_batch(batch)
   local aside = {}
   for _, more in ipairs(batch[3]) do aside[(more[1] - 1) * STRIDE] = { more[2], more[3] } end
   local levels = account.has_levels and new_sums()
+  account.least_cost = math.huge
   for _, model in ipairs(settled) do
     settle_model(model, batch[1], batch[2], aside, unknown)
     true_up_all(model, levels)
@@ -288,6 +294,7 @@ function settle_batch(batch)
   end
   alert_budgets(account, 'account', home.domain)
   for _, model in ipairs(settled) do
+    if model.last_policy and model.entity.id ~= GATE then model.provider.last_policy = model.last_policy end
     judge_model_spending(model)
     alert_budgets(model.scope, 'model', model.entity.id)
     save_speed(model)
