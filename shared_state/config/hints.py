@@ -1,7 +1,7 @@
 """What to say about a key or value that the configuration models refuse.
 
 Keys of the documented schema that this release does not obey are told apart from typing errors, and older spellings
-are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool.
+are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool, or a place in a list.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "proxy.auth": "enabled method",
     "discovery": "connectors",
     "discovery.sync": "auto_register",
-    "observability": "connector events logging statistics",
+    "observability.events.*": "log_level redact_secrets append flush_each_line on_trace on_log on_stats port",
+    "observability.logging": "url webhook on_log",
+    "observability.statistics": "port url on_stats prefix",
     "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
     "password key_prefix ttl folder_id credentials filename instance config",
 }
@@ -78,6 +80,18 @@ _TODAY: Final[dict[str, str]] = {
     "secrets.config.path": "path of the secrets section",
     "secrets.config.file_path": "path of the secrets section",
     "secrets.config.prefix": "prefix of the secrets section",
+    "observability.routing": "events, a list with a section for each target",
+    "observability.connector": "events, a list with a section for each target",
+    "observability.config": "events, a list with a section for each target",
+    "observability.tracing.min_severity": "min_severity of the targets under observability.events",
+    "observability.events.*.events": "filter",
+    "observability.events.*.event_filter": "filter",
+    "observability.events.*.file_path": "path",
+    "observability.events.*.max_file_size_bytes": "max_size",
+    "observability.events.*.max_size_mb": "max_size, with a unit: 10MB",
+    "observability.logging.redact_secrets": "redact",
+    "observability.logging.file_path": "path",
+    "observability.statistics.file_path": "path",
     "storage.db_path": "path",
     "storage.file_path": "path",
     "storage.config.path": "path of the storage section",
@@ -98,6 +112,9 @@ _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
             "1password.connect.v1",
         }
     ),
+    "observability.events.*.connector": frozenset({"modelmesh.prometheus.v1"}),
+    "observability.logging.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
+    "observability.statistics.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
     "storage.connector": frozenset(
         {
             "modelmesh.local-file.v1",
@@ -152,7 +169,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _pattern(path: Path) -> str:
-    parts = list(map(str, path))
+    parts = ["*" if isinstance(part, int) else str(part) for part in path]
     if len(parts) > 1 and parts[0] in _NAMED_SECTIONS:
         parts[1] = "*"
     return ".".join(parts)
