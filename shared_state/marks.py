@@ -84,5 +84,5 @@ def _decode(raw: bytes | None) -> Mark | None:
         told: dict[str, Any] = orjson.loads(raw)
         places = {str(name): Place(int(at), str(id_)) for name, (at, id_) in told.pop("places").items()}
         return Mark(places=places, **told)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):  # another release's
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):  # another release's
         return None
