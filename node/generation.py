@@ -58,6 +58,7 @@ class Generation:
         self._slowness = Slowness(core.store, watched(topology.pools.values()), core.watch, nodes=core.nodes)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
+        self._request_log = core.request_logs.open(topology.config)
         self.router = self._build_router()
         self.application = self._build_application()
         self._tasks: list[asyncio.Task[None]] = []
@@ -174,7 +175,7 @@ class Generation:
             self.router,
             core.watch,
             door,
-            core.request_log,
+            self._request_log,
             core.metrics,
             config.proxy.max_body,
             once,
@@ -192,7 +193,7 @@ class Generation:
             core.findings,
             self._ranker,
             core.events,
-            Prober(self.router, core.request_log),
+            Prober(self.router, self._request_log),
             self._list_models,
             core.desk,
             self.router.queued,

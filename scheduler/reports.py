@@ -106,7 +106,7 @@ class Reports:
             raise
 
     async def _sweep(self) -> None:
-        known = [name.decode() for name in await self._store.client.hkeys(self._store.keys.jobs)]
+        known = [_text(name) for name in await self._store.client.hkeys(self._store.keys.jobs)]
         gone = [name for name in known if name not in self._reports]
         if gone:
             await self._store.client.hdel(self._store.keys.jobs, *gone)
@@ -115,3 +115,7 @@ class Reports:
     def _touch(self, name: str) -> JobReport:
         self._changed.add(name)
         return self._reports[name]
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 class LogFile:
-    """Lines in a file. Blocks, so it is used off the event loop.
+    """Lines in a file, which several processes may share. Blocks, so it is used off the event loop.
 
     Args:
         max_size: bytes after which a file is put aside; 0: never.
@@ -29,8 +32,10 @@ class LogFile:
             OSError: they were not written, or only a part of them.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._max_size and self._size() and self._size() + len(data) > self._max_size:
-            self._put_aside()
+        if self._is_full(len(data)):
+            with self._alone():
+                if self._is_full(len(data)):  # nobody else has put it aside meanwhile
+                    self._put_aside()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
             view = memoryview(data)
@@ -41,17 +46,29 @@ class LogFile:
         finally:
             os.close(descriptor)
 
-    def _size(self) -> int:
+    def _is_full(self, more: int) -> bool:
+        if not self._max_size:
+            return False
         try:
-            return self.path.stat().st_size
+            size = self.path.stat().st_size
         except FileNotFoundError:
-            return 0
+            return False
+        return size > 0 and size + more > self._max_size
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one process at a time puts a file aside."""
+        descriptor = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _put_aside(self) -> None:
         for number in range(self._keep - 1, 0, -1):
-            older = self._aside(number)
-            if older.exists():
-                older.replace(self._aside(number + 1))
+            with suppress(FileNotFoundError):
+                self._aside(number).replace(self._aside(number + 1))
         if self._keep:
             self.path.replace(self._aside(1))
         else:

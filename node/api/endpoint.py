@@ -26,6 +26,7 @@ from node.api.reply import AsgiReply
 from node.call import Call, Surface, Trail
 from node.engine.contract import ON_DISCONNECT
 from node.observe.decisions import DecisionLog
+from node.observe.details import Overheard
 from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
 from node.routing.interrupts import Cause, Interrupted, Interrupts
@@ -84,6 +85,8 @@ class Endpoint:
         """Serves one request; every error becomes an answer."""
         started = asyncio.get_running_loop().time()
         request_id = request_id_of(scope)
+        heard = self._edge.request_log.overhear(send)
+        send = heard or send
         recorder = self._recorder(scope, send)
         is_typed = self._surface.events is not None
         reply = AsgiReply(recorder or send, request_id, is_typed=is_typed)
@@ -113,7 +116,7 @@ class Endpoint:
         finally:
             if claim is not None:
                 await claim.end()
-        self._note(scope["path"], request_id, name, call, reply, trail, started=started)
+        self._note(scope["path"], request_id, name, call, reply, trail, heard, started=started)
 
     def _note(
         self,
@@ -123,6 +126,7 @@ class Endpoint:
         call: Call | None,
         reply: AsgiReply,
         trail: Trail,
+        heard: Overheard | None,
         *,
         started: float,
     ) -> None:
@@ -139,6 +143,8 @@ class Endpoint:
             outcome=outcome,
             started=started,
             trail=trail,
+            call=call,
+            heard=heard,
         )
         decisions = self._edge.decisions
         if decisions is not None and call is not None and decisions.wants(trail, outcome):

@@ -131,7 +131,7 @@ class RequestLogConfig(Section):
         description="summary adds cost, kind of call and every attempt; full adds payloads and error messages",
     )
     path: str | None = Field(
-        None, description="default: `modelmesh_requests.jsonl`, `modelmesh_requests.log`; nodes need one each"
+        None, description="default: `modelmesh_requests.jsonl`, `modelmesh_requests.log`; nodes may share it"
     )
     max_size: SizeBytes = Field(0, description=_MAX_SIZE)
     keep: int = Field(1, ge=0, le=100, description=_KEEP)

@@ -165,12 +165,13 @@ class Front:
         keys: Keys | None = None,
         keys_required: bool = False,
         store: Store | None = None,
+        request_log: Callable[[io.BytesIO], RequestLog] | None = None,
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
         self.keys = keys or Keys()
         self.keyring = Keyring(self.keys, self.place.watch)  # type: ignore[arg-type]
         self.log = io.BytesIO()
-        self.request_log = RequestLog("node-1", self.log)
+        self.request_log = request_log(self.log) if request_log else RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
         self.findings = Findings()
         self.metrics = Metrics(
