@@ -6,10 +6,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
-SUITE  := not containers and not topologies and not long$(if $(NGINX),, and not cluster)
+BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+SUITE  := not containers and not topologies and not browser and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
+.PHONY: ui-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -31,6 +32,10 @@ ready: check test ## what must be green before a change is handed over
 
 cluster: $(STAMP) ## several nodes behind nginx, the long tests included
 	$(BIN)/pytest -m '(cluster or long) and not containers and not topologies' $(ARGS)
+
+ui-test: $(VENV)/.browser ## the operators' page in Chromium, in front of real nodes
+	@$(if $(BROWSER),,echo '*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)')
+	$(BIN)/pytest tests/ui -m browser -rs $(ARGS)
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)
@@ -55,6 +60,10 @@ exactness: $(STAMP) ## the long outside test: no limit exceeded, books balance, 
 
 compose-test: $(STAMP) ## the composition in containers (a Docker engine, or root on Debian, where one is installed)
 	MODELMESH_INSTALL_ENGINE=1 $(BIN)/pytest -m containers $(ARGS)
+
+$(VENV)/.browser: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("ModelMesh needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % v[:2])'

@@ -289,6 +289,7 @@ def print_banner(plan: Plan, *, store_label: str) -> None:
         f"  nodes     {plan.nodes}",
         f"  store     {store_label}",
         f"  routes    {routes}",
+        f"  page      {url}/ui",
     ]
     if plan.source.mocks:
         body = f'{{"model": "{demo.MODEL}", "messages": [{{"role": "user", "content": "hello"}}]}}'

@@ -17,6 +17,13 @@ from shared_state.topology import ModelSpec, PoolSpec
 Fields = dict[str, Any]
 
 
+class Voice(StrEnum):
+    """In whose words an API speaks of itself: its errors, its headers, the signs of life in its streams."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
 class Kind(StrEnum):
     """What a complete answer is made of."""
 
@@ -54,12 +61,16 @@ class EventShape:
         fails: types of events after which there will be no answer.
         opening: types that come before any content and hold none.
         usage_of: from the last event to its usage.
+        reports: types of events that tell parts of the usage on the way; what comes later counts.
+        idle: types that only say that there is somebody; a stream of them gets nowhere.
     """
 
     ends: frozenset[str]
     fails: frozenset[str] = frozenset({"error"})
     opening: frozenset[str] = frozenset()
     usage_of: Callable[[Fields], Any] = _usage
+    reports: frozenset[str] = frozenset()
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +94,11 @@ class Surface:
         events: the shape of these events; None for chunks with ``choices`` and an end marker.
         files: forms are taken, with one of these fields at least; empty where bodies are JSON alone.
         is_sure: whether a model of these capabilities, which may answer here, surely can: then its refusal is its own fault.
-        stand_in: the API by which a provider is asked that has none like this; how it is translated is known to ``node.routing.bridge``.
+        api: what a provider is known to have or to lack; empty where nobody knows.
+        stand_in: the API by which a provider is asked that lacks this one; how it is translated is known to ``node.routing.bridge``.
         is_metered: answers count in tokens whatever the model; else only if it has a price for them, or says how many there may be.
+        voice: in whose words its errors are.
+        passes: request headers that a provider with this API is sent as well, as they came.
     """
 
     name: str
@@ -104,8 +118,11 @@ class Surface:
     events: EventShape | None = None
     files: frozenset[str] = frozenset()
     is_sure: Callable[[frozenset[str]], bool] = _always
+    api: str = ""
     stand_in: Surface | None = None
     is_metered: bool = True
+    voice: Voice = Voice.OPENAI
+    passes: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +200,7 @@ class Call:
         session: the caller's name for a conversation, empty for none.
         passport: what it says of its way so far.
         form: the body, if it came as a form; ``fields`` are its texts.
+        headers: those of the request that go on to a provider of the same API.
     """
 
     surface: Surface
@@ -200,6 +218,7 @@ class Call:
     how: How = How.NORMAL
     passport: Passport = FRESH
     form: Form | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def name(self) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
 from node.api.auth import ClientDoor, Doorkeeper
-from node.api.endpoint import Edge, Endpoint
+from node.api.endpoint import Edge
 from node.api.models import ModelList
 from node.api.once import Once
 from node.api.probe import Prober
-from node.api.surfaces import SURFACES
+from node.api.routes import endpoints
 from node.core import Core
 from node.observe.decisions import DecisionLog
 from node.ops.routes import OpsParts, ops_routes
@@ -31,6 +31,7 @@ from node.routing.slowness import Slowness, watched
 from node.routing.strategies import Strategy, build_strategies
 from node.signals import Signals
 from node.snapshot import Snapshot
+from node.ui.routes import ui_routes
 from shared_state.cancellation import end_all
 from shared_state.shapes.listing import ListedModel
 from shared_state.topology import Topology
@@ -146,16 +147,13 @@ class Generation:
             now_ms=core.clock.now_ms,
         )
         return build_application(
-            {
-                f"/v1{surface.path}": Endpoint(surface, edge)
-                for edge in [self._edge(door)]
-                for surface in SURFACES
-            },
+            endpoints(self._edge(door)),
             routes=[
                 *model_routes(ModelList(self.topology), door),
                 *health_routes(core.readiness),
                 metrics_route(core.metrics, core.ops, refresh=core.gauges.refresh),
                 *ops_routes(self._ops_parts(), core.ops),
+                *ui_routes(),
             ],
         )
 

@@ -55,10 +55,14 @@ class ProviderSpec:
     config: ProviderConfig
 
     @property
-    def has_responses(self) -> bool:
-        """Whether it has a Responses API of its own."""
-        stated = self.config.responses
-        return self.connector.has_responses if stated is None else stated
+    def apis(self) -> frozenset[str]:
+        """Its APIs for conversations: as its connector is known to have them, but for what the configuration says."""
+        config, known = self.config, self.connector.apis
+        if config.responses is None and config.messages is None:
+            return known
+        stated = {"responses": config.responses, "messages": config.messages}
+        added = {api for api, has in stated.items() if has}
+        return (known - {api for api, has in stated.items() if has is False}) | added
 
 
 @dataclass(frozen=True, slots=True, eq=False)

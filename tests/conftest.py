@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.leaks import connections_left, watch_connections
 from tests.support.mock import MockProvider
 from tests.support.valkey import ValkeyServer
 
@@ -39,6 +40,17 @@ def _place(item: pytest.Item) -> tuple[int, bool]:
     module = item.getparent(pytest.Module)
     is_sharing = module is not None and hasattr(module.obj, "POOLS")
     return _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS), is_sharing
+
+
+watch_connections()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """A connection to the store that is left open fails the test that left it; the collector would blame another."""
+    yield
+    left = connections_left()
+    assert not left, f"left open: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import orjson
 from starlette.applications import Starlette
@@ -14,9 +15,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from node.api.auth import ClientDoor, Doorkeeper
+from node.api.body import header
 from node.api.endpoint import request_id_of
 from node.api.errors import error_answer
-from node.api.models import ModelList
+from node.api.models import ModelList, claudes_entry, claudes_list
+from node.api.reply import id_headers
+from node.call import Voice
 from node.observe.metrics import CONTENT_TYPE, Metrics
 from shared_state.errors import (
     AuthenticationRequiredError,
@@ -26,6 +30,8 @@ from shared_state.errors import (
     RequestError,
     RouteNotFoundError,
 )
+
+_ANTHROPICS: Final = "/v1/messages"
 
 
 class JsonResponse(Response):
@@ -102,10 +108,11 @@ def build_application(
 
 
 def model_routes(models: ModelList, door: ClientDoor) -> list[BaseRoute]:
-    """``/v1/models`` and ``/v1/models/{id}``."""
+    """``/v1/models`` and ``/v1/models/{id}``; in Anthropic's shape for who names a version of that API."""
 
     async def list_models(request: Request) -> Response:
-        return JsonResponse(models.all(await door.admit(request.scope)))
+        listed = models.all(await door.admit(request.scope))
+        return JsonResponse(claudes_list(listed) if _is_claudes(request.scope) else listed)
 
     async def get_model(request: Request) -> Response:
         key = await door.admit(request.scope)
@@ -113,7 +120,7 @@ def model_routes(models: ModelList, door: ClientDoor) -> list[BaseRoute]:
         entry = models.get(name, key)
         if entry is None:
             raise ModelNotFoundError(f"no pool or model is called {name!r}", param="model")
-        return JsonResponse(entry)
+        return JsonResponse(claudes_entry(entry) if _is_claudes(request.scope) else entry)
 
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", get_model)]
 
@@ -179,10 +186,23 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return _render(request, ModelMeshError("internal error"))
 
 
+def _is_claudes(scope: Scope) -> bool:
+    """Whether the caller is a client of Anthropic's API, of which every request names a version."""
+    return header(scope, b"anthropic-version") is not None
+
+
+def _voice_of(scope: Scope) -> Voice:
+    """In whose words errors are told, whether there is anything at that path or not."""
+    path = scope["path"]
+    is_theirs = path == _ANTHROPICS or path.startswith(f"{_ANTHROPICS}/") or _is_claudes(scope)
+    return Voice.ANTHROPIC if is_theirs else Voice.OPENAI
+
+
 def _render(request: Request, error: ModelMeshError) -> Response:
     request_id = request_id_of(request.scope)
-    status, headers, body = error_answer(error, request_id)
+    voice = _voice_of(request.scope)
+    status, headers, body = error_answer(error, request_id, voice)
     response = Response(body, status)
-    for name, value in [*headers, (b"x-request-id", request_id.encode())]:
+    for name, value in [*headers, *id_headers(request_id, voice)]:
         response.headers[name.decode()] = value.decode()
     return response

@@ -8,13 +8,27 @@ from shared_state.errors import RequestError
 
 def check_chat(fields: Fields) -> None:
     """A conversation."""
+    check_messages(fields)
+    _check_stream(fields)
+    _check_counts(fields, "max_tokens", "max_completion_tokens", "n")
+
+
+def check_message(fields: Fields) -> None:
+    """A conversation, and how long the answer may be: Anthropic insists on both."""
+    check_messages(fields)
+    _check_stream(fields)
+    if fields.get("max_tokens") is None:
+        raise RequestError("'max_tokens' is required", param="max_tokens")
+    _check_counts(fields, "max_tokens")
+
+
+def check_messages(fields: Fields) -> None:
+    """A conversation."""
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("'messages' must be a non-empty array", param="messages")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise RequestError("each of 'messages' must be an object with a 'role'", param="messages")
-    _check_stream(fields)
-    _check_counts(fields, "max_tokens", "max_completion_tokens", "n")
 
 
 def check_response(fields: Fields) -> None:

@@ -89,7 +89,7 @@ class Endpoint:
         send = heard or send
         recorder = self._recorder(scope, send)
         is_typed = self._surface.events is not None
-        reply = AsgiReply(recorder or send, request_id, is_typed=is_typed)
+        reply = AsgiReply(recorder or send, request_id, is_typed=is_typed, voice=self._surface.voice)
         trail = Trail(mode=self._edge.watch.mode)
         name, call, claim = "", None, None
         try:
@@ -245,6 +245,8 @@ def build_call(
     )
     if not ROUTING_HEADERS.isdisjoint(headers_of(scope)):
         _read_headers(call, scope)
+    if surface.passes:
+        call.headers = tuple(given for given in scope["headers"] if given[0] in surface.passes)
     return call
 
 

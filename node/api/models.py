@@ -9,6 +9,7 @@ from shared_state.topology import Topology
 
 #: The API wants a date of every model. Nobody knows one, and all nodes must say the same.
 _CREATED: Final = 1_700_000_000
+_CREATED_AT: Final = "2023-11-14T22:13:20Z"
 
 
 class ModelList:
@@ -28,6 +29,19 @@ class ModelList:
     def get(self, name: str, key: ClientKey | None = None) -> dict[str, Any] | None:
         """One entry, None for a name that is unknown, or not for this key."""
         return self._entries.get(name) if key is None or key.may_use(name) else None
+
+
+def claudes_list(listed: dict[str, Any]) -> dict[str, Any]:
+    """The same list as Anthropic's API has it; there is one page."""
+    entries = [claudes_entry(entry) for entry in listed["data"]]
+    first, last = (entries[0]["id"], entries[-1]["id"]) if entries else (None, None)
+    return {"data": entries, "has_more": False, "first_id": first, "last_id": last}
+
+
+def claudes_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """The same entry as Anthropic's API has it."""
+    name = entry["id"]
+    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_AT}
 
 
 def _entry(name: str, owner: str) -> dict[str, Any]:

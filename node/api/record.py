@@ -11,7 +11,7 @@ from starlette.types import Message, Send
 
 from node.providers.sse import EventSplitter
 
-_PERSONAL: Final = frozenset({b"content-length", b"x-request-id"})
+_PERSONAL: Final = frozenset({b"content-length", b"x-request-id", b"request-id"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from node.api.errors import error_answer, error_event
 from node.api.record import Answer
-from node.call import Trail
+from node.call import Trail, Voice
 from shared_state.errors import ModelMeshError
 
 _STREAM_HEADERS: list[tuple[bytes, bytes]] = [
@@ -24,12 +24,16 @@ class AsgiReply:
 
     Args:
         is_typed: the events of a stream name their types.
+        voice: in whose words errors are told.
     """
 
-    __slots__ = ("_is_raw", "_is_typed", "_request_id", "_send", "is_started", "status")
+    __slots__ = ("_is_raw", "_is_typed", "_request_id", "_send", "_voice", "is_started", "status")
 
-    def __init__(self, send: Send, request_id: str, *, is_typed: bool = False) -> None:
+    def __init__(
+        self, send: Send, request_id: str, *, is_typed: bool = False, voice: Voice = Voice.OPENAI
+    ) -> None:
         self._send = send
+        self._voice = voice
         self._request_id = request_id
         self._is_typed = is_typed
         self._is_raw = False
@@ -41,7 +45,7 @@ class AsgiReply:
         headers = [
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(body)),
-            *trail_headers(trail, self._request_id),
+            *self._headers(trail),
         ]
         await self._whole(status, headers, body)
 
@@ -50,7 +54,7 @@ class AsgiReply:
         self._start(200)
         self._is_raw = bool(content_type)
         kind = [(b"content-type", content_type)] if content_type else _STREAM_HEADERS
-        headers = [*kind, *trail_headers(trail, self._request_id)]
+        headers = [*kind, *self._headers(trail)]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def part(self, data: bytes) -> None:
@@ -68,7 +72,7 @@ class AsgiReply:
         """
         if self._is_raw:
             return
-        await self.part(error_event(error, self._request_id, is_typed=self._is_typed))
+        await self.part(error_event(error, self._request_id, is_typed=self._is_typed, voice=self._voice))
         await self.end()
 
     async def fail(self, error: ModelMeshError, trail: Trail) -> None:
@@ -76,15 +80,15 @@ class AsgiReply:
         if self.is_started:
             await self.break_off(error)
             return
-        status, headers, body = error_answer(error, self._request_id)
+        status, headers, body = error_answer(error, self._request_id, self._voice)
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._whole(status, headers + trail_headers(trail, self._request_id), body)
+        await self._whole(status, headers + self._headers(trail), body)
 
     async def replay(self, answer: Answer) -> None:
         """Gives the answer of an earlier request with the same idempotency key, a stream event by event."""
         headers = [
             *answer.headers,
-            (b"x-request-id", self._request_id.encode()),
+            *id_headers(self._request_id, self._voice),
             (b"x-modelmesh-idempotent-replay", b"true"),
         ]
         if answer.is_stream:
@@ -92,6 +96,9 @@ class AsgiReply:
         else:
             length = (b"content-length", b"%d" % len(answer.body))
             await self._whole(answer.status, [*headers, length], answer.body)
+
+    def _headers(self, trail: Trail) -> list[tuple[bytes, bytes]]:
+        return trail_headers(trail, self._request_id, self._voice)
 
     async def _replay_events(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         self._start(answer.status)
@@ -111,10 +118,18 @@ class AsgiReply:
         self.status = status
 
 
-def trail_headers(trail: Trail, request_id: str) -> list[tuple[bytes, bytes]]:
+def id_headers(request_id: str, voice: Voice) -> list[tuple[bytes, bytes]]:
+    """The id of a request, under the name that Anthropic's clients look for as well."""
+    headers = [(b"x-request-id", request_id.encode())]
+    if voice is Voice.ANTHROPIC:
+        headers.append((b"request-id", request_id.encode()))
+    return headers
+
+
+def trail_headers(trail: Trail, request_id: str, voice: Voice = Voice.OPENAI) -> list[tuple[bytes, bytes]]:
     """The headers that say who served a request, after how many attempts, in which mode."""
     headers: list[tuple[bytes, bytes]] = [
-        (b"x-request-id", request_id.encode()),
+        *id_headers(request_id, voice),
         (b"x-modelmesh-mode", trail.mode.encode()),
         (b"x-modelmesh-attempts", b"%d" % trail.attempts),
     ]

@@ -1,7 +1,8 @@
-"""The OpenAI APIs that a node serves: what each needs of a body, and which models can answer it."""
+"""The APIs that a node serves: what each needs of a body, and which models can answer it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -11,13 +12,15 @@ from node.api.checks import (
     check_completion,
     check_image,
     check_input,
+    check_message,
+    check_messages,
     check_rerank,
     check_response,
     check_speech,
     check_transcription,
     check_variation,
 )
-from node.call import EventShape, Fields, Kind, Surface
+from node.call import EventShape, Fields, Kind, Surface, Voice
 from node.routing.weight import weigh_text
 
 #: Nodes of the capability tree whose models do not hold a conversation.
@@ -42,6 +45,7 @@ _DRAWS: Final = ("generation.image-generation.",)
 _EDITS: Final = ("generation.image-generation.", "transformation.image-editing.")
 #: Formats of a transcription that are no JSON.
 _TEXTS: Final = frozenset({"text", "srt", "vtt"})
+_ANTHROPICS_HEADERS: Final = frozenset({b"anthropic-version", b"anthropic-beta"})
 
 
 def _chats(capabilities: frozenset[str]) -> bool:
@@ -99,6 +103,15 @@ def _response_usage(event: Fields) -> Any:
     return response.get("usage") if isinstance(response, dict) else None
 
 
+# -- messages
+
+
+def _message_usage(event: Fields) -> Any:
+    """Of the first event it stands in the message, of the last ones beside it."""
+    message = event.get("message")
+    return message.get("usage") if isinstance(message, dict) else event.get("usage")
+
+
 # -- rerank
 
 
@@ -143,6 +156,28 @@ def _transcription_usage(answer: Fields) -> Any:
     return usage
 
 
+#: The Messages API as the one that others are asked by.
+_TO_CLAUDE: Final = Surface(
+    "messages",
+    "/messages",
+    "content",
+    True,
+    _chats,
+    check_message,
+    lambda fields: fields.get("max_tokens"),
+    answers=lambda _: 1,
+    usage_of=_message_usage,
+    events=EventShape(
+        ends=frozenset({"message_stop"}),
+        opening=frozenset({"message_start", "content_block_start"}),
+        usage_of=_message_usage,
+        reports=frozenset({"message_start", "message_delta"}),
+        idle=frozenset({"ping"}),
+    ),
+    api="messages",
+    voice=Voice.ANTHROPIC,
+    passes=_ANTHROPICS_HEADERS,
+)
 CHAT: Final = Surface(
     "chat completions",
     "/chat/completions",
@@ -152,6 +187,8 @@ CHAT: Final = Surface(
     check_chat,
     _most_chat_output,
     asks_usage=True,
+    api="chat",
+    stand_in=_TO_CLAUDE,
 )
 EMBEDDINGS: Final = Surface(
     "embeddings", "/embeddings", "data", False, _Any(_EMBEDDINGS), check_input, _no_output
@@ -171,7 +208,22 @@ RESPONSES: Final = Surface(
         usage_of=_response_usage,
     ),
     is_sure=_never,
+    api="responses",
     stand_in=CHAT,
+)
+MESSAGES: Final = replace(_TO_CLAUDE, stand_in=CHAT)
+#: No completion, and so none of `SURFACES`.
+COUNT: Final = Surface(
+    "token counts",
+    "/messages/count_tokens",
+    "input_tokens",
+    False,
+    _chats,
+    check_messages,
+    _no_output,
+    api="messages",
+    voice=Voice.ANTHROPIC,
+    passes=_ANTHROPICS_HEADERS,
 )
 COMPLETIONS: Final = Surface(
     "completions",
@@ -297,6 +349,7 @@ SURFACES: Final = (
     EMBEDDINGS,
     COMPLETIONS,
     RESPONSES,
+    MESSAGES,
     MODERATIONS,
     RERANK,
     SPEECH,

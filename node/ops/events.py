@@ -7,8 +7,9 @@ that does not keep up is dropped, for memory is bounded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -200,6 +201,19 @@ async def read_news(store: Store, domains: Iterable[str]) -> list[Event]:
     return found
 
 
+def place_of(event: Event) -> str:
+    """Its id in the stream: the same on every node, so that a reader can go on at another one."""
+    return f"{event.time_ms}-{event.epoch}-{quote(event.domain)}"
+
+
+def count_after(known: Sequence[Event], place: str) -> int | None:
+    """How many events came after the one with that id; None if it is not among them any more."""
+    for number, event in enumerate(reversed(known)):
+        if place_of(event) == place:
+            return number
+    return None
+
+
 def view_event(event: Event) -> EventView:
     """An event as operators see it."""
     return EventView(
@@ -218,7 +232,8 @@ def view_event(event: Event) -> EventView:
 
 def _encode(events: Iterable[Event]) -> bytes:
     return b"".join(
-        b"event: %b\ndata: %b\n\n" % (event.type.encode(), view_event(event).model_dump_json().encode())
+        b"id: %b\nevent: %b\ndata: %b\n\n"
+        % (place_of(event).encode(), event.type.encode(), view_event(event).model_dump_json().encode())
         for event in events
     )
 

@@ -127,6 +127,9 @@ class _RecordedText(TextFacts):
         self._expected = [ranking.expected for ranking in plan.rankings]
         self._session = session
 
+    def look_beyond(self) -> None:
+        """It is among the numbers."""
+
     def words(self, most: int) -> int:
         if self.counted is None:
             raise MissingInputError("the count of words")

@@ -307,6 +307,7 @@ def _model_view(
     windows: list[WindowView],
     health: Health | None,
 ) -> ModelView:
+    pricing = model.config.pricing if model.is_priced else None
     return ModelView(
         id=model.id,
         provider=model.provider,
@@ -323,6 +324,8 @@ def _model_view(
         failed=failed,
         windows=windows,
         availability=round(health.score, 3) if health else None,
+        price_input=pricing.input if pricing else None,
+        price_output=pricing.output if pricing else None,
     )
 
 

@@ -19,7 +19,7 @@ from node.api.probe import Prober
 from node.findings import StoreFindings
 from node.ops.configuration import ConfigDesk
 from node.ops.decisions import DecisionDesk
-from node.ops.events import EventFan, EventStream
+from node.ops.events import EventFan, EventStream, count_after
 from node.ops.keys import KeyOrders
 from node.ops.openapi import describe
 from node.ops.operations import Handler, Operation, ViewResponse, read_query, read_small_body
@@ -141,7 +141,7 @@ class Ops:
             Operation(
                 "events",
                 self._events,
-                "What happened lately, then what happens: server-sent events, each in this shape.",
+                "What happened lately, then what happens: server-sent events, each in this shape. With `last-event-id` it goes on after that one.",
                 EventView,
                 query=EventsQuery,
                 media="text/event-stream",
@@ -176,7 +176,9 @@ class Ops:
             fan.close(feed)
             raise
         follow = asked.follow and request.method == "GET"
-        return EventStream(fan, feed, newest, known, last=asked.last, follow=follow)
+        missed = count_after(known, request.headers.get("last-event-id", ""))
+        last = asked.last if missed is None else missed
+        return EventStream(fan, feed, newest, known, last=last, follow=follow)
 
     def _part(self, name: str, shape: type[BaseModel]) -> Operation:
         async def show(request: Request) -> Response:

@@ -28,6 +28,8 @@ from shared_state.topology import ModelSpec, ProviderSpec
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _MAX_ERROR_BYTES: Final = 64 * 2**10
 
+#: Of Anthropic's API; every request must name one.
+_VERSION: Final = (b"anthropic-version", b"2023-06-01")
 _EVENTS: Final = b"text/event-stream"
 _ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
 
@@ -69,6 +71,8 @@ class Connector:
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
         headers = [(b"x-request-id", call.request_id.encode())]
+        if call.surface.passes:
+            headers += self._passed_on(call)
         if passport:
             headers.append((HEADER, passport))
         if call.form is None:
@@ -90,6 +94,14 @@ class Connector:
             )
         return known
 
+    def _passed_on(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """The caller's own headers for this API, but those that the configuration has set; the version must be named."""
+        fixed = {name for name, _ in self._headers}
+        passed = [given for given in call.headers if given[0] not in fixed]
+        named = fixed.union(name for name, _ in passed)
+        version = [] if _VERSION[0] in named or _VERSION[0] not in call.surface.passes else [_VERSION]
+        return passed + version
+
     def _json(self, call: Call, model: ModelSpec) -> bytes:
         fields = {**call.fields, "model": model.upstream}
         if call.is_stream and call.surface.asks_usage:
@@ -101,13 +113,15 @@ class Connector:
         return orjson.dumps(fields)
 
     def listing_request(self) -> httpx.Request:
-        """Asks for the provider's list of models."""
+        """Asks for the provider's list of models; Anthropic's comes in pages, unless one asks for a long one."""
+        query = "" if "chat" in self.provider.apis else "?limit=1000"
         return httpx.Request(
             "GET",
-            httpx.URL(f"{self.provider.base_url}/models"),
+            httpx.URL(f"{self.provider.base_url}/models{query}"),
             headers=[
                 *self._bare_headers,
                 (b"accept", b"application/json"),
+                *([_VERSION] if "messages" in self.provider.apis else []),
             ],
             extensions={"timeout": self._timeouts_s},
         )
@@ -204,8 +218,11 @@ def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:
         "accept-encoding": "identity",
     }
     headers.update(provider.connector.extra_headers)
-    if provider.api_key is not None and provider.api_key.get_secret_value():
-        headers["authorization"] = f"Bearer {provider.api_key.get_secret_value()}"
+    key = provider.api_key.get_secret_value() if provider.api_key is not None else ""
+    if key and provider.connector.auth == "x-api-key":
+        headers["x-api-key"] = key
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
     if provider.config.organization:
         headers["openai-organization"] = provider.config.organization
     headers.update(

@@ -63,6 +63,21 @@ def event_data(event: bytes) -> bytes:
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
+def event_fields(data: bytes) -> dict[str, Any]:
+    """The object in the data of an event.
+
+    Raises:
+        ProviderProtocolError: it is none.
+    """
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ProviderProtocolError("the provider sent an event that is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ProviderProtocolError("the provider sent an event that is not an object")
+    return fields
+
+
 @dataclass(slots=True)
 class StreamTap:
     """Follows an OpenAI event stream.

@@ -94,6 +94,8 @@ class TypedTap:
         self._shape = shape
         self._ends = ends
         self._has_ended = False
+        self._told = shape.ends | shape.fails | shape.reports
+        self._reported: Fields = {}
         self._events = _LargeEvents()
 
     @property
@@ -131,7 +133,9 @@ class TypedTap:
     def _look_at(self, event: bytes) -> None:
         named = _TYPE.search(event, 0, _HEAD_BYTES)
         kind = named[1].decode("utf-8", "replace") if named else ""
-        if self.has_content and kind and kind not in self._shape.ends and kind not in self._shape.fails:
+        if kind in self._shape.idle:
+            return
+        if self.has_content and kind and kind not in self._told:
             self.pieces += 1
             return
         data = event_data(event)
@@ -151,18 +155,27 @@ class TypedTap:
         kind = kind or str(fields.get("type") or "")
         if kind in self._shape.fails or fields.get("error"):
             raise classify_event(_complaint(fields), provider=self.provider)
+        if kind in self._shape.reports:
+            self._reported.update(_reported(self._shape.usage_of(fields)))
         if kind in self._shape.ends:
             self._end(fields)
         self.has_content = self.has_content or kind not in self._shape.opening
 
     def _end(self, fields: Fields) -> None:
-        usage = usage_from(self._shape.usage_of(fields))
+        usage = usage_from(self._reported or self._shape.usage_of(fields))
         if usage is not None and self.usage is not None:
             usage = Usage(self.usage.tokens_in + usage.tokens_in, self.usage.tokens_out + usage.tokens_out)
         self.usage = usage or self.usage
         self._has_ended = True
         self._ends -= 1
         self.is_done = self._ends <= 0
+
+
+def _reported(usage: Any) -> Fields:
+    """The counts of a usage that are told."""
+    return (
+        {name: count for name, count in usage.items() if count is not None} if isinstance(usage, dict) else {}
+    )
 
 
 def _complaint(fields: Fields) -> Any:

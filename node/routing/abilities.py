@@ -7,12 +7,24 @@ import operator
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from node.routing.needs import NAMES, Needs, language_of
+from node.routing.needs import NAMES, Feature, Needs, language_of
+from shared_state.catalogue.profiles import CHAT_ONLY
 from shared_state.config.models import ModelConfig
 
-#: What a model lacks whose provider only chats, where the request cannot be translated.
-RESPONSES: Final = "responses"
+#: What a model may lack, by its provider, where the request cannot be translated.
+APIS: Final = frozenset({"chat", "responses", "messages"})
 
+#: What a chat can ask for and Anthropic's API has no words for; whoever is asked by that API itself never asks for it.
+_UNHEARD: Final = sum(
+    feature.value
+    for feature in (
+        Feature.AUDIO,
+        Feature.JSON_MODE,
+        Feature.GROUNDING,
+        Feature.LOGPROBS,
+        Feature.REASONING,
+    )
+)
 _UNKNOWN: Final = 1 << 62
 #: Stands for several languages of which no two models have the same; no tag of a language comes to it.
 _NONE_IN_COMMON: Final = frozenset({"-"})
@@ -23,7 +35,7 @@ class Abilities(NamedTuple):
 
     Attributes:
         lacks: features that are declared to be missing.
-        has_responses: whether the provider has a Responses API.
+        apis: the provider's APIs for conversations.
     """
 
     lacks: int
@@ -32,13 +44,15 @@ class Abilities(NamedTuple):
     images: int
     file_bytes: int
     languages: frozenset[str]
-    has_responses: bool = False
+    apis: frozenset[str] = CHAT_ONLY
 
 
-def abilities_of(model: ModelConfig, *, has_responses: bool = False) -> Abilities:
+def abilities_of(model: ModelConfig, *, apis: frozenset[str] = CHAT_ONLY) -> Abilities:
     """What a configured model declares."""
     sizes = model.constraints
     lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
+    if "chat" not in apis:
+        lacks |= _UNHEARD
     return Abilities(
         lacks=lacks,
         window=sizes.context_window or _UNKNOWN,
@@ -46,7 +60,7 @@ def abilities_of(model: ModelConfig, *, has_responses: bool = False) -> Abilitie
         images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
         file_bytes=_UNKNOWN if sizes.max_file_size is None else sizes.max_file_size,
         languages=frozenset(map(language_of, sizes.supported_languages)),
-        has_responses=has_responses,
+        apis=apis,
     )
 
 
@@ -61,12 +75,15 @@ def floor_of(models: Sequence[Abilities]) -> Abilities:
         images=min((model.images for model in models), default=_UNKNOWN),
         file_bytes=min((model.file_bytes for model in models), default=_UNKNOWN),
         languages=common or (_NONE_IN_COMMON if languages else common),
-        has_responses=all(model.has_responses for model in models),
+        apis=frozenset[str].intersection(*(model.apis for model in models)) if models else frozenset[str](),
     )
 
 
-def unfit(model: Abilities, needs: Needs) -> str | None:
+def unfit(model: Abilities, needs: Needs, api: str = "") -> str | None:
     """The first thing that the model lacks, by its key in the configuration; None if it can serve.
+
+    Args:
+        api: by which it is asked; ``needs.beyond`` has no words in another.
 
     ``context_window`` comes last and is only likely: ``words_in`` confirms it.
     """
@@ -81,8 +98,8 @@ def unfit(model: Abilities, needs: Needs) -> str | None:
         return "max_file_size"
     if model.languages and needs.language and needs.language not in model.languages:
         return "supported_languages"
-    if needs.beyond and not model.has_responses:
-        return RESPONSES
+    if needs.beyond and api not in model.apis:
+        return api
     return "context_window" if needs.input_least > model.window else None
 
 

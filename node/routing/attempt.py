@@ -145,7 +145,8 @@ class Attempt:
             self._settle(settlement, self._usage)
 
     async def _relay(self) -> None:
-        comfort = Comfort(self._reply, self._trail) if self._call.is_stream else None
+        call = self._call
+        comfort = Comfort(self._reply, self._trail, call.surface.voice) if call.is_stream else None
         try:
             self._start_clock()
             with self._interrupts:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.call import Call, Caps, Target
-from node.providers.responses import beyond_chat
-from node.routing.abilities import RESPONSES, Abilities, abilities_of, floor_of, is_roomy, unfit
+from node.routing.abilities import APIS, Abilities, abilities_of, floor_of, is_roomy, unfit
+from node.routing.bridge import beyond
 from node.routing.estimate import estimate, expect
 from node.routing.needs import NAMES, Needs, needs_of, param_of, words_in
 from node.routing.strategies import Request
@@ -54,11 +54,13 @@ class TextFacts:
                 images=sum(upload.is_image for upload in uploads),
                 file_bytes=max((upload.size_bytes for upload in uploads), default=0),
             )
-        if call.surface.stand_in is not None:
-            self.needs = self.needs._replace(beyond=beyond_chat(call.fields))
         self.counted: int | None = None
         self.costs: dict[str, int] = {}
         self._call = call
+
+    def look_beyond(self) -> None:
+        """Finds what the call cannot say by another API, for there are models that would have to be asked by one."""
+        self.needs = self.needs._replace(beyond=beyond(self._call))
 
     def words(self, most: int) -> int:
         """How many words there are, counted up to ``most``; the first count stands."""
@@ -99,7 +101,10 @@ class Fitness:
             ContextLengthError: the text is longer than the context window of every member.
             UnsupportedFeatureError: nobody is fit for another reason.
         """
-        if call.caps is None and unfit(floor, text.needs) is None:
+        api = call.surface.api
+        if api and api not in floor.apis:
+            text.look_beyond()
+        if call.caps is None and unfit(floor, text.needs, api) is None:
             return members
         inquiry = _Inquiry(call, self._declared, text)
         kept = [(pool, [model for model in models if inquiry.clears(model)]) for pool, models in members]
@@ -128,7 +133,7 @@ class _Inquiry:
     def clears(self, model: ModelSpec) -> bool:
         """Whether nothing stands in the model's way; else the obstacle is noted."""
         declared = self._declared[model]
-        obstacle = unfit(declared.abilities, self._text.needs)
+        obstacle = unfit(declared.abilities, self._text.needs, self._call.surface.api)
         if obstacle == "context_window" and self._count_words() <= declared.abilities.window:
             obstacle = None
         if obstacle is None and self._call.caps is not None:
@@ -175,12 +180,12 @@ class _Inquiry:
         names = ", ".join(models[:_MOST_NAMED]) + more
         if kind in _OF_CAPS:
             return f"beyond {_OF_CAPS[kind]}: {names}"
-        if kind in _FEATURES or kind == RESPONSES:
+        if kind in _FEATURES or kind in APIS:
             return f"no {kind} (asked for by {self._param(kind)!r}): {names}"
         return f"beyond {kind} ({self._param(kind)!r}): {names}"
 
     def _param(self, kind: str) -> str:
-        if kind == RESPONSES:
+        if kind in APIS:
             return self._text.needs.beyond
         return _OF_CAPS.get(kind) or param_of(kind, self._call.fields)
 
@@ -188,7 +193,7 @@ class _Inquiry:
 def _declared(model: ModelSpec, topology: Topology) -> Declared:
     provider = topology.providers[model.provider]
     return Declared(
-        abilities=abilities_of(model.config, has_responses=provider.has_responses),
+        abilities=abilities_of(model.config, apis=provider.apis),
         region=(provider.config.region or "").lower(),
         is_priced="pricing" in model.config.model_fields_set,
     )

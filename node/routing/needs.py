@@ -53,9 +53,12 @@ _OF_FIELDS: Final[Mapping[str, int]] = {
     "web_search_options": Feature.GROUNDING.value,
     "reasoning_effort": Feature.REASONING.value,
     "audio": Feature.AUDIO.value,
+    "system": Feature.SYSTEM_PROMPT.value,
 }
 #: Fields by which a body may want something of its model; most bodies have none of them.
-_WANTING: Final = frozenset({*_OF_FIELDS, "response_format", "text", "modalities"})
+_WANTING: Final = frozenset(
+    {*_OF_FIELDS, "response_format", "text", "modalities", "output_config", "output_format"}
+)
 _OF_PARTS: Final[Mapping[str, int]] = {
     "image_url": Feature.VISION.value,
     "input_image": Feature.VISION.value,
@@ -65,7 +68,10 @@ _OF_PARTS: Final[Mapping[str, int]] = {
     "audio_url": Feature.AUDIO.value,
     "file": Feature.FILES.value,
     "input_file": Feature.FILES.value,
+    "document": Feature.FILES.value,
 }
+#: Blocks in which the Messages API calls and answers tools.
+_TOOL_BLOCKS: Final = frozenset({"tool_use", "tool_result"})
 _OF_ROLES: Final[Mapping[str, int]] = {
     "system": Feature.SYSTEM_PROMPT.value,
     "developer": Feature.SYSTEM_PROMPT.value,
@@ -78,7 +84,9 @@ _OF_FORMATS: Final[Mapping[str, int]] = {
 }
 _VISION: Final[int] = Feature.VISION.value
 _AUDIO: Final[int] = Feature.AUDIO.value
+_TOOLS: Final[int] = Feature.TOOL_CALLING.value
 _OUTPUT_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_FORMATS: Final = ("response_format", "text", "output_config", "output_format")
 _INPUT_FIELDS: Final = ("messages", "input", "prompt")
 
 
@@ -113,6 +121,8 @@ def needs_of(fields: Mapping[str, Any], body_bytes: int) -> Needs:
         given = fields.get(name)
         if given:
             content.take(given)
+    if "system" in fields:
+        content.take_system(fields["system"])
     language = fields.get("language")
     return Needs(
         wants=content.wants | _wanted_by_fields(fields),
@@ -140,7 +150,10 @@ def _most_output(fields: Mapping[str, Any]) -> int:
 
 def words_in(fields: Mapping[str, Any], most: int) -> int:
     """Words of the longest input, counted up to ``most`` and a little more."""
-    return max([_words(given, most) for name in _INPUT_FIELDS if (given := fields.get(name))], default=0)
+    system = _count_words(_block_texts(fields["system"]), most) if fields.get("system") else 0
+    return system + max(
+        [_words(given, most) for name in _INPUT_FIELDS if (given := fields.get(name))], default=0
+    )
 
 
 def param_of(missing: str, fields: Mapping[str, Any]) -> str:
@@ -153,7 +166,7 @@ def param_of(missing: str, fields: Mapping[str, Any]) -> str:
         if NAMES[feature] == missing and _is_asked(fields.get(name)):
             return name
     if missing in ("json_mode", "structured_output"):
-        return "response_format" if isinstance(fields.get("response_format"), dict) else "text"
+        return next((name for name in _FORMATS if isinstance(fields.get(name), dict)), "text")
     if missing == "audio" and _wants_sound(fields):
         return "modalities"
     return next((name for name in _INPUT_FIELDS if fields.get(name)), "messages")
@@ -190,6 +203,13 @@ class _Content:
                 self._take_messages(given)
             else:
                 self._take_several(given)
+
+    def take_system(self, given: Any) -> None:
+        """What the Messages API keeps apart belongs to the conversation."""
+        chars = len(given) if isinstance(given, str) else 0
+        if isinstance(given, list):
+            chars = self._take_parts(given)
+        self.least += chars // CHARS_PER_TOKEN
 
     def _take_several(self, given: list[Any]) -> None:
         """Texts or rows of tokens, each an input of its own; a plain row of numbers is one."""
@@ -233,9 +253,17 @@ class _Content:
             text, kind = part.get("text"), part.get("type")
             if isinstance(text, str):
                 chars += len(text)
-            if isinstance(kind, str) and kind in _OF_PARTS:
+            if isinstance(kind, str) and kind in _OF_PARTS and not _is_written(part):
                 self._take_medium(part, _OF_PARTS[kind], is_image=kind != "video_url")
+            elif isinstance(kind, str) and kind in _TOOL_BLOCKS:
+                self.wants |= _TOOLS
+                chars += self._take_result(part.get("content"))
         return chars
+
+    def _take_result(self, content: Any) -> int:
+        if isinstance(content, str):
+            return len(content)
+        return self._take_parts(content) if isinstance(content, list) else 0
 
     def _take_medium(self, part: dict[str, Any], feature: int, *, is_image: bool) -> None:
         size = _longest_text(part)
@@ -244,6 +272,12 @@ class _Content:
         self.media_bytes += size
         self.file_bytes = max(self.file_bytes, size * 3 // 4)  # base64
         self.images += feature == _VISION and is_image
+
+
+def _is_written(part: Mapping[str, Any]) -> bool:
+    """Whether a document is plain text, which is no file to anybody."""
+    source = part.get("source")
+    return isinstance(source, dict) and source.get("type") in ("text", "content")
 
 
 def _longest_text(part: Mapping[str, Any]) -> int:
@@ -268,6 +302,10 @@ def _wanted_by_fields(fields: Mapping[str, Any]) -> int:
     if "text" in fields:  # the spelling of the Responses API
         text = fields["text"]
         wants |= _of_format(text.get("format")) if isinstance(text, dict) else 0
+    if "output_config" in fields or "output_format" in fields:  # those of the Messages API
+        config = fields.get("output_config")
+        wants |= _of_format(config.get("format")) if isinstance(config, dict) else 0
+        wants |= _of_format(fields.get("output_format"))
     if "modalities" in fields and _wants_sound(fields):
         wants |= _AUDIO
     return wants
@@ -312,10 +350,19 @@ def _texts(given: Any) -> Iterator[Any]:
         return
     for message in given[:_MOST_PARTS]:
         content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list):
-            yield from (part.get("text") for part in content[:_MOST_PARTS] if isinstance(part, dict))
-        else:
-            yield content
+        yield from _block_texts(content)
+
+
+def _block_texts(content: Any) -> Iterator[Any]:
+    """The texts of a content: it is one, or a list of parts, some of which hold what a tool has said."""
+    if not isinstance(content, list):
+        yield content
+        return
+    for part in content[:_MOST_PARTS]:
+        if isinstance(part, dict):
+            yield part.get("text")
+            if part.get("type") == "tool_result":
+                yield from _block_texts(part.get("content"))
 
 
 def _count_words(texts: Iterable[Any], most: int) -> int:

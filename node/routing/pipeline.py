@@ -142,6 +142,13 @@ class Pipeline:
         """Whether the snapshot was read once."""
         return self._snapshot.is_complete.is_set()
 
+    def is_open(self, model: ModelSpec) -> bool:
+        """Whether the model takes traffic, as far as this node has seen."""
+        now_ms = self._snapshot.clock.now_ms()
+        return all(
+            state.is_open(now_ms) for state in (self._snapshot.model(model), self._snapshot.provider(model))
+        )
+
     async def plan(self, call: Call, trail: Trail | None = None) -> Plan:
         """Ranked targets for a call; may be empty if everything is on standby.
 

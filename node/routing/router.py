@@ -16,6 +16,7 @@ from node.providers.headroom import headroom_told
 from node.routing.admission import WITHOUT_STORE, ask_for_admission
 from node.routing.attempt import Attempt
 from node.routing.budget import RetryBudgets
+from node.routing.counting import Counter
 from node.routing.estimate import Estimate, estimate
 from node.routing.fallbacks import Detours
 from node.routing.gates import Gates, Walk, check_money
@@ -83,6 +84,7 @@ class Router:
             lanes, watch, reservations, slowness, on_loss=on_loss, admit=self._admit, run=self._run
         )
         self._restraint = Restraint(clock, draw)
+        self.counter = Counter(pipeline, lanes)
         self.in_flight = 0
 
     def queued(self, pool: str) -> int:

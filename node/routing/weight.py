@@ -76,7 +76,7 @@ def without_media(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
     for name in _CONVERSATIONS:
         items = fields.get(name)
         if isinstance(items, list) and (found := list(_media_in(items))):
-            tokens += sum(weight for _, _, weight in found)
+            tokens += sum(weight for _, _, weight, _ in found)
             lean = {**lean, name: _taken_out(items, found)}
     return lean, tokens
 
@@ -92,19 +92,32 @@ def _token_numbers(given: Any) -> int:
     return 0
 
 
-def _media_in(items: list[Any]) -> Iterator[tuple[int, int, int]]:
-    """Images and sounds of a conversation: place of the message, place in it, tokens. Moderations are asked for parts without messages."""
+def _media_in(items: list[Any]) -> Iterator[tuple[int, int, int, Any]]:
+    """Images and sounds of a conversation: place of the message, place in it, tokens, and what else stands in that place.
+
+    Moderations are asked for parts without messages.
+    """
     for place, item in enumerate(items):
         if not isinstance(item, dict):
             continue
         if "type" in item and (weight := _media_tokens(item)):
-            yield place, _ITSELF, weight
+            yield place, _ITSELF, weight, None
             continue
         parts = item.get("content")
         for inner, part in enumerate(parts if isinstance(parts, list) else ()):
-            weight = _media_tokens(part) if isinstance(part, dict) else 0
+            weight, rest = _weighed(part) if isinstance(part, dict) else (0, None)
             if weight:
-                yield place, inner, weight
+                yield place, inner, weight, rest
+
+
+def _weighed(part: dict[str, Any]) -> tuple[int, Any]:
+    """The tokens of the media in a part, and what is left of it: what a tool has shown stands one level deeper."""
+    shown = part.get("content") if part.get("type") == "tool_result" else None
+    if not isinstance(shown, list):
+        return _media_tokens(part), None
+    weights = [_media_tokens(inner) if isinstance(inner, dict) else 0 for inner in shown]
+    rest = [inner for inner, weight in zip(shown, weights, strict=True) if not weight]
+    return sum(weights), {**part, "content": rest}
 
 
 def _media_tokens(part: dict[str, Any]) -> int:
@@ -121,13 +134,13 @@ def _media_tokens(part: dict[str, Any]) -> int:
     return 0
 
 
-def _taken_out(items: list[Any], found: list[tuple[int, int, int]]) -> list[Any]:
+def _taken_out(items: list[Any], found: list[tuple[int, int, int, Any]]) -> list[Any]:
     lean = list(items)
-    for place, inner, _ in found:
+    for place, inner, _, rest in found:
         if inner == _ITSELF:
             lean[place] = None
             continue
         if lean[place] is items[place]:
             lean[place] = {**items[place], "content": list(items[place]["content"])}
-        lean[place]["content"][inner] = None
+        lean[place]["content"][inner] = rest
     return lean

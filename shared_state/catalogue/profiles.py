@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+CHAT_ONLY: Final = frozenset({"chat"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +34,7 @@ class CatalogueModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectorProfile:
-    """A provider whose API is the OpenAI format.
+    """A provider whose API is the OpenAI format, or Anthropic's.
 
     Attributes:
         id: catalogue id.
@@ -42,17 +44,17 @@ class ConnectorProfile:
         requires_key: whether the provider refuses calls without a key.
         env_var: variable that holds the key, or the host of a local server.
         dialect: family of the rate-limit headers in its answers.
-        has_responses: whether it has OpenAI's Responses API.
+        apis: those of its APIs for conversations that there are by several names: ``chat``, OpenAI's ``responses``, Anthropic's ``messages``.
     """
 
     id: str
     provider_name: str
     base_url: str | None
-    auth: Literal["bearer", "none"] = "bearer"
+    auth: Literal["bearer", "x-api-key", "none"] = "bearer"
     requires_key: bool = True
     env_var: str | None = None
     dialect: str = "openai"
-    has_responses: bool = False
+    apis: frozenset[str] = CHAT_ONLY
     extra_headers: Mapping[str, str] = field(default_factory=dict)
     models: tuple[CatalogueModel, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Providers that speak the OpenAI format, in the order in which zero-configuration looks for them.
+"""Providers that speak the OpenAI format or Anthropic's, in the order in which zero-configuration looks for them.
 
 Prices are USD per million tokens, as documented by the vendors when the entry was written; a configuration overrides
 them. A model without ``zero_config`` is only a source of defaults for configured models of that name.
@@ -17,9 +17,12 @@ _SPEECH_TO_TEXT: Final = ("speech-to-text",)
 _IMAGES: Final = ("text-to-image",)
 _GROUNDED: Final = ("grounded-generation",)
 
+_CHAT_AND_RESPONSES: Final = frozenset({"chat", "responses"})
+
 _TOOLS: Final = {"tool_calling": True, "json_mode": True, "system_prompt": True}
 _TOOLS_AND_EYES: Final = {**_TOOLS, "vision": True}
 _SCHEMAS_AND_EYES: Final = {**_TOOLS_AND_EYES, "structured_output": True, "logprobs": True}
+_CLAUDES: Final = {"tool_calling": True, "vision": True, "system_prompt": True, "reasoning": True}
 _TEXT_ONLY: Final = {**_TOOLS, "vision": False}
 
 VENDORS: Final[tuple[ConnectorProfile, ...]] = (
@@ -28,7 +31,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="openai",
         base_url="https://api.openai.com/v1",
         env_var="OPENAI_API_KEY",
-        has_responses=True,
+        apis=_CHAT_AND_RESPONSES,
         models=(
             CatalogueModel("gpt-4o", _CHAT, 128_000, 16_384, 2.5, 10.0, _SCHEMAS_AND_EYES, zero_config=True),
             CatalogueModel(
@@ -38,6 +41,23 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
             CatalogueModel("gpt-3.5-turbo", _CHAT, 16_385, 4_096, 0.5, 1.5, _TEXT_ONLY),
             CatalogueModel("text-embedding-3-small", _EMBEDDINGS, 8_191, None, 0.02, 0.0, zero_config=True),
             CatalogueModel("text-embedding-3-large", _EMBEDDINGS, 8_191, None, 0.13, 0.0),
+        ),
+    ),
+    ConnectorProfile(
+        id="anthropic.claude.v1",
+        provider_name="anthropic",
+        base_url="https://api.anthropic.com/v1",
+        auth="x-api-key",
+        env_var="ANTHROPIC_API_KEY",
+        dialect="anthropic",
+        apis=frozenset({"messages"}),
+        models=(
+            CatalogueModel(
+                "claude-sonnet-4-20250514", _CHAT, 200_000, 16_384, 3.0, 15.0, _CLAUDES, zero_config=True
+            ),
+            CatalogueModel(
+                "claude-haiku-4-5-20251001", _CHAT, 200_000, 8_192, 0.8, 4.0, _CLAUDES, zero_config=True
+            ),
         ),
     ),
     ConnectorProfile(
@@ -115,7 +135,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         provider_name="xai",
         base_url="https://api.x.ai/v1",
         env_var="XAI_API_KEY",
-        has_responses=True,
+        apis=_CHAT_AND_RESPONSES,
         models=(
             CatalogueModel("grok-2", _CHAT, 128_000, 32_768, features=_TOOLS, zero_config=True),
             CatalogueModel("grok-2-mini", _CHAT, 128_000, 32_768, features=_TOOLS),
@@ -194,7 +214,6 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
 )
 
 UNSPOKEN: Final[dict[str, str | None]] = {
-    "anthropic.claude.v1": "ANTHROPIC_API_KEY",
     "google.gemini.v1": "GOOGLE_API_KEY",
     "cohere.nlp.v1": "COHERE_API_KEY",
     "elevenlabs.tts.v1": "ELEVENLABS_API_KEY",

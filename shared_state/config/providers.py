@@ -49,6 +49,11 @@ class ProviderConfig(Section):
         description="whether it has a Responses API (`/responses`); else what chat can express is translated; "
         "default: as its connector is known to",
     )
+    messages: bool | None = Field(
+        None,
+        description="whether it has Anthropic's Messages API (`/messages`); else what chat can express is translated; "
+        "default: as its connector is known to",
+    )
     quota_domain: str | None = Field(
         None, description="entries with the same name share limits; default: own name"
     )

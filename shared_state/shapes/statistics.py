@@ -19,6 +19,18 @@ class StatsQuery(BaseModel):
 
     minutes: int = Field(5, ge=1, le=KEPT_MINUTES, description="how far back, the running minute included")
     by: By = Field("model", description="what rows are summed by")
+    each: bool = Field(False, description="rows have a timeline of their own")
+
+
+class StatsMinute(Row):
+    """One minute, of all together or of one row."""
+
+    time: float = Field(description="when it began")
+    requests: int
+    failed: int
+    tokens: int = Field(0, description="in and out")
+    cost_usd: float = 0.0
+    p95_ms: float | None = None
 
 
 class StatsRow(Row):
@@ -41,14 +53,9 @@ class StatsRow(Row):
     p95_ms: float | None
     p99_ms: float | None
     first_content_ms: float | None = Field(description="mean time to the first content")
-
-
-class StatsMinute(Row):
-    """One minute of all together."""
-
-    time: float = Field(description="when it began")
-    requests: int
-    failed: int
+    timeline: list[StatsMinute] = Field(
+        [], description="with ``each``: the minutes in which anything was counted, oldest first"
+    )
 
 
 class StatsView(Row):

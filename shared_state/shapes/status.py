@@ -119,6 +119,8 @@ class ModelView(Row):
     failed: int
     windows: list[WindowView]
     availability: float | None = Field(None, description="from 0 to 1; null while nothing watches it")
+    price_input: float | None = Field(None, description="USD per million tokens; null if none is configured")
+    price_output: float | None = Field(None, description="as price_input")
 
 
 class ProviderView(Row):

@@ -92,7 +92,7 @@ class Failure:
 
 
 class Load:
-    """Clients that ask without a pause, every other one for streams; use as an async context manager.
+    """Clients that ask again and again, every other one for streams; use as an async context manager.
 
     Args:
         pause_s: between the requests of one client.
@@ -102,7 +102,7 @@ class Load:
         failures: the others.
     """
 
-    def __init__(self, client: AsyncOpenAI, model: str, *, clients: int = 8, pause_s: float = 0.0) -> None:
+    def __init__(self, client: AsyncOpenAI, model: str, *, clients: int = 8, pause_s: float = 0.05) -> None:
         self.answered = 0
         self.streamed = 0
         self.failures: list[Failure] = []

@@ -79,7 +79,7 @@ async def rows_of(cluster: Cluster, domain: str) -> dict[str, int]:
         (row,) = [row for row in books["rows"] if row["domain"] == domain]
         return None if row["in_flight"] else row
 
-    row = await wait_until(settled, 10, what=f"nothing to be in flight at {domain}")
+    row = await wait_until(settled, what=f"nothing to be in flight at {domain}")
     return {name: row[name] for name in ("admitted", "settled", "abandoned")}
 
 
@@ -155,7 +155,7 @@ async def test_a_revoked_key_is_void_everywhere(cluster: Cluster):
         else:
             await command(cluster, "revoke", key["id"])
         revoked = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             *heard, missed = await asyncio.gather(
                 *(refused_after(node, cluster, clients[node.port], revoked) for node in (*others, deaf))
             )
@@ -181,7 +181,7 @@ async def test_a_keys_limit_holds_over_all_nodes_though_one_is_killed(cluster: C
         async def abandoned() -> bool:
             return (await rows_of(cluster, f"key:{key['id']}"))["abandoned"] == 20
 
-        await wait_until(abandoned, 15, interval=0.1, what="20 abandoned places")
+        await wait_until(abandoned, interval=0.1, what="20 abandoned places")
         await victim.restart()
     (row,) = [row for row in (await cluster.ops("keys"))["keys"] if row["id"] == key["id"]]
     served = sum(isinstance(result, Answer) for result in rest)
@@ -238,5 +238,9 @@ async def test_without_redis_a_key_that_was_seen_works_and_another_is_not_called
     assert [result for result in results if isinstance(result, BaseException)] == []
     assert (unsure.value.status_code, unsure.value.code) == (503, "state_unavailable")
     assert "retry-after" in unsure.value.response.headers
-    # what the frozen server was asked may have been admitted and given back besides
-    assert (await rows_of(cluster, f"key:{key['id']}"))["settled"] >= 24
+
+    async def are_booked() -> bool:
+        # what the frozen server was asked may have been admitted and given back besides
+        return (await rows_of(cluster, f"key:{key['id']}"))["settled"] >= 24
+
+    await wait_until(are_booked, interval=0.1, what="what was served meanwhile to be booked")

@@ -42,7 +42,7 @@ async def test_a_limit_holds_for_all_nodes_together(cluster: Cluster, client: As
     assert LIMIT - 1 <= len(seen) <= LIMIT
     assert len(results) == len(seen) + len(refused)
     assert min(waits) >= 60.0
-    assert min(waits) < 61.5
+    assert min(waits) < 75  # and what a busy caller took to read it
     assert {error.code for _, error in refused} == {"rate_limit_exceeded"}
     assert await cluster.books_of("minute") == {"admitted": len(seen), "settled": len(seen), "abandoned": 0}
 

@@ -21,6 +21,8 @@ from tests.support.processes import wait_until
 pytestmark = pytest.mark.cluster
 
 _MOCKS = ("alpha", "beta", "quiet")
+#: Retries in ten seconds that are free, however few calls there are.
+_FLOOR = 20
 _STUBBORN = {"retry_limit": 10_000_000, "error_min_requests": 10_000_000}
 #: Its models are never put on standby, so that nothing but the budget holds retries back.
 _STORM = pool("storm", *_MOCKS, deactivation=_STUBBORN)
@@ -69,12 +71,14 @@ async def test_a_storm_stays_a_tenth_above_the_calls_whoever_comes_and_goes(
     arrivals = [entry["t_arrival"] for mock in _MOCKS for entry in cluster.seen(f"storm.{mock}")]
     began, ended = callers.sent[0], callers.sent[-1]
     seconds = [began + second for second in range(1, int(ended - began) + 1)]
-    single = [_between(arrivals, at, at + 1) / _between(callers.sent, at, at + 1) for at in seconds[:-1]]
+    calls = [_between(callers.sent, at, at + 1) for at in seconds[:-1]]
+    single = [(n, _between(arrivals, at, at + 1) - n) for n, at in zip(calls, seconds, strict=False)]
 
     assert 1.05 * 2400 < len(arrivals) <= 1.1 * 2400
     assert all(_between(arrivals, 0, at) <= 1.1 * _between(callers.sent, 0, at) for at in seconds)
     assert len(single) >= 2
-    assert max(single) <= 1.15  # what follows a call of the second before is counted in this one
+    # what follows a call of the second before is counted in this one
+    assert all(retries <= 0.15 * calls + _FLOOR for calls, retries in single)
 
 
 def _between(times: list[float], begin: float, end: float) -> int:
@@ -83,7 +87,7 @@ def _between(times: list[float], begin: float, end: float) -> int:
 
 async def test_shares_hold_while_nodes_come_and_go(cluster: Cluster, callers: Callers):
     """Under load a node joins, one drains, one is killed: no share moves, though each takes its turns with it."""
-    _admit(cluster, 1, 2, 3)
+    await _begin_without_the_first(cluster)
     names = ("turns", "canaries", "rooms")
     load = asyncio.gather(*(callers.ask_many(name, 1000, at_once=8) for name in names))
     await cluster.nodes[0].restart()
@@ -112,7 +116,7 @@ async def test_an_account_that_nobody_reaches_is_out_and_comes_back(cluster: Clu
         await callers.ask_many("gone", 3, at_once=1)
         return (await cluster.provider("gone-doomed"))["status"] == "active"
 
-    await wait_until(is_back, 5, interval=0.1)
+    await wait_until(is_back, interval=0.1)
 
     assert served == {"gone.quiet": 20}
     assert (row["status"], row["reason"]) == ("standby", "outage")
@@ -125,13 +129,26 @@ async def test_a_scheduler_that_starts_probes_what_waits(cluster: Cluster, calle
     await cluster.await_model("early.quiet", status="standby")
     await cluster.schedulers[0].terminate()
     cluster.start_scheduler()
-    await cluster.await_model("early.quiet", status="active", within_s=6)
+    await cluster.await_model("early.quiet", status="active")
 
     assert [entry["status"] for entry in cluster.seen("early.quiet")] == [500, 200]
 
 
+async def _begin_without_the_first(cluster: Cluster) -> None:
+    """Four nodes, of which three serve, whatever another test has left."""
+    while len(cluster.nodes) < 4:
+        cluster.add_node()
+    if cluster.nodes[0].is_running:
+        cluster.nodes[0].process.kill()
+    for node in cluster.nodes[1:]:
+        if not node.is_running:
+            node.spawn()
+        node.await_ready()
+    _admit(cluster, 1, 2, 3)
+
+
 async def _sent(callers: Callers, count: int) -> None:
-    await wait_until(lambda: len(callers.sent) >= count, 20, what=f"{count} requests")
+    await wait_until(lambda: len(callers.sent) >= count, what=f"{count} requests")
 
 
 def _admit(cluster: Cluster, *places: int) -> None:

@@ -81,13 +81,13 @@ async def test_a_maintenance_window_rests_a_model_until_an_operator_says_otherwi
     cluster: Cluster, client: AsyncOpenAI
 ) -> None:
     """Announced by the scheduler, obeyed by every node; an order to activate is not undone."""
-    row = await cluster.await_model("nightly.alpha", status="standby", within_s=4)
+    row = await cluster.await_model("nightly.alpha", status="standby")
     with pytest.raises(InternalServerError) as refused:
         await ask(client, "nightly")
     await cluster.ops("models/nightly.alpha/activate", order={})
     answers = [await _ask_at(cluster, number, "nightly") for number in range(3)]
     looks = await _runs(cluster, "maintenance")
-    await wait_until(lambda: _has_run(cluster, "maintenance", looks + 2), 5, what="two more looks")
+    await wait_until(lambda: _has_run(cluster, "maintenance", looks + 2), what="two more looks")
 
     assert row["reason"] == "maintenance_window"
     assert refused.value.status_code == 503
@@ -133,9 +133,9 @@ async def test_a_model_that_nobody_asks_for_is_probed_and_comes_back(
     cluster.order(model, "500")
     with pytest.raises(APIStatusError):
         await ask(client, "probed")
-    await wait_until(lambda: len(cluster.seen(model)) >= 3, 6, interval=0.05, what="two probes")
+    await wait_until(lambda: len(cluster.seen(model)) >= 3, interval=0.05, what="two probes")
     cluster.order(model, "ok")
-    await cluster.await_model(model, status="active", within_s=6)
+    await cluster.await_model(model, status="active")
     seen = cluster.seen(model)
     first, second = (seen[i + 1]["t_arrival"] - seen[i]["t_arrival"] for i in (0, 1))
 
@@ -188,7 +188,7 @@ async def _await_panic(cluster: Cluster, *, asked: int | None) -> None:
         panic = next(row["panic"] for row in pools if row["id"] == "panicky")
         return (panic and panic["asked"]) == asked
 
-    await wait_until(seen, 6, interval=0.05, what=f"a panic with {asked} requests on faith")
+    await wait_until(seen, interval=0.05, what=f"a panic with {asked} requests on faith")
 
 
 async def _ask_at(cluster: Cluster, number: int, model: str) -> Any:
@@ -201,7 +201,7 @@ async def _ask_at(cluster: Cluster, number: int, model: str) -> Any:
             except APIStatusError:
                 return None
 
-        return await wait_until(answered, 2, what=f"node {number} to serve {model}")
+        return await wait_until(answered, what=f"node {number} to serve {model}")
 
 
 async def _probe(cluster: Cluster, model: str) -> dict[str, Any]:

@@ -146,10 +146,10 @@ async def test_an_order_for_a_time_ends_by_itself_on_every_node(cluster: Cluster
         except APIStatusError:
             return False
 
-    await wait_until(is_back, 3)
+    await wait_until(is_back)
 
     assert refused.value.status_code == 503
-    assert 0.9 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 6
     assert len(cluster.seen("timed.alpha")) >= 3
 
 
@@ -180,7 +180,7 @@ async def test_the_same_model_is_tried_again_after_its_pause(
 
     assert len(pauses) == 6
     assert least_s <= min(pauses)
-    assert max(pauses) < most_s + 0.25  # what a busy machine adds
+    assert max(pauses) < most_s + 1  # what a busy machine adds
     assert cluster.seen(f"{name}.beta") == []
 
 
@@ -216,4 +216,4 @@ async def test_all_attempts_share_one_deadline(cluster: Cluster):
             with pytest.raises(APIStatusError) as caught:
                 await ask(direct, "late")
         assert caught.value.status_code == 504
-        assert 0.35 < time.monotonic() - began < 1.2
+        assert 0.35 < time.monotonic() - began < 3

@@ -29,13 +29,13 @@ _POOLS = (
 
 async def _await_exact(cluster: Cluster) -> None:
     """Waits until every node has found Redis again, and has handed in what was left to settle."""
-    async with httpx.AsyncClient() as web:
+    async with httpx.AsyncClient(verify=False) as web:
 
         async def are_exact() -> bool:
             answers = [await web.get(f"{node.base_url}/ready") for node in cluster.nodes]
             return all(answer.json()["mode"] == "exact" for answer in answers)
 
-        await wait_until(are_exact, 3, what="every node's mode to be exact again")
+        await wait_until(are_exact, what="every node's mode to be exact again")
     await cluster.settled_books()
 
 
@@ -44,7 +44,7 @@ async def test_a_node_that_starts_without_redis_waits_for_it(start_cluster: Call
     cluster = start_cluster(mesh(*_POOLS), mocks={"alpha": {}}, nodes=1, starts_valkey=False)
     (node,) = cluster.nodes
     await node.process.wait_line("waiting for the shared state")
-    async with httpx.AsyncClient(base_url=cluster.base_url) as web, cluster.client() as client:
+    async with httpx.AsyncClient(verify=False, base_url=cluster.base_url) as web, cluster.client() as client:
         health, ready = await web.get("/health"), await web.get("/ready")
         with pytest.raises(InternalServerError) as refused:
             await ask(client, "free")
@@ -53,7 +53,7 @@ async def test_a_node_that_starts_without_redis_waits_for_it(start_cluster: Call
         async def is_ready() -> bool:
             return (await web.get("/ready")).status_code == 200
 
-        await wait_until(is_ready, 3)
+        await wait_until(is_ready)
         answer = await ask(client, "free")
 
     assert (health.status_code, ready.status_code) == (200, 503)
@@ -107,7 +107,7 @@ async def test_with_on_loss_open_a_frozen_redis_fails_nobody(start_cluster: Call
         # the first ones may have been sent before anybody had noticed
         assert _modes(answers[:4]) <= {"exact", "open"}
         assert _modes(answers[4:]) == {"open"}
-    assert slowest_s < _TIMEOUT_S + 0.5
+    assert slowest_s < _TIMEOUT_S + _FROZEN_S / 2
     assert _modes(after) == {"exact"}
     await cluster.settled_books()
 
@@ -131,7 +131,7 @@ async def test_with_on_loss_leased_limits_are_kept_while_redis_is_frozen(
     assert all(float(error.response.headers["retry-after"]) >= 1 for error in refused)
     assert _modes(served) <= {"leased"}
     assert len(cluster.seen("metered.alpha")) <= _LIMIT
-    assert slowest_s < _TIMEOUT_S + 0.5
+    assert slowest_s < _TIMEOUT_S + _FROZEN_S / 2
     assert _modes(after) == {"exact"}
 
 
@@ -145,11 +145,11 @@ async def test_a_node_that_dies_in_an_outage_loses_no_record(start_cluster: Call
         await cluster.settled_books()
         cluster.valkey.freeze()
         await asyncio.gather(*(ask(client, "free") for _ in range(6)))
-        await wait_until(lambda: cluster.spooled() >= 6, 3, what="the records to be on disk")
+        await wait_until(lambda: cluster.spooled() >= 6, what="the records to be on disk")
     node.process.kill()
     cluster.valkey.thaw()
     await node.restart()
-    await wait_until(lambda: cluster.spooled() == 0, 3, what="the records to be booked")
+    await wait_until(lambda: cluster.spooled() == 0, what="the records to be booked")
     first = await cluster.books_of("free")
     await node.restart()
     again = await cluster.books_of("free")

@@ -162,7 +162,7 @@ async def test_a_crowd_that_waits_does_not_run_over_what_recovers(
     cluster.order(model, "500")
     await ask(callers, "crowd")
     crowd = [asyncio.create_task(_wait_in_the_crowd(callers)) for _ in range(_CROWD)]
-    await wait_until(lambda: len(cluster.seen(model)) >= 2, 5, interval=0.05)
+    await wait_until(lambda: len(cluster.seen(model)) >= 2, interval=0.05)
     before = len(cluster.seen(model))
     cluster.order(model, "slow-head=100ms")
     await asyncio.wait_for(asyncio.gather(*crowd), 30)

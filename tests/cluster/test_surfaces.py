@@ -27,6 +27,7 @@ _KINDS = {
     "hearing": "speech-to-text",
     "drawing": "text-to-image",
     "responding": "chat-completion",
+    "messaging": "chat-completion",
 }
 _PATHS = {
     "completing": "/v1/completions",
@@ -36,6 +37,7 @@ _PATHS = {
     "hearing": "/v1/audio/transcriptions",
     "drawing": "/v1/images/edits",
     "responding": "/v1/chat/completions",
+    "messaging": "/v1/chat/completions",
 }
 
 
@@ -92,6 +94,13 @@ async def _respond(client: AsyncOpenAI) -> str:
     return (await client.responses.create(model="responding", input="hello")).output_text
 
 
+async def _message(client: AsyncOpenAI) -> str:
+    body = {"model": "messaging", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    given: Any = await client.post("/messages", body=body, cast_to=object)
+    assert (given["type"], given["stop_reason"]) == ("message", "end_turn")
+    return str(given["content"][0]["text"])
+
+
 CALLS: dict[str, tuple[Callable[[AsyncOpenAI], Awaitable[str]], str]] = {
     "completing": (_complete, "alpha: hello"),
     "moderating": (_moderate, "True"),
@@ -100,6 +109,7 @@ CALLS: dict[str, tuple[Callable[[AsyncOpenAI], Awaitable[str]], str]] = {
     "hearing": (_hear, "alpha: heard"),
     "drawing": (_draw, "alpha: picture"),
     "responding": (_respond, "alpha: hello"),
+    "messaging": (_message, "alpha: hello"),
 }
 
 
@@ -141,7 +151,7 @@ async def test_a_model_is_probed_in_its_own_kind(
     cluster.order(model, "500", times=1)
     with pytest.raises(APIStatusError):
         await call(client, pool_id)
-    await cluster.await_model(model, status="active", within_s=6)
+    await cluster.await_model(model, status="active")
     seen = cluster.seen(model)
 
     assert [entry["status"] for entry in seen] == [500, 200]

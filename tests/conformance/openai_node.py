@@ -68,7 +68,7 @@ async def served(
             api_key="unused",
             max_retries=0,
             timeout=10.0,
-            http_client=DefaultAioHttpClient(),
+            http_client=DefaultAioHttpClient(verify=False),
         )
         async with client:
             yield Served(front, client)

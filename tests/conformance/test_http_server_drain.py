@@ -125,7 +125,7 @@ async def test_an_endless_shutdown_is_cut_short(engine: EngineName) -> None:
         stubborn, [bind_socket("127.0.0.1", 0)], ServerOptions(engine=engine, shutdown_s=0.1, **QUICK)
     )
     await server.start()
-    await asyncio.wait_for(server.drain(), 2)
+    await asyncio.wait_for(server.drain(), 8)
     assert cancelled.is_set()
 
 
@@ -181,7 +181,7 @@ async def test_a_drain_waits_for_running_streams(engine: EngineName) -> None:
         assert served.server.in_flight == 1
         stage.go.set()
         assert (await peer.answer()).chunks == [b"one", b"two", b"three"]
-        await asyncio.wait_for(draining, 2)
+        await asyncio.wait_for(draining, 8)
         assert await peer.read_to_end() == b""
 
 
@@ -191,7 +191,7 @@ async def test_a_drain_closes_idle_connections(engine: EngineName) -> None:
     async with serving(engine, Stage(), drain_s=30) as served, await served.connect() as idle:
         await idle.send(request())
         await idle.answer()
-        await asyncio.wait_for(served.server.drain(), 2)
+        await asyncio.wait_for(served.server.drain(), 8)
         assert await idle.read_to_end() == b""
 
 
@@ -202,7 +202,7 @@ async def test_a_stream_that_outlives_the_drain_is_cut(engine: EngineName) -> No
     async with serving(engine, stage, drain_s=0.1) as served, await served.connect() as peer:
         await peer.send(request("/stream"))
         await stage.held.wait()
-        await asyncio.wait_for(served.server.drain(), 3)
+        await asyncio.wait_for(served.server.drain(), 8)
         received = await peer.read_to_end()
 
     assert received.endswith(b"3\r\none\r\n")
@@ -267,7 +267,7 @@ async def test_an_application_that_ignores_its_cancellation_does_not_hold_up_the
     async with serving(engine, deaf, drain_s=0.05, cancel_s=0.1) as served, await served.connect() as peer:
         await peer.send(request())
         await until(lambda: served.server.in_flight == 1)
-        await asyncio.wait_for(served.server.drain(), 2)
+        await asyncio.wait_for(served.server.drain(), 8)
         release.set()
         await until(lambda: served.server.in_flight == 0)
 
@@ -283,7 +283,7 @@ async def test_an_abort_ends_at_once(engine: EngineName) -> None:
     ):
         await peer.send(request("/stream"))
         await stage.held.wait()
-        await asyncio.wait_for(served.server.abort(), 1)
+        await asyncio.wait_for(served.server.abort(), 8)
         assert not (await peer.read_to_end()).endswith(b"0\r\n\r\n")
         assert await idle.read_to_end() == b""
         assert served.server.in_flight == 0
@@ -308,7 +308,7 @@ async def test_serve_drains_on_stop(engine: EngineName) -> None:
         await peer.head()
         stage.go.set()
         assert await rest_of(peer) == [b"one", b"two", b"three"]
-        await asyncio.wait_for(serving_task, 2)
+        await asyncio.wait_for(serving_task, 8)
 
     assert app.log == ["lifespan.startup", "request", "lifespan.shutdown"]
 
@@ -330,7 +330,7 @@ async def test_serve_ends_at_once_on_abort(engine: EngineName, is_draining: bool
             stop.set()
             await asyncio.sleep(0.1)
         abort.set()
-        await asyncio.wait_for(serving_task, 2)
+        await asyncio.wait_for(serving_task, 8)
 
     assert app.log == ["lifespan.startup", "request", "lifespan.shutdown"]
 

@@ -152,7 +152,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(engine: EngineName) -> Non
         await served.connect(receive_buffer_bytes=65_536) as peer,
     ):
         await peer.send(request())
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 20)
         await until(lambda: served.server.connections == 0)
 
 
@@ -180,7 +180,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(engine: EngineName, momen
         await waiting.wait()
         assert not told.is_set()
         await leave(peer, manner)
-        await asyncio.wait_for(told.wait(), 1)
+        await asyncio.wait_for(told.wait(), 20)
         await until(lambda: served.server.in_flight == 0)
         await peer.close()
 
@@ -240,7 +240,7 @@ async def test_leaving_is_told_to_who_asks_later(engine: EngineName) -> None:
         if engine == "fast":
             await until(lambda: served.server.connections == 0)
         go.set()
-        assert await asyncio.wait_for(told.get(), 1) == "http.disconnect"
+        assert await asyncio.wait_for(told.get(), 20) == "http.disconnect"
 
 
 @both
@@ -259,7 +259,7 @@ async def test_leaving_in_the_middle_of_a_body_is_told(engine: EngineName) -> No
         await peer.send(request(method="POST", headers=("Content-Length: 10",)) + b"12345")
         await until(lambda: served.server.in_flight == 1)
         await peer.close()
-        assert await asyncio.wait_for(told.get(), 1) == "broken"
+        assert await asyncio.wait_for(told.get(), 20) == "broken"
 
 
 @fast
@@ -278,7 +278,7 @@ async def test_leaving_is_noticed_behind_a_pipelined_request(engine: EngineName)
         await peer.send(request("/one") + request("/two"))
         await waiting.wait()
         peer.reset()
-        await asyncio.wait_for(told.wait(), 1)
+        await asyncio.wait_for(told.wait(), 20)
 
     assert [scope["path"] for scope in served.app.scopes] == ["/one"]
 
@@ -303,7 +303,7 @@ async def test_sending_to_nobody_is_harmless(engine: EngineName) -> None:
         await peer.send(request())
         await until(lambda: served.server.in_flight == 1)
         peer.reset()
-        await asyncio.wait_for(done.wait(), 2)
+        await asyncio.wait_for(done.wait(), 20)
 
 
 @both
@@ -328,7 +328,7 @@ async def test_a_receiver_may_give_up_waiting(engine: EngineName) -> None:
         await peer.send(request())
         await peer.head()
         await peer.close()
-        await asyncio.wait_for(told.wait(), 1)
+        await asyncio.wait_for(told.wait(), 20)
 
 
 @both
@@ -353,7 +353,7 @@ async def test_starlette_stops_a_stream_nobody_reads(engine: EngineName) -> None
         await peer.send(request())
         await peer.head()
         await peer.close()
-        await asyncio.wait_for(stopped.wait(), 1)
+        await asyncio.wait_for(stopped.wait(), 20)
 
 
 @both
@@ -371,7 +371,7 @@ async def test_a_finished_response_ends_the_watch(engine: EngineName) -> None:
         for _ in range(2):
             await peer.send(request())
             assert (await peer.answer()).body == b"done"
-            assert await asyncio.wait_for(told.get(), 1) == "http.disconnect"
+            assert await asyncio.wait_for(told.get(), 20) == "http.disconnect"
 
 
 @both

@@ -27,10 +27,10 @@ class Listener:
         self.task = asyncio.create_task(self.bus.run())
 
     async def next_event(self) -> Event:
-        return await asyncio.wait_for(self.events.get(), 3)
+        return await asyncio.wait_for(self.events.get(), 20)
 
     async def next_gap(self) -> None:
-        await asyncio.wait_for(self.gaps.get(), 3)
+        await asyncio.wait_for(self.gaps.get(), 20)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ async def test_everybody_is_told(open_store: Callable[..., Store]) -> None:
     heard: asyncio.Queue[Event] = asyncio.Queue()
     ready = asyncio.Event()
     listener = asyncio.create_task(Bus(open_store(), on_event=heard.put_nowait, on_gap=ready.set).run())
-    await asyncio.wait_for(ready.wait(), 5)
+    await asyncio.wait_for(ready.wait(), 20)
     keys, made = ClientKeys(open_store(), None), key()
     versions = [await keys.version()]
     await keys.put(made, new_key_text(), node="n1")
@@ -143,7 +143,7 @@ async def test_everybody_is_told(open_store: Callable[..., Store]) -> None:
     for _ in range(2):
         await keys.revoke(made.id, node="n2")
         versions.append(await keys.version())
-    events = [await asyncio.wait_for(heard.get(), 5) for _ in range(2)]
+    events = [await asyncio.wait_for(heard.get(), 20) for _ in range(2)]
     listener.cancel()
 
     assert [(e.type, e.kind, e.id, e.node) for e in events] == [

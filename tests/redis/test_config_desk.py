@@ -246,7 +246,7 @@ async def test_a_push_waits_for_the_scheduler_that_leads(cluster: Cluster, monke
     await wait_until(is_judged)
     looks._value = 0
     for _ in range(3):  # the desk has seen that all nodes can
-        await asyncio.wait_for(looks.acquire(), 2)
+        await asyncio.wait_for(looks.acquire(), 20)
     assert (await cluster.versions.pulse()).proposed == 2
     await tell_version(store, 0, "", Verdict(2, "the secret KEY is missing"))
     status, said = await pushing

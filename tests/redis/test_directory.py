@@ -80,7 +80,7 @@ async def test_leases_of_gates_end(store: Store, topology: Topology, gate: str) 
         await ender.run(1)
         return (await node.used())["", "rpm"][0] == 4
 
-    await wait_until(is_charged, 5, what="the lease to end")
+    await wait_until(is_charged, what="the lease to end")
     assert (await next_lease_ends(store, [gate])) == {gate: math.inf}
 
 

@@ -149,7 +149,7 @@ async def test_a_node_does_not_start_on_other_rules_than_the_clusters(seat: Seat
     await seat.push(with_key("LACK"))
 
     with pytest.raises(ConfigurationError, match="the secret LACK is missing"):
-        await asyncio.wait_for(seat.follower.run(), 5)
+        await asyncio.wait_for(seat.follower.run(), 20)
     assert not seat.follower.looked.is_set()
 
 

@@ -227,7 +227,7 @@ async def test_a_gate_that_the_store_has_forgotten_keeps_its_limit(sites: Callab
         served += await race(both, 4)
         return served >= 12
 
-    await wait_until(is_full, 8, interval=0.1, what="the rest of the limit to be given out")
+    await wait_until(is_full, interval=0.1, what="the rest of the limit to be given out")
     served += await race(both, 10)
     await asyncio.gather(*(site.gatehouse.flush() for site in both))
     books = await read_books(store, GATE)

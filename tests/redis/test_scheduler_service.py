@@ -22,6 +22,7 @@ from shared_state.leadership import read_lead
 from shared_state.statistics import minutes_of
 from shared_state.store import STORE_ERRORS, Store
 from tests.redis.scheduler_ground import DOMAIN, Node, make_topology, news_of, put_minute, write_config
+from tests.support.preloaded import PreloadedProcess
 from tests.support.processes import ChildProcess, wait_until
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.valkey import ValkeyServer
@@ -95,7 +96,7 @@ async def test_a_scheduler_that_ends_flushes_and_hands_over(
 ) -> None:
     """The last closed minutes are stored, the next scheduler leads at once."""
     first = launch("first", lease_s=30.0)
-    await asyncio.wait_for(first.leadership.gained.wait(), 2)
+    await asyncio.wait_for(first.leadership.gained.wait(), 10)
     await wait_until(lambda: first.reports.of("flush").runs)
     second = launch("second")
     await put_minute(store, CLOSED_MINUTE, attempts=3)
@@ -104,7 +105,7 @@ async def test_a_scheduler_that_ends_flushes_and_hands_over(
 
     assert await minutes_of(store, DOMAIN) == []
     assert [total.metrics["attempts"] for total in await sink.totals(0, 1e12)] == [3]
-    await asyncio.wait_for(second.leadership.gained.wait(), 1)
+    await asyncio.wait_for(second.leadership.gained.wait(), 10)
 
 
 async def test_a_leader_cut_off_from_redis_stops_and_the_other_takes_over(
@@ -114,13 +115,13 @@ async def test_a_leader_cut_off_from_redis_stops_and_the_other_takes_over(
     async with TcpProxy(valkey_server.unix_socket) as proxy:
         cut_off = Store(proxy.redis_url, namespace=namespace)
         first = launch("first", on=cut_off)
-        await asyncio.wait_for(first.leadership.gained.wait(), 2)
+        await asyncio.wait_for(first.leadership.gained.wait(), 10)
         token = first.leadership.token
         second = launch("second")
 
         proxy.pause()
-        await asyncio.wait_for(first.leadership.lost.wait(), 1)
-        await asyncio.wait_for(second.leadership.gained.wait(), 2)
+        await asyncio.wait_for(first.leadership.lost.wait(), 10)
+        await asyncio.wait_for(second.leadership.gained.wait(), 10)
         runs = first.reports.of("recovery").runs
         await wait_until(lambda: second.reports.of("recovery").runs >= 2)
         await proxy.resume()
@@ -144,11 +145,11 @@ async def test_a_scheduler_waits_for_a_redis_that_is_not_there_yet(launch: Launc
         assert not service.leadership.is_leading
 
         server.start()
-        await asyncio.wait_for(service.leadership.gained.wait(), 2)
+        await asyncio.wait_for(service.leadership.gained.wait(), 10)
         server.kill()
-        await asyncio.wait_for(service.leadership.lost.wait(), 2)
+        await asyncio.wait_for(service.leadership.lost.wait(), 10)
         server.start()
-        await asyncio.wait_for(service.leadership.gained.wait(), 2)
+        await asyncio.wait_for(service.leadership.gained.wait(), 10)
         runs = service.reports.of("recovery").runs
         await wait_until(lambda: service.reports.of("recovery").runs > runs + 1)
 
@@ -166,13 +167,15 @@ class TestProcess:
     def start(
         self, config: Path, tmp_path: Path, valkey_server: ValkeyServer
     ) -> Iterator[Callable[..., ChildProcess]]:
-        """Run ``python -m scheduler``; it ends with the test."""
+        """Run a scheduler; it ends with the test."""
         with ExitStack() as stack:
 
-            def launch(name: str, *, redis_url: str = valkey_server.url) -> ChildProcess:
-                command = [sys.executable, "-m", "scheduler", "-c", str(config), "--name", name]
-                environ = {"MODELMESH_REDIS_URL": redis_url, "MODELMESH_HOME": str(tmp_path)}
-                return stack.enter_context(closing(ChildProcess(command, name=name, env=environ)))
+            def launch(name: str) -> ChildProcess:
+                words = ["-c", config, "--name", name]
+                environ = {"MODELMESH_REDIS_URL": valkey_server.url, "MODELMESH_HOME": str(tmp_path)}
+                return stack.enter_context(
+                    closing(PreloadedProcess("scheduler", words, name=name, env=environ))
+                )
 
             yield launch
 
@@ -206,17 +209,15 @@ class TestProcess:
             assert process.is_running
             process.send(number)
 
-            assert await process.wait(1) == -number
+            assert await process.wait() == -number
 
-    async def test_without_a_redis_url_it_says_what_is_missing(
-        self, start: Callable[..., ChildProcess]
-    ) -> None:
-        """Exit code 2, one sentence, no stack trace."""
-        process = start("lost", redis_url="")
-
-        assert await process.wait() == 2
-        assert "redis.url: a scheduler needs it" in process.log()
-        assert "Traceback" not in process.log()
+    async def test_without_a_redis_url_it_says_what_is_missing(self, config: Path) -> None:
+        """``python -m scheduler``: exit code 2, one sentence, no stack trace."""
+        command = [sys.executable, "-m", "scheduler", "-c", config]
+        with closing(ChildProcess(command, env={"MODELMESH_REDIS_URL": ""})) as process:
+            assert await process.wait() == 2
+            assert "redis.url: a scheduler needs it" in process.log()
+            assert "Traceback" not in process.log()
 
     async def test_a_leader_that_was_frozen_has_no_effect_when_it_wakes_up(
         self, start: Callable[..., ChildProcess], store: Store

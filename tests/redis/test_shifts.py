@@ -108,7 +108,7 @@ async def test_each_version_has_its_shift(process: Process):
     process.start()
     first = await wait_until(lambda: process.leads_with(0))
     await process.push(process.document(storage={"path": str(process.home / "second.db")}))
-    second = await wait_until(lambda: process.leads_with(1), 15)
+    second = await wait_until(lambda: process.leads_with(1))
     await process.stop()
 
     assert first["owner"] != second["owner"]
@@ -122,9 +122,9 @@ async def test_what_is_left_of_a_domain_that_is_gone_is_stored(process: Process)
     process.start()
     await wait_until(lambda: process.leads_with(0))
     await process.push(process.document())
-    await wait_until(lambda: process.leads_with(1), 15)
+    await wait_until(lambda: process.leads_with(1))
     await process.push(process.document(**other()))
-    await wait_until(lambda: process.leads_with(2), 15)
+    await wait_until(lambda: process.leads_with(2))
     await put_minute(process.store, CLOSED_MINUTE, attempts=3)
 
     async def is_flushed() -> bool:
@@ -161,7 +161,7 @@ async def test_a_raised_budget_is_felt_with_the_shift_of_its_version(process: Pr
     async def is_back() -> bool:
         return (await process.model()).status == "active"
 
-    await wait_until(is_back, 15)
+    await wait_until(is_back)
 
     assert (before.status, before.reason) == ("standby", "budget_exceeded")
     assert (await process.model()).trigger == "limit_raised"
@@ -181,7 +181,7 @@ async def test_a_version_that_cannot_be_run_is_told(process: Process):
 
     refused = await wait_until(complains)
     await process.push(process.document())
-    mended = await wait_until(lambda: process.leads_with(2), 15)
+    mended = await wait_until(lambda: process.leads_with(2))
 
     assert refused["config"] == "0"
     assert "the secret LACK is missing" in refused["fault"]
@@ -211,13 +211,13 @@ async def test_a_store_that_comes_back_empty_gets_its_versions_back(process: Pro
     await wait_until(lambda: first.leads_with(0))
     await first.push(first.document())
     await first.push(first.document(storage={"path": str(process.home / "second.db")}))
-    await wait_until(lambda: first.leads_with(2), 15)
+    await wait_until(lambda: first.leads_with(2))
     await first.stop()
     before = [await first.versions.read(number) for number in (1, 2)]
     await process.store.client.flushdb()
     second = Process(process.store, process.home, copy_interval=10.0)
     second.start()
-    await wait_until(lambda: second.leads_with(2), 15)
+    await wait_until(lambda: second.leads_with(2))
     await second.stop()
 
     assert [await second.versions.read(number) for number in (1, 2)] == before
@@ -230,7 +230,7 @@ async def test_history_that_only_the_storage_knows_is_filled_in(process: Process
     scheduler.start()
     for number in (1, 2):
         await scheduler.push(scheduler.document())
-        await wait_until(lambda number=number: scheduler.leads_with(number), 15)
+        await wait_until(lambda number=number: scheduler.leads_with(number))
     runs = await scheduler.versions.read(2)
     await process.store.client.delete(process.store.keys.versions, process.store.keys.versions + ":documents")
     await scheduler.versions.put_back(runs)
@@ -246,7 +246,7 @@ async def test_who_wants_no_copies_gets_none_of_versions_either(process: Process
     """``copy_interval: 0``: an emptied Redis stays empty."""
     process.start()
     await process.push(process.document())
-    await wait_until(lambda: process.leads_with(1), 15)
+    await wait_until(lambda: process.leads_with(1))
     await process.stop()
     sink = SqliteSink(process.home / "statistics.db")
     await sink.open()

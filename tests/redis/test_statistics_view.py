@@ -101,3 +101,25 @@ async def test_a_query_that_means_nothing_is_refused(open_store, query, fault):
 
     assert heard.status == 400
     assert fault in heard.error["message"]
+
+
+async def test_rows_have_timelines_where_they_are_asked_for(open_store):
+    """Only minutes in which something was counted; the whole view's has every minute, with tokens, money and latency."""
+    async with open_office(open_store(), mesh(MODELS)) as office:
+        for model in ("alpha.small", "alpha.small", "beta.one"):
+            await office.attempt(model, tokens_in=5, tokens_out=6, cost_nano=10**6, latency_ms=80)
+        await office.attempt("beta.one", Outcome.FAILURE)
+        plain = await office.view("stats", query="minutes=5")
+        view = await office.view("stats", query="minutes=5&each=true")
+    timelines = {row["name"]: row["timeline"] for row in view["rows"]}
+    sums = {
+        name: [sum(minute[field] for minute in timeline) for field in ("requests", "failed", "tokens")]
+        for name, timeline in timelines.items()
+    }
+
+    assert [row["timeline"] for row in plain["rows"]] == [[], []]
+    assert sums == {"alpha.small": [2, 0, 22], "beta.one": [2, 1, 11]}
+    assert all(minute["requests"] for timeline in timelines.values() for minute in timeline)
+    assert len(view["timeline"]) == 5
+    assert sum(minute["cost_usd"] for minute in view["timeline"]) == pytest.approx(view["totals"]["cost_usd"])
+    assert max(minute["p95_ms"] or 0 for minute in view["timeline"]) == pytest.approx(100, abs=5)

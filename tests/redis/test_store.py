@@ -73,7 +73,7 @@ async def test_a_frozen_server_is_given_up_within_the_deadline(
     finally:
         server.thaw()
 
-    assert took_s < 2 * TIMEOUT_S + 0.1
+    assert took_s < 2 * TIMEOUT_S + 1
     await store.ping()
 
 
@@ -99,7 +99,7 @@ async def test_a_server_that_is_not_there_is_an_error_at_once(store: Store, serv
     with pytest.raises(STORE_ERRORS):
         await store.command("TIME")
 
-    assert time.monotonic() - began_s < TIMEOUT_S + 0.1
+    assert time.monotonic() - began_s < TIMEOUT_S + 1
 
 
 async def test_a_closed_store_stays_closed(store: Store) -> None:

@@ -219,7 +219,7 @@ async def test_everybody_hears_of_it(versions: Versions, store: Store):
     await pushed(versions, {"a": 1}, base=0)
     refused = await versions.propose({"a": 2}, Told(), base=1)
     await versions.decide(refused, is_good=False)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 20)
     task.cancel()
 
     assert [(event.type, event.id) for event in heard] == [

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 import urllib.request
-from pathlib import Path
 from typing import Any
 
-from tests.support.processes import ChildProcess
-
-_ROOT = Path(__file__).resolve().parents[2]
+from tests.support.preloaded import PreloadedProcess
 
 
 class MockProvider:
@@ -83,8 +79,8 @@ class MockProvider:
         self.process.close()
 
     def _launch(self, port: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.mock_upstream", "--name", self.name, "--port", str(port)]
-        self.process = ChildProcess([*command, *self._options], name=f"mock-{self.name}", cwd=_ROOT)
+        words = ["--name", self.name, "--port", port, *self._options]
+        self.process = PreloadedProcess("benchmarks.mock_upstream", words, name=f"mock-{self.name}")
         try:
             match = self.process.wait_line_blocking(r"^listening (\S+):(\d+)$")
         except BaseException:

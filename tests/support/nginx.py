@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import POLL_S, ChildProcess, ProcessFailedError, free_port
+from tests.support.processes import PATIENCE_S, POLL_S, ChildProcess, ProcessFailedError, free_port
 
 COMPOSE = Path(__file__).resolve().parents[2] / "compose"
 _LISTEN = re.compile(r"listen 8080\b")
@@ -101,7 +101,7 @@ class NginxServer:
         template = (COMPOSE / "upstreams.conf").read_text()
         (self.directory / "upstreams.conf").write_text(render_upstreams(template, upstreams))
 
-    def _await_port(self, timeout: float = 10.0) -> None:
+    def _await_port(self, timeout: float = PATIENCE_S) -> None:
         assert self.process is not None
         deadline = time.monotonic() + timeout
         while not _accepts(self.port):

@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.01
+#: What is waited for without a promise of when it comes: on a machine that is slow and busy as well.
+PATIENCE_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -57,25 +59,30 @@ class ChildProcess:
         os.close(descriptor)
         # opened for appending: children that reopen /dev/stdout must not overwrite one another
         with self.log_path.open("ab") as log:
-            self._popen = subprocess.Popen(
-                args,
-                env={**os.environ, **env} if env else None,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_death_pact(death_signal),
-            )
+            self._popen = self._launch(args, log, env=env, cwd=cwd, death_signal=death_signal)
+
+    def _launch(self, args: Sequence[Any], log: BinaryIO, **options: Any) -> Any:
+        env = options["env"]
+        return subprocess.Popen(
+            args,
+            env={**os.environ, **env} if env else None,
+            cwd=options["cwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=death_pact(options["death_signal"]),
+        )
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return int(self._popen.pid)
 
     @property
     def returncode(self) -> int | None:
         """The exit code, negative for a signal; None while the process runs."""
-        return self._popen.poll()
+        code: int | None = self._popen.poll()
+        return code
 
     @property
     def is_running(self) -> bool:
@@ -106,18 +113,18 @@ class ChildProcess:
         """Let a frozen process go on (SIGCONT)."""
         self.send(signal.SIGCONT)
 
-    async def wait(self, timeout: float = 10.0) -> int:
+    async def wait(self, timeout: float = PATIENCE_S) -> int:
         """The exit code, once the process has ended."""
         await wait_until(lambda: not self.is_running, timeout, what=lambda: self._complaint("still runs"))
         assert self.returncode is not None
         return self.returncode
 
-    async def terminate(self, timeout: float = 10.0) -> int:
+    async def terminate(self, timeout: float = PATIENCE_S) -> int:
         """SIGTERM, and the exit code."""
         self.send(signal.SIGTERM)
         return await self.wait(timeout)
 
-    async def wait_line(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    async def wait_line(self, pattern: str, timeout: float = PATIENCE_S) -> re.Match[str]:
         """The first match of `pattern` in a line of the log, waiting for it if need be."""
         return await wait_until(
             lambda: self._match(pattern),
@@ -125,7 +132,7 @@ class ChildProcess:
             what=lambda: self._complaint(f"no line matches {pattern!r}"),
         )
 
-    def wait_line_blocking(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def wait_line_blocking(self, pattern: str, timeout: float = PATIENCE_S) -> re.Match[str]:
         """`wait_line` for fixtures: blocks the event loop, if there is one."""
         deadline = time.monotonic() + timeout
         while not (match := self._match(pattern)):
@@ -162,13 +169,13 @@ class ChildProcess:
         return f"{self.name} (pid {self.pid}, exit code {self.returncode}): {what}\n{self.tail()}"
 
 
-def _death_pact(number: signal.Signals) -> Callable[[], None] | None:
-    if _LIBC is None:
-        return None
-    libc, parent = _LIBC, os.getpid()
+def death_pact(number: signal.Signals, *, parent: int = 0) -> Callable[[], None]:
+    """To be called in a child: it gets the signal when its parent ends, by default this process."""
+    parent = parent or os.getpid()
 
     def pact() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(number))
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:
             os._exit(1)
 
@@ -185,7 +192,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 async def wait_until(
     predicate: Callable[[], T | None] | Callable[[], Awaitable[T | None]],
-    timeout: float = 5.0,
+    timeout: float = PATIENCE_S,
     *,
     interval: float = POLL_S,
     what: str | Callable[[], str] = "the condition",

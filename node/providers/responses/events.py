@@ -16,8 +16,7 @@ from node.providers.responses.answering import (
     new_id,
     reasoning_item,
 )
-from node.providers.sse import EventSplitter, event_data
-from shared_state.errors import ProviderProtocolError
+from node.providers.sse import EventSplitter, event_data, event_fields
 
 _TEXT, _REFUSAL, _THOUGHT, _CALL = "output_text", "refusal", "reasoning_text", "function_call_arguments"
 
@@ -78,7 +77,7 @@ class ResponseEvents:
             elif payload == b"[DONE]":
                 out.append(self.finish())
             else:
-                out += self._take(_parsed(payload))
+                out += self._take(event_fields(payload))
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -196,13 +195,3 @@ class ResponseEvents:
         number, self._number = self._number, self._number + 1
         data = orjson.dumps({"type": kind, "sequence_number": number, **fields})
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
-
-
-def _parsed(payload: bytes) -> Fields:
-    try:
-        chunk = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise ProviderProtocolError("the provider sent an event that is not JSON") from error
-    if not isinstance(chunk, dict):
-        raise ProviderProtocolError("the provider sent an event that is not an object")
-    return chunk

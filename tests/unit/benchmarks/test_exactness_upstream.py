@@ -51,7 +51,7 @@ async def test_an_answer_tells_what_was_booked(upstream: CountingUpstream, is_st
     assert status == call.status == 200
     assert f'"prompt_tokens":{call.tokens_in},"completion_tokens":{call.tokens_out},' in text
     assert (call.tokens_in, 1 <= call.tokens_out <= 50) == (25, True)
-    assert call.end_s is not None and 0 < call.end_s - call.at_s < 1
+    assert call.end_s is not None and 0 < call.end_s - call.at_s < 10
     assert text.endswith("data: [DONE]\n\n") is is_stream
 
 
@@ -87,7 +87,7 @@ async def test_a_caller_who_leaves_ends_the_call(upstream: CountingUpstream):
         return call.end_s and call
 
     call = await wait_until(ended)
-    assert call.end_s - call.at_s < 1
+    assert call.end_s - call.at_s < 10
 
 
 async def test_calls_on_one_connection_follow_one_another(upstream: CountingUpstream):

@@ -80,10 +80,10 @@ async def test_a_mix_is_asked_for_in_turn(mock: MockProvider) -> None:
 
 async def test_a_paced_load_keeps_its_rate(mock: MockProvider) -> None:
     """Requests come at random times, as many as were wanted, and not as fast as answers do."""
-    window = await _drive(mock, replace(_UNARY, connections=16, rate_per_s=1000.0), seconds=0.5)
+    window = await _drive(mock, replace(_UNARY, connections=16, rate_per_s=200.0), seconds=0.5)
 
     assert not window.is_void, window.faults
-    assert 350 <= window.requests <= 650
+    assert 50 <= window.requests <= 150
     arrivals = sorted(entry["t_arrival"] for entry in mock.ledger())
     gaps = [after - before for before, after in pairwise(arrivals)]
     assert max(gaps) > 2 * sum(gaps) / len(gaps)

@@ -38,7 +38,7 @@ def mock(process: MockProvider) -> MockProvider:
 
 @pytest.fixture
 def client(mock: MockProvider) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=mock.base_url, trust_env=False, timeout=5.0) as opened:
+    with httpx.Client(base_url=mock.base_url, verify=False, trust_env=False, timeout=5.0) as opened:
         yield opened
 
 
@@ -261,7 +261,7 @@ def test_close_idle_hangs_up_without_a_word(mock):
 
 async def test_a_stall_lasts_until_the_client_leaves(mock):
     """Two chunks come, then nothing; the ledger shows who gave up."""
-    async with httpx.AsyncClient(base_url=mock.base_url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=mock.base_url, verify=False, trust_env=False) as client:
         request = client.build_request(
             "POST",
             "/chat/completions",
@@ -346,7 +346,7 @@ def test_the_ledger_tells_who_asked_for_what(client, mock):
 def test_its_own_limit_refuses_with_an_honest_wait(mock_provider):
     """Three requests in any minute, then 429 with the time when the first one leaves the window."""
     limited = mock_provider("limited", rpm=3)
-    with httpx.Client(base_url=limited.base_url, trust_env=False) as client:
+    with httpx.Client(base_url=limited.base_url, verify=False, trust_env=False) as client:
         answers = [_chat(client) for _ in range(5)]
 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
@@ -378,7 +378,7 @@ async def test_sigterm_ends_it_cleanly(mock_provider):
 def test_uvloop_serves_the_same(mock_provider):
     """The loop of the benchmarks answers as the other one does."""
     quick = mock_provider("quick", uvloop=True, no_ledger=True)
-    with httpx.Client(base_url=quick.base_url, trust_env=False) as client:
+    with httpx.Client(base_url=quick.base_url, verify=False, trust_env=False) as client:
         assert _events(_chat(client, "slow-token=1ms", stream=True))[-1] == "[DONE]"
         with pytest.raises(httpx.TransportError):
             _chat(client, "reset=10")

@@ -75,12 +75,12 @@ def test_the_environment_names_configuration_and_redis(plan_for, mesh):
 
 def test_keys_of_the_environment_make_a_configuration(plan_for):
     """Zero configuration: no file, and what had to be left out is told."""
-    environ = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant"}
+    environ = {"OPENAI_API_KEY": "sk-test", "GOOGLE_API_KEY": "sk-g"}
     plan = plan_for(ServeOptions(port=0), environ)
 
     assert "openai" in plan.topology.providers
     assert plan.source.path is None
-    assert any("ANTHROPIC_API_KEY" in note for note in plan.source.notes)
+    assert any("GOOGLE_API_KEY" in note for note in plan.source.notes)
 
 
 def test_without_any_provider_it_is_the_demo_and_says_so(plan_for):
@@ -141,6 +141,7 @@ def test_the_banner_says_what_runs(plan_for, capsys):
     assert f"serves on http://127.0.0.1:{plan.address[1]}\n" in text
     assert "3 providers, 3 models, 1 pool\n" in text
     assert "curl http://127.0.0.1" in text
+    assert f"http://127.0.0.1:{plan.address[1]}/ui\n" in text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -377,4 +377,4 @@ async def test_what_was_spent_is_reported_at_once_where_somebody_waits() -> None
     task.cancel()
 
     assert allowance.is_reported
-    assert asyncio.get_running_loop().time() - began_s < 0.1
+    assert asyncio.get_running_loop().time() - began_s < 2

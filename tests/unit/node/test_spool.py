@@ -262,7 +262,7 @@ async def test_what_was_written_reaches_the_disk(machine: Machine, monkeypatch: 
     shelf = machine.spool().shelf("a")
     assert shelf is not None
     shelf.keep([settlement("r1")], 0)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await synced.wait()
     synced.clear()
     shelf.keep([settlement("r1"), settlement("r2")], 0)

@@ -160,7 +160,7 @@ def test_inner_nodes_gather_every_leaf_below():
 def test_disabled_provider_drops_out_with_its_models():
     """Its faults do not matter, and a pool that it leaves empty is explained."""
     topology = build(
-        {"alpha": COMPATIBLE, "off": {"enabled": False, "connector": "anthropic.claude.v1"}},
+        {"alpha": COMPATIBLE, "off": {"enabled": False, "connector": "google.gemini.v1"}},
         {
             "alpha.m": chat_model(),
             "off.m": chat_model("off"),

@@ -153,11 +153,11 @@ async def test_the_proxy_delays_but_does_not_throttle(proxy, client, namespace):
     proxy.delay_s = 0.05
     start = time.monotonic()
     async with client.pipeline(transaction=False) as pipe:
-        for n in range(50):
+        for n in range(200):
             pipe.set(f"{namespace}:{n}", "x" * 1000, ex=10)
         await pipe.execute()
 
-    assert 0.1 <= time.monotonic() - start < 0.19
+    assert 0.1 <= time.monotonic() - start < 0.5
 
 
 async def test_a_paused_proxy_holds_bytes_back(proxy, client):
@@ -196,7 +196,10 @@ async def test_severed_connections_are_gone(proxy, client, is_reset):
 async def test_the_proxy_cuts_after_that_many_bytes(proxy, mock_provider):
     """An answer ends in the middle, where it was ordered to."""
     mock = mock_provider("cut")
-    async with TcpProxy((mock.host, mock.port)) as cutter, httpx.AsyncClient(trust_env=False) as http:
+    async with (
+        TcpProxy((mock.host, mock.port)) as cutter,
+        httpx.AsyncClient(verify=False, trust_env=False) as http,
+    ):
         cutter.cut_after_bytes = 150
         with pytest.raises(httpx.RemoteProtocolError):
             await http.post(f"{cutter.http_url}/v1/embeddings", json={"model": "m", "input": "x"})
@@ -237,7 +240,7 @@ async def test_nginx_passes_on_what_it_should_and_nothing_else(mock_provider):
         nginx.start()
         url, body = f"{nginx.base_url}/v1/embeddings", {"model": "m", "input": "x"}
         spoofed = {"x-forwarded-for": "9.9.9.9", "upgrade": "h2c", "x-should-retry": "true"}
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(verify=False, trust_env=False) as http:
             await http.post(url, json=body, headers={"x-request-id": "sane.id-1", **spoofed})
             seen = mock.last()["headers"]
             await http.post(url, json=body, headers={"x-request-id": "not sane"})
@@ -256,7 +259,7 @@ async def test_nginx_streams_tokens_as_they_come(mock_provider):
     mock = mock_provider("node", tokens=4, token_delay="50ms")
     with closing(NginxServer([(mock.host, mock.port)])) as nginx:
         nginx.start()
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(verify=False, trust_env=False) as http:
             request = {"model": "m", "messages": [], "stream": True}
             async with http.stream("POST", f"{nginx.base_url}/v1/chat/completions", json=request) as response:
                 marks = [time.monotonic() async for _ in response.aiter_raw()]
@@ -272,7 +275,7 @@ async def test_nginx_never_replays_a_post_that_was_sent(mock_provider):
     request = {"model": "m", "input": "x"}
     with closing(NginxServer([(bad.host, bad.port), (good.host, good.port)])) as nginx:
         nginx.start()
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(verify=False, trust_env=False) as http:
             answers = [await http.post(f"{nginx.base_url}/v1/embeddings", json=request) for _ in range(2)]
             bad.process.kill()
             after = [await http.post(f"{nginx.base_url}/v1/embeddings", json=request) for _ in range(6)]
@@ -291,7 +294,7 @@ async def test_nginx_takes_other_nodes_without_a_restart(mock_provider):
     with closing(NginxServer([(old.host, old.port)])) as nginx:
         nginx.start()
         # The worker that leaves hangs up on idle clients: a kept connection could be closed under the next request.
-        async with httpx.AsyncClient(trust_env=False, headers={"connection": "close"}) as http:
+        async with httpx.AsyncClient(verify=False, trust_env=False, headers={"connection": "close"}) as http:
 
             async def is_moved() -> bool:
                 answer = await http.get(f"{nginx.base_url}/v1/models")

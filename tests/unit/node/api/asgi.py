@@ -14,11 +14,11 @@ from starlette.types import ASGIApp, Message
 
 from node.api.application import Application, build_application, health_routes, metrics_route, model_routes
 from node.api.auth import ClientDoor, Doorkeeper
-from node.api.endpoint import Edge, Endpoint
+from node.api.endpoint import Edge
 from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.once import Once
-from node.api.surfaces import SURFACES
+from node.api.routes import endpoints
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
 from shared_state.client_keys import ClientKey
@@ -197,7 +197,7 @@ class Front:
         )
         self.is_ready = True
         self.app: Application = build_application(
-            {f"/v1{surface.path}": Endpoint(surface, edge) for surface in SURFACES},
+            endpoints(edge),
             routes=[
                 *model_routes(ModelList(self.place.topology), door),
                 *health_routes(lambda: (self.is_ready, {"mode": "exact"})),

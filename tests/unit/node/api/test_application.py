@@ -284,8 +284,8 @@ async def test_a_call_ends_in_the_application_that_it_began_in() -> None:
     was_quiet = quiet.done()
     old.go_on.set()
     before = await under_way
-    await asyncio.wait_for(quiet, 1)
-    await asyncio.wait_for(first.until_quiet(), 1)
+    await asyncio.wait_for(quiet, 20)
+    await asyncio.wait_for(first.until_quiet(), 20)
 
     assert (before.body, after.body) == (b"old", b"new")
     assert not was_quiet

@@ -147,7 +147,7 @@ def test_bombs_cost_next_to_nothing(bomb: bytes) -> None:
             parse_object(bomb)
         best_s = min(best_s, time.process_time() - began)
 
-    assert best_s < 0.005
+    assert best_s < 0.01
 
 
 @given(st.binary(max_size=100))

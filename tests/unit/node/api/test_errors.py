@@ -5,17 +5,25 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from node.api.errors import error_answer, error_body
+from node.api.errors import error_answer, error_body, error_event
+from node.call import Voice
 from shared_state.errors import (
     AllProvidersExhaustedError,
     AuthenticationRequiredError,
+    BudgetExceededError,
     DeadlineExceededError,
+    IdempotencyConflictError,
     LimitReachedError,
     MethodNotAllowedError,
     ModelMeshError,
+    ModelNotAllowedError,
     ModelNotFoundError,
     NoActiveModelError,
     PayloadTooLargeError,
+    ProviderProtocolError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    RateLimitError,
     RejectedRequestError,
     RequestError,
     RouteNotFoundError,
@@ -94,3 +102,84 @@ def test_a_mistake_without_a_body_gets_ours() -> None:
 def test_a_parameter_is_named() -> None:
     """So that a caller finds it."""
     assert orjson.loads(error_body(RequestError("m", param="stream"), "r"))["error"]["param"] == "stream"
+
+
+# -- in Anthropic's words
+
+CLAUDES = b'{"type":"error","error":{"type":"invalid_request_error","message":"too hot"}}'
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (RequestError("m"), 400, "invalid_request_error"),
+        (AuthenticationRequiredError("m"), 401, "authentication_error"),
+        (ModelNotAllowedError("m"), 403, "permission_error"),
+        (ModelNotFoundError("m"), 404, "not_found_error"),
+        (MethodNotAllowedError("m"), 405, "invalid_request_error"),
+        (IdempotencyConflictError("m"), 409, "conflict_error"),
+        (PayloadTooLargeError("m"), 413, "request_too_large"),
+        (LimitReachedError("m"), 429, "rate_limit_error"),
+        (BudgetExceededError("m", window="usd_per_day"), 429, "billing_error"),
+        (ModelMeshError("m"), 500, "api_error"),
+        (AllProvidersExhaustedError("m"), 502, "api_error"),
+        (NoActiveModelError("m"), 503, "overloaded_error"),
+        (StateUnavailableError("m"), 503, "overloaded_error"),
+        (DeadlineExceededError("m"), 504, "timeout_error"),
+    ],
+)
+def test_each_error_has_one_of_anthropics_types(error: ModelMeshError, status: int, kind: str) -> None:
+    """The status is the same for everybody; what only we know stands among the details."""
+    found, _, body = error_answer(error, "req-1", Voice.ANTHROPIC)
+
+    assert found == status
+    assert orjson.loads(body) == {
+        "type": "error",
+        "error": {"type": kind, "message": "m", "details": {"error_code": error.code, "param": None}},
+        "request_id": "req-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ProviderUnavailableError("m", status=529), "overloaded_error"),
+        (RateLimitError("m", status=429), "overloaded_error"),
+        (ProviderTimeoutError("m"), "timeout_error"),
+        (ProviderProtocolError("m"), "api_error"),
+    ],
+)
+def test_a_stream_that_breaks_off_says_so_in_anthropics_words(error: ModelMeshError, kind: str) -> None:
+    """As an event of its own; a limit of the provider's is none of the caller's."""
+    event = error_event(error, "req-1", is_typed=True, voice=Voice.ANTHROPIC)
+    name, data = event.rstrip().split(b"\n")
+
+    assert name == b"event: error"
+    told = orjson.loads(data.removeprefix(b"data: "))
+    assert (told["type"], told["error"]["type"], told["request_id"]) == ("error", kind, "req-1")
+
+
+@pytest.mark.parametrize(
+    ("said", "voice", "body"),
+    [
+        (CLAUDES, Voice.ANTHROPIC, CLAUDES),
+        (b'{"error":{"message":"too hot"}}', Voice.OPENAI, b'{"error":{"message":"too hot"}}'),
+        (b'{"error":{"message":"too hot"}}', Voice.ANTHROPIC, None),
+        (CLAUDES, Voice.OPENAI, None),
+    ],
+)
+def test_what_a_provider_has_said_is_put_into_the_callers_shape(
+    said: bytes, voice: Voice, body: bytes | None
+) -> None:
+    """Where it is not in that shape already."""
+    status, _, given = error_answer(
+        RejectedRequestError("alpha: too hot", status=422, body=said), "req-1", voice
+    )
+
+    assert status == 422
+    if body is not None:
+        assert given == body
+        return
+    told = orjson.loads(given)
+    assert (told["error"]["message"], told["error"]["type"]) == ("too hot", "invalid_request_error")
+    assert ("type" in told) == (voice is Voice.ANTHROPIC)

@@ -53,3 +53,17 @@ async def test_the_list_is_behind_the_door() -> None:
     for path in ("/v1/models", "/v1/models/chat"):
         assert (await ask(front.app, "GET", path)).status == 401
         assert (await ask(front.app, "GET", path, headers=[(b"authorization", b"Bearer t")])).status == 200
+
+
+async def test_who_names_a_version_of_anthropics_api_hears_its_shape() -> None:
+    """The list, an entry of it, and that there is none."""
+    named = [(b"anthropic-version", b"2023-06-01")]
+    app = Front(place=House(mesh("a.m"), ScriptedTransport())).app
+    listed, one, none = [
+        (await ask(app, "GET", f"/v1/models{rest}", headers=named)).json for rest in ("", "/a.m", "/nobody")
+    ]
+
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("chat", "a.m", False)
+    assert one == listed["data"][1]
+    assert (one["type"], one["id"], one["display_name"]) == ("model", "a.m", "a.m")
+    assert (none["type"], none["error"]["type"]) == ("error", "not_found_error")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from node.api.record import Recorder
 from node.api.reply import AsgiReply, trail_headers
-from node.call import Fallback, Target, Trail
+from node.call import Fallback, Target, Trail, Voice
 from shared_state.errors import LimitReachedError, ModelMeshError
 from shared_state.specs import ModelSpec, PoolSpec
 from tests.unit.node.api.asgi import Heard
@@ -117,3 +118,14 @@ def test_a_panic_shows() -> None:
     """A model was asked that is on standby for its health."""
     assert dict(trail_headers(Trail(is_panic=True), "req-1"))[b"x-modelmesh-panic"] == b"true"
     assert b"x-modelmesh-panic" not in dict(trail_headers(Trail(), "req-1"))
+
+
+async def test_anthropics_clients_find_the_id_under_their_own_name(heard: Heard) -> None:
+    """Each answer has its own, one that is given again as well."""
+    recorder = Recorder(heard.send, limit_bytes=100)
+    await AsgiReply(recorder, "req-1", voice=Voice.ANTHROPIC).whole(200, b"application/json", b"{}", trail())
+    again = Heard()
+    await AsgiReply(again.send, "req-2", voice=Voice.ANTHROPIC).replay(recorder.answer())
+
+    assert (heard.header(b"request-id"), heard.header(b"x-request-id")) == (b"req-1", b"req-1")
+    assert (again.header(b"request-id"), again.header(b"x-request-id")) == (b"req-2", b"req-2")

@@ -21,8 +21,8 @@ def leaf(name: str) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [
-        ("chat-completion", {"chat completions", "completions", "responses"}),
-        ("text-completion", {"chat completions", "completions", "responses"}),
+        ("chat-completion", {"chat completions", "completions", "responses", "messages"}),
+        ("text-completion", {"chat completions", "completions", "responses", "messages"}),
         ("text-embeddings", {"embeddings"}),
         ("content-moderation", {"moderations"}),
         ("reranking", {"rerank"}),
@@ -93,6 +93,7 @@ def test_paths_are_those_of_the_api() -> None:
         "/audio/speech",
         "/audio/transcriptions",
         "/audio/translations",
+        "/messages",
         "/moderations",
         "/rerank",
         "/responses",

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from node.api.surfaces import EMBEDDINGS
+from node.api.surfaces import EMBEDDINGS, MESSAGES
 from node.call import Call
 from node.providers import connector as module
 from node.providers.connector import Connector, translate, unary_fields
@@ -335,3 +335,26 @@ def test_an_answer_that_is_no_object_is_refused(body: bytes) -> None:
     """A 200 with something else is a fault of the provider."""
     with pytest.raises(ProviderProtocolError, match="alpha"):
         unary_fields(body, provider="alpha")
+
+
+@pytest.mark.parametrize(
+    ("given", "configured", "sent"),
+    [
+        ({}, {}, {"anthropic-version": ["2023-06-01"]}),
+        (
+            {b"anthropic-version": b"2026-10-21", b"anthropic-beta": b"a,b"},
+            {},
+            {"anthropic-version": ["2026-10-21"], "anthropic-beta": ["a,b"]},
+        ),
+        ({b"anthropic-version": b"2026-10-21"}, {"Anthropic-Version": "9"}, {"anthropic-version": ["9"]}),
+    ],
+)
+async def test_messages_name_their_version_once(given: Any, configured: Any, sent: Any) -> None:
+    """The configuration's, the caller's, or the first there was."""
+    connector, model, _ = connect(headers=configured, messages=True)
+    call = chat(surface=MESSAGES, max_tokens=1)
+    call.headers = tuple(given.items())
+    headers = connector.request(call, model).headers
+
+    assert {name: headers.get_list(name) for name in sent} == sent
+    assert ("anthropic-version" in connector.request(chat(), model).headers) == bool(configured)

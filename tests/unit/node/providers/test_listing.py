@@ -189,6 +189,18 @@ def connect(*steps: object) -> tuple[Connector, ScriptedTransport]:
 LIST = Answer(orjson.dumps({"object": "list", "data": [OPENAI]}))
 
 
+async def test_claudes_list_is_asked_for_as_a_whole():
+    """It would come in pages of twenty, and the rest look as if it were gone."""
+    transport = ScriptedTransport(alpha=LIST)
+    claude = {"connector": "anthropic.claude.v1"}
+    await list_models(Connector(mesh("alpha.m", provider=claude).providers["alpha"], transport), timeout_s=1)
+
+    (request,) = transport.requests
+    assert str(request.url) == "http://alpha/v1/models?limit=1000"
+    assert (request.headers["x-api-key"], request.headers["anthropic-version"]) == ("sk-secret", "2023-06-01")
+    assert "authorization" not in request.headers
+
+
 async def test_the_list_is_asked_for_with_the_accounts_credentials():
     """One GET beside the other routes, without a body."""
     connector, transport = connect(LIST)

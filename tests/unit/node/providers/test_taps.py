@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
-from node.api.surfaces import IMAGES, SPEECH, TRANSCRIPTIONS
+from node.api.surfaces import IMAGES, MESSAGES, SPEECH, TRANSCRIPTIONS
 from node.call import EventShape
 from node.providers.sse import StreamTap
 from node.providers.taps import BytesTap, TypedTap, open_tap
@@ -132,3 +133,25 @@ async def test_each_call_has_its_follower() -> None:
     ]
 
     assert kinds == [StreamTap, BytesTap, TypedTap, TypedTap, TypedTap]
+
+
+def test_a_sign_of_life_is_no_progress() -> None:
+    """Whoever sends nothing else has come to a halt; usage may come in parts."""
+    assert MESSAGES.events is not None
+    follower = TypedTap("alpha", MESSAGES.events)
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 3, "output_tokens": 1}}}
+    follower.feed(named(b"message_start", orjson.dumps(start)))
+    follower.feed(named(b"ping", b'{"type":"ping"}') * 2)
+    assert not follower.has_content
+    follower.feed(named(b"content_block_delta", b"{}"))
+    pieces = follower.pieces
+    follower.feed(named(b"ping", b'{"type":"ping"}') * 2)
+
+    assert follower.has_content
+    assert follower.pieces == pieces
+    usage = {"input_tokens": None, "cache_read_input_tokens": 2, "output_tokens": 9}
+    follower.feed(named(b"message_delta", orjson.dumps({"usage": usage})))
+    assert not follower.is_done
+    follower.feed(named(b"message_stop", b"{}"))
+    assert follower.is_done
+    assert follower.usage == Usage(5, 9, 2)

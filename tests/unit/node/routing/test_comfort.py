@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from node.call import Trail
+from node.call import Trail, Voice
 from node.routing.comfort import HEARTBEAT_S, HOLD_HEAD_S, Comfort
 from tests.unit.node.house import Reader
 from tests.unit.node.scripted import for_ever
@@ -111,3 +111,14 @@ async def test_a_failure_to_send_is_told_by_stop() -> None:
 
     with pytest.raises(RuntimeError, match="odd"):
         await comfort.stop()
+
+
+@in_virtual_time
+async def test_in_anthropics_streams_it_is_an_event() -> None:
+    """Its clients know it, and pass over it."""
+    reader = Reader()
+    comfort = Comfort(reader, Trail(), Voice.ANTHROPIC)
+    await asyncio.sleep(HOLD_HEAD_S + 0.1)
+    await comfort.stop()
+
+    assert reader.body == b'event: ping\ndata: {"type":"ping"}\n\n'

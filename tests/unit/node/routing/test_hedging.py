@@ -475,9 +475,9 @@ async def test_what_a_model_does_not_admit_goes_back_at_the_gates() -> None:
 
 @in_virtual_time
 async def test_whatever_happens_there_is_one_answer_and_every_reservation_is_settled_once() -> None:
-    """Five hundred races of every kind, each with a caller who may leave at any time."""
+    """Two hundred races of every kind, each with a caller who may leave at any time."""
     draw = random.Random(11)
-    for _ in range(500):
+    for _ in range(200):
         await _one_race(draw)
 
 

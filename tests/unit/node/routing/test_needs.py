@@ -54,6 +54,17 @@ BODIES = [
     ({"web_search_options": {"x": 1}}, Feature.GROUNDING, "web_search_options"),
     ({"messages": [{"role": "developer", "content": "x"}, HI]}, Feature.SYSTEM_PROMPT, "messages"),
     ({"messages": None, "input": [{"role": "user", "content": [PICTURE]}]}, Feature.VISION, "input"),
+    # the words of the Messages API
+    ({"system": "be brief"}, Feature.SYSTEM_PROMPT, "system"),
+    ({"system": ""}, 0, None),
+    (said({"type": "image", "source": {"type": "url", "url": "u"}}), Feature.VISION, "messages"),
+    (said({"type": "document", "source": {"type": "base64", "data": "A"}}), Feature.FILES, "messages"),
+    (said({"type": "document", "source": {"type": "text", "data": "A"}}), 0, None),
+    (said({"type": "tool_use", "id": "t"}, role="assistant"), Feature.TOOL_CALLING, "messages"),
+    (said({"type": "tool_result", "content": "wet"}), Feature.TOOL_CALLING, "messages"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, Feature.STRUCTURED_OUTPUT, "output_config"),
+    ({"output_config": {"effort": "low"}}, 0, None),
+    ({"output_format": {"type": "json_schema"}}, Feature.STRUCTURED_OUTPUT, "output_format"),
 ]
 
 
@@ -188,3 +199,23 @@ def test_a_body_of_countless_parts_is_not_walked_to_its_end():
     crumbs = [{"role": "user", "content": ""}] * 50_000
 
     assert needs(messages=[*crumbs, {"role": "tool", "content": ""}]).wants == 0
+
+
+@pytest.mark.parametrize("system", ["word " * 600, [{"type": "text", "text": "word " * 600}]])
+def test_a_system_prompt_that_stands_apart_is_a_part_of_the_text(system: Any) -> None:
+    """Of its length, and of its words; what a tool has said is, too."""
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "wet " * 300}
+    body = {"messages": [HI, {"role": "user", "content": [result]}], "system": system}
+
+    assert needs_of(body, 10_000).input_least == 3000 // 6 + 1202 // 6
+    assert words_in(body, 10_000) == 901
+
+
+def test_what_a_tool_has_shown_must_be_seen() -> None:
+    """A picture in its result is one like any other."""
+    shown = needs(
+        **said({"type": "tool_result", "content": [{"type": "image", "source": {"data": "A" * 40}}]})
+    )
+
+    assert shown.wants == Feature.TOOL_CALLING | Feature.VISION
+    assert (shown.images, shown.file_bytes) == (1, 30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.api.surfaces import IMAGES, RESPONSES, SPEECH, TRANSCRIPTIONS
+from node.api.surfaces import IMAGES, MESSAGES, RESPONSES, SPEECH, TRANSCRIPTIONS
 from shared_state.ledger import ESTIMATED, UNKNOWN, Outcome
 from tests.unit.node.house import House, chat, mesh
 from tests.unit.node.routing.scene import CLOCKS, PRICED
@@ -97,4 +97,22 @@ async def test_a_long_answer_has_the_time_of_a_whole_call() -> None:
     place = house("speech-to-text", alpha=heard)
     await place.serve(chat(surface=TRANSCRIPTIONS, deadline_s=1000))
 
+    assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]
+
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@pytest.mark.parametrize("messages", [True, False])
+@in_virtual_time
+async def test_who_waits_for_a_message_hears_pings(messages: bool) -> None:
+    """Whether it comes as one or is translated; at once with the head, then every ten seconds."""
+    kinds = ("message_start", "content_block_delta", "message_stop")
+    typed = [b"event: %b\n" % kind.encode() + event({"type": kind}) for kind in kinds]
+    parts = typed if messages else [chunk("late"), DONE]
+    topology = mesh("alpha.m", provider={**CLOCKS, "messages": messages})
+    place = House(topology, ScriptedTransport(alpha=stream(*parts, wait=pause(15))))
+    await place.serve(chat(surface=MESSAGES, max_tokens=9, stream=True))
+
+    assert place.reader.body.startswith(PING * 2 + b"event: message_start\n")
     assert place.ledger.outcomes == [("alpha.m", Outcome.SUCCESS)]

@@ -118,9 +118,9 @@ def test_only_the_head_is_counted(tokenizer: Tokenizer) -> None:
     """A large body must not hold up the event loop, whatever is in it."""
     text = PROSE["english"].encode() * 500
     tail = text[COUNTED_BYTES:]
-    began = time.perf_counter()
+    began = time.process_time()
     nasty = tokenizer.count(b"a" * 1_000_000)
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
 
     assert tokenizer.count(text) - tokenizer.count(text[:COUNTED_BYTES]) == weigh_text(tail)
     assert nasty >= 500_000 - COUNTED_BYTES

@@ -56,11 +56,22 @@ def test_prices_are_per_million_tokens():
     assert connector_profile("openai.llm.v1").model("gpt-99") is None
 
 
-@pytest.mark.parametrize("name", ["anthropic.claude.v1", "google.gemini.v1", "cohere.api.v1", "anthropic"])
+@pytest.mark.parametrize("name", ["google.gemini.v1", "cohere.api.v1", "google"])
 def test_wire_formats_of_their_own_are_known_but_not_spoken(name):
     """A translated provider is no typing error."""
     with pytest.raises(CatalogueError, match="known but not spoken by this release yet"):
         connector_profile(name)
+
+
+def test_claude_is_asked_by_its_own_api():
+    """With its own header for the key; prices are per million tokens."""
+    claude = connector_profile("anthropic")
+    sonnet = claude.model("claude-sonnet-4-20250514")
+
+    assert (claude.id, claude.base_url) == ("anthropic.claude.v1", "https://api.anthropic.com/v1")
+    assert (claude.auth, claude.apis) == ("x-api-key", frozenset({"messages"}))
+    assert (sonnet.context_window, sonnet.max_output_tokens) == (200_000, 16_384)
+    assert (sonnet.price_input, sonnet.price_output) == (3.0, 15.0)
 
 
 def test_unknown_connector_lists_the_known_ones():

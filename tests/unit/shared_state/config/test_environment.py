@@ -50,7 +50,7 @@ def test_every_spoken_provider_at_once_is_a_sound_configuration():
 def test_nothing_found_is_an_empty_configuration():
     """Blank variables count as absent, as compose files pass them."""
     config, notices = config_from_environment(
-        {"OPENAI_API_KEY": " ", "OLLAMA_HOST": "", "ANTHROPIC_API_KEY": ""}
+        {"OPENAI_API_KEY": " ", "OLLAMA_HOST": "", "GOOGLE_API_KEY": ""}
     )
 
     assert (config.providers, config.models, config.pools, notices) == ({}, {}, {}, [])
@@ -65,7 +65,7 @@ def test_providers_with_a_format_of_their_own_are_reported_as_skipped():
     assert config.providers == {}
     assert len(notices) == len(environ)
     assert notices[0] == (
-        "ANTHROPIC_API_KEY is skipped: anthropic.claude.v1 is known but not spoken by this release yet"
+        "GOOGLE_API_KEY is skipped: google.gemini.v1 is known but not spoken by this release yet"
     )
 
 

@@ -242,7 +242,7 @@ def test_bad_name_is_told_beside_faults_of_the_same_entry():
         "providers: {al pha: {connector: openai-compatible.v1, base_url: 'http://x/v1', zzz: 1}}"
     ) == [
         "providers.al pha.zzz: unknown key; known: enabled, connector, base_url, api_key, organization, headers,"
-        " region, responses, quota_domain, limits, budget, timeouts",
+        " region, responses, messages, quota_domain, limits, budget, timeouts",
         "providers.al pha: a name must not hold spaces",
     ]
 
