@@ -20,6 +20,7 @@ from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.rests import Rests
+from scheduler.jobs.retention import Retention
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.jobs.sync import Sync
@@ -31,6 +32,7 @@ from scheduler.pulses import Pulses
 from scheduler.reports import Reports
 from scheduler.sinks import Sink
 from scheduler.sinks.events import make_target
+from scheduler.sinks.statistics import make_feed
 from scheduler.timetable import Job, Timetable
 from shared_state.config.targets import names_of
 from shared_state.directory import DomainDirectory
@@ -54,6 +56,7 @@ SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 SYNC_LOOK_EVERY_S: Final = 5.0
 TELL_EVERY_S: Final = 0.5
+PRUNE_EVERY_S: Final = 600.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _PROBES_TIMEOUT_S: Final = 90.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -85,13 +88,15 @@ class SchedulerService:
         domains = DomainDirectory(store, topology, former=former)
         pulses = Pulses(store, accounts)
         self._contact = Contact(store.masked_url)
-        self._flush = Flush(store, domains, sink)
+        feed = make_feed(topology.config.observability.statistics, topology)
+        self._flush = Flush(store, domains, sink, feed=feed)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
         self._nodes = Nodes(store, token=admin_token)
         self._tellings = _tellings(store, topology, domains)
         jobs = [
             *_returns(store, topology, self._nodes, pulses),
             *_books(store, topology, domains, self._flush, self._contact),
+            *_keeping(store, topology, sink),
             *_copying(self._copies, config.copy_interval),
             *_discovery(store, topology, self._nodes),
             *_telling(self._tellings, topology),
@@ -168,6 +173,15 @@ def _books(
         Job("flush", flush.run, topology.config.flush_interval_s, _FLUSH_TIMEOUT_S),
         Job("leftovers", leftovers, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
     ]
+
+
+def _keeping(store: Store, topology: Topology, sink: Sink) -> list[Job]:
+    """The job that keeps the storage from growing for ever."""
+    kept_s = topology.config.observability.statistics.retention
+    if not kept_s:
+        return []
+    work = Retention(store, sink, kept_s=kept_s).run
+    return [Job("retention", work, PRUNE_EVERY_S, _FLUSH_TIMEOUT_S)]
 
 
 def _copying(copies: Copies | None, every_s: float) -> list[Job]:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     select,
 )
 from sqlalchemy.dialects.sqlite import insert
@@ -41,6 +42,7 @@ _KEY: Final = ("minute", "domain", "model", "pool")
 _BUSY_TIMEOUT_MS: Final = 5000
 _WAL_TRIES: Final = 40
 _WAL_PAUSE_S: Final = 0.05
+_MINUTES_PER_DAY: Final = 24 * 60
 #: The one before the newest tells what was counted since.
 _COPIES_KEPT: Final = 2
 
@@ -108,6 +110,9 @@ class SqliteSink(Sink):
 
     async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
         return await asyncio.to_thread(self._latest_copy, domain, until_ms)
+
+    async def prune(self, before_s: float) -> None:
+        await asyncio.to_thread(self._prune, int(before_s // 60))
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._engine.dispose)
@@ -182,6 +187,19 @@ class SqliteSink(Sink):
         except SQLAlchemyError as error:
             raise self._fault("read", error) from error
         return StoredCopy(row["taken_ms"], row["blob"]) if row else None
+
+    def _prune(self, before: int) -> None:
+        """A day at a time, so that nobody who writes has to wait for long."""
+        try:
+            while True:
+                with self._engine.begin() as connection:
+                    oldest = connection.execute(select(func.min(MINUTES.c.minute))).scalar()
+                    if oldest is None or oldest >= before:
+                        return
+                    limit = min(before, oldest + _MINUTES_PER_DAY)
+                    connection.execute(delete(MINUTES).where(MINUTES.c.minute < limit))
+        except SQLAlchemyError as error:
+            raise self._fault("pruned", error) from error
 
     def _fault(self, verb: str, error: Exception) -> SinkError:
         cause = getattr(error, "orig", None) or error

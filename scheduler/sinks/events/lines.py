@@ -86,7 +86,7 @@ class ConsoleTarget(EventTarget):
     def _line(self, record: Record) -> str:
         parts = [self._prefix, record["timestamp"] if self._has_time else "", record["severity"].upper()]
         line = _printable(" ".join(part for part in [*parts, record["message"]] if part))
-        return f"{_colour(record['event_type'])}{line}{_PLAIN}" if self._has_colour else line
+        return f"{_colour(record.get('event_type', ''))}{line}{_PLAIN}" if self._has_colour else line
 
 
 class NullTarget(EventTarget):

@@ -187,3 +187,16 @@ async def test_a_copy_that_cannot_be_stored_or_read_is_an_error(sink: SqliteSink
         await sink.save_copy("a", 1, b"x")
     with pytest.raises(SinkError, match="cannot be read"):
         await sink.latest_copy("a")
+
+
+async def test_old_minutes_leave_and_the_rest_stays(sink: SqliteSink) -> None:
+    """A minute goes once all of it is too old; copies of domains stay. Doing it again changes nothing."""
+    days = [0, 1440, 2880, 2881]
+    await sink.write([row(minute, attempts=1) for minute in days])
+    await sink.save_copy("d", 1, b"copy")
+    for _ in range(2):
+        await sink.prune(2880 * 60 + 59.9)
+
+    (total,) = await sink.totals(0, 1e9)
+    assert total.metrics["attempts"] == 2
+    assert await sink.latest_copy("d") is not None
