@@ -72,13 +72,13 @@ def _jobs(jobs: dict[str, JobFacts], now_s: float) -> Iterator[Metric]:
     late = GaugeMetricFamily(
         "modelmesh_job_overdue_seconds",
         "For how long a job of the scheduler should have run again; a healthy one is late by a moment.",
-        labels=["job"],
+        labels=["name"],
     )
     failing = GaugeMetricFamily(
-        "modelmesh_job_failing", "Whether the last run of a job of the scheduler failed.", labels=["job"]
+        "modelmesh_job_failing", "Whether the last run of a job of the scheduler failed.", labels=["name"]
     )
     failures = CounterMetricFamily(
-        "modelmesh_job_failures", "Runs that failed, since the scheduler leads.", labels=["job"]
+        "modelmesh_job_failures", "Runs that failed, since the scheduler leads.", labels=["name"]
     )
     for name, job in jobs.items():
         if job.due is not None:
