@@ -182,6 +182,13 @@ class Caps:
     regions: frozenset[str] = frozenset()
 
 
+class Trace(Protocol):
+    """Where a call is traced."""
+
+    def begin(self, reservation: str, model: ModelSpec) -> bytes:
+        """An attempt begins; what its provider is told of the trace, in ``traceparent``."""
+
+
 @dataclass(slots=True)
 class Call:
     """One client request.
@@ -200,6 +207,7 @@ class Call:
         session: the caller's name for a conversation, empty for none.
         passport: what it says of its way so far.
         form: the body, if it came as a form; ``fields`` are its texts.
+        trace: None unless it is traced.
         headers: those of the request that go on to a provider of the same API.
     """
 
@@ -218,6 +226,7 @@ class Call:
     how: How = How.NORMAL
     passport: Passport = FRESH
     form: Form | None = None
+    trace: Trace | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @property

@@ -19,6 +19,7 @@ from node.api.probe import Prober
 from node.api.routes import endpoints
 from node.core import Core
 from node.observe.decisions import DecisionLog
+from node.observe.tracing import Tracing
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.providers.listing import list_models
@@ -178,7 +179,17 @@ class Generation:
             config.proxy.max_body,
             once,
             decisions,
+            self._open_tracing(),
         )
+
+    def _open_tracing(self) -> Tracing | None:
+        """Of a generation that traces; it lives as long as the node, for calls may end late."""
+        config = self.topology.config.observability.tracing
+        if config.endpoint is None:
+            return None
+        tracing = Tracing(config, node=self._core.id, providers=self.topology.providers)
+        self._core.tracings.append(tracing)
+        return tracing
 
     def _ops_parts(self) -> OpsParts:
         core = self._core

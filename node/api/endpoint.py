@@ -29,6 +29,7 @@ from node.observe.decisions import DecisionLog
 from node.observe.details import Overheard
 from node.observe.metrics import REPLAYED, Metrics
 from node.observe.request_log import RequestLog
+from node.observe.tracing import RequestTrace, Tracing
 from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.router import Router
 from node.routing.weight import weigh
@@ -72,6 +73,7 @@ class Edge:
     max_body_bytes: int
     once: Once
     decisions: DecisionLog | None = None
+    tracing: Tracing | None = None
 
 
 class Endpoint:
@@ -85,6 +87,8 @@ class Endpoint:
         """Serves one request; every error becomes an answer."""
         started = asyncio.get_running_loop().time()
         request_id = request_id_of(scope)
+        tracing = self._edge.tracing
+        trace = None if tracing is None else tracing.begin(scope, started)
         heard = self._edge.request_log.overhear(send)
         send = heard or send
         recorder = self._recorder(scope, send)
@@ -97,7 +101,7 @@ class Endpoint:
             if key is not None:
                 trail.key = key.id
             call, body = await self._read(scope, receive, request_id, started, key)
-            name = call.name
+            name, call.trace = call.name, trace
             if recorder is not None:
                 claim = self._edge.once.claim(scope, body, key, recorder, trail)
             del body  # it may be long, and the answer take minutes
@@ -116,7 +120,7 @@ class Endpoint:
         finally:
             if claim is not None:
                 await claim.end()
-        self._note(scope["path"], request_id, name, call, reply, trail, heard, started=started)
+        self._note(scope["path"], request_id, name, call, reply, trail, heard, trace, started=started)
 
     def _note(
         self,
@@ -127,6 +131,7 @@ class Endpoint:
         reply: AsgiReply,
         trail: Trail,
         heard: Overheard | None,
+        trace: RequestTrace | None,
         *,
         started: float,
     ) -> None:
@@ -149,6 +154,8 @@ class Endpoint:
         decisions = self._edge.decisions
         if decisions is not None and call is not None and decisions.wants(trail, outcome):
             decisions.add(call, trail, status=reply.status, outcome=outcome)
+        if trace is not None:
+            trace.finish(request_id, name, call, trail, status=reply.status, outcome=outcome)
 
     async def _read(
         self, scope: Scope, receive: Receive, request_id: str, started: float, key: ClientKey | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -175,3 +176,26 @@ class StatisticsConfig(Section):
     scopes: list[ScopeName] = Field(
         default_factory=_all_scopes, description="what the connector is told sums of"
     )
+
+
+class TracingConfig(Section):
+    """Traces by OTLP over HTTP, `pip install 'modelmesh[otel]'`: a span for each request and one for each attempt."""
+
+    endpoint: str | None = Field(
+        None, description="of a collector, such as http://127.0.0.1:4318; none: nothing is traced"
+    )
+    sample: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="part of the requests that are traced; a caller's own decision goes first",
+    )
+    headers: dict[str, Secret] = Field(default_factory=dict, description="secrets go in by reference")
+    service_name: str = Field("modelmesh", min_length=1)
+    timeout: DurationS = Field(10.0, gt=0, description="of one export")
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans go: below a bare address its usual place."""
+        parts = urlsplit(self.endpoint or "")
+        return parts.geturl() if parts.path.strip("/") else parts._replace(path="/v1/traces").geturl()

@@ -9,7 +9,12 @@ from pydantic import Field
 from shared_state.config.discovery import DiscoveryConfig
 from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
-from shared_state.config.observability import EventTargetConfig, RequestLogConfig, StatisticsConfig
+from shared_state.config.observability import (
+    EventTargetConfig,
+    RequestLogConfig,
+    StatisticsConfig,
+    TracingConfig,
+)
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.values import DurationS, Secret, Section, SizeBytes
@@ -147,6 +152,7 @@ class ObservabilityConfig(Section):
     events: list[EventTargetConfig] = Field(default_factory=list)
     logging: RequestLogConfig = RequestLogConfig()
     statistics: StatisticsConfig = StatisticsConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 class MeshConfig(Section):

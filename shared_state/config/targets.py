@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, Final
+
+from pydantic import SecretStr
 
 from shared_state.config.checks import check_base_url
 from shared_state.config.faults import FaultLog, Path, suggest
@@ -15,6 +18,7 @@ from shared_state.config.observability import (
     LOG_FILES,
     STATISTICS_FILES,
     EventTargetConfig,
+    TracingConfig,
 )
 from shared_state.config.root import MeshConfig
 from shared_state.event_kinds import KINDS, OLDER, kinds_of
@@ -53,6 +57,7 @@ def check_observability(config: MeshConfig, log: FaultLog) -> None:
             if part.connector not in files:
                 log.add(("observability", section, key), f"is no option of {part.connector}")
     _check_flush(config, log)
+    _check_tracing(observed.tracing, log)
 
 
 def names_of(targets: Iterable[EventTargetConfig]) -> list[str]:
@@ -87,18 +92,25 @@ def _check_webhook(target: EventTargetConfig, path: Path, log: FaultLog) -> None
         check_base_url(target.url, (*path, "url"), log)
     else:
         log.add((*path, "url"), "must be an address such as https://hooks.example.com/services/1")
-    headers = {name: value.get_secret_value() for name, value in target.headers.items()}
-    for name, text in [*headers.items(), ("content-type", target.content_type)]:
-        if not _HEADER_NAME.fullmatch(name) or name.lower() in _NEVER:
-            log.add((*path, "headers", name), "is no header that can be set here")
-        if not (text.isascii() and text.isprintable()):
-            log.add(
-                (*path, "headers", name), "holds a line break or another character that no header carries"
-            )
+    _check_headers({**_texts(target.headers), "content-type": target.content_type}, path, log)
     if target.template is not None:
         _check_template(target.template, (*path, "template"), log)
         if target.batch_size > 1:
             log.add((*path, "batch_size"), "cannot be more than 1 together with template")
+
+
+def _texts(headers: Mapping[str, SecretStr]) -> dict[str, str]:
+    return {name: value.get_secret_value() for name, value in headers.items()}
+
+
+def _check_headers(headers: Mapping[str, str], path: Path, log: FaultLog) -> None:
+    for name, text in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _NEVER:
+            log.add((*path, "headers", name), "is no header that can be set here")
+        if not (text.isascii() and text.isprintable()):
+            log.add(
+                (*path, "headers", name), "holds a character that no header carries, such as a line break"
+            )
 
 
 def _check_template(value: Any, path: Path, log: FaultLog) -> None:
@@ -139,3 +151,25 @@ def _check_flush(config: MeshConfig, log: FaultLog) -> None:
             ("observability", "statistics", "flush_interval"),
             f"{theirs:g} s differs from scheduler.flush_interval, {ours:g} s; write one of both",
         )
+
+
+def _check_tracing(tracing: TracingConfig, log: FaultLog) -> None:
+    path: Path = ("observability", "tracing")
+    if tracing.endpoint is None:
+        for key in sorted(tracing.model_fields_set - {"endpoint"}):
+            log.add_absence((*path, key), "means nothing without endpoint")
+        return
+    if not tracing.endpoint.lower().startswith(("http://", "https://")):
+        log.add((*path, "endpoint"), "must be an address such as http://127.0.0.1:4318")
+    else:
+        check_base_url(tracing.endpoint, (*path, "endpoint"), log)
+    _check_headers(_texts(tracing.headers), path, log)
+    if not _has_opentelemetry():
+        log.add((*path, "endpoint"), "needs the extra modelmesh[otel]: pip install 'modelmesh[otel]'")
+
+
+def _has_opentelemetry() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False

@@ -131,3 +131,15 @@ def test_gravity_depends_on_who_brought_it_about() -> None:
     assert gravity_of("provider_deactivated", "outage") == Gravity.ERROR
     assert gravity_of("model_deactivated", "lunch") == Gravity.WARNING
     assert gravity_of("something_new", "") == Gravity.INFO
+
+
+def test_tracing_needs_an_address_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below a bare address spans go to their usual place."""
+    assert read("tracing: {endpoint: 'http://c:4318'}").observability.tracing.traces_url == (
+        "http://c:4318/v1/traces"
+    )
+    assert read("tracing: {endpoint: 'http://c/x/y'}").observability.tracing.traces_url == "http://c/x/y"
+    assert fault_of("tracing: {sample: 0.5}") == "tracing.sample: means nothing without endpoint"
+    assert "must be an address" in fault_of("tracing: {endpoint: 'c:4318'}")
+    monkeypatch.setattr("shared_state.config.targets.find_spec", lambda _: None)
+    assert "pip install 'modelmesh[otel]'" in fault_of("tracing: {endpoint: 'http://c:4318'}")
