@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 import httpx
 
@@ -94,6 +94,7 @@ class Node:
         readiness: for ``/ready``.
         on_reply: called after each reply from a quota domain, for its epoch may be news.
         on_failure: called when background work has ended.
+        request_lines: where the request log goes; None: to standard error.
     """
 
     info: NodeInfo
@@ -108,6 +109,7 @@ class Node:
     readiness: Callable[[], tuple[bool, dict[str, object]]]
     on_reply: Callable[[DomainLedger], None]
     on_failure: Callable[[asyncio.Task[None]], None]
+    request_lines: IO[bytes] | None = None
 
 
 def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
@@ -124,7 +126,7 @@ def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
     gauges = ClusterGauges(store, snapshot, watch)
     transport = _open_transport(topology)
     metrics = _build_metrics(node, snapshot, offices, findings)
-    request_logs = RequestLogs(name)
+    request_logs = RequestLogs(name, node.request_lines)
     for collector in (
         gauges,
         ProcessGauges(transport),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+import httpx
 import structlog
 
 from scheduler.contact import Contact, describe
@@ -72,6 +73,7 @@ class SchedulerService:
         owner: name of this process in the lease; no other process, living or frozen, may have it.
         admin_token: of the nodes' operators' API, for probes.
         former: domains of earlier configurations, whose books are not closed yet.
+        at_home: the nodes in this process, and the way to each.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class SchedulerService:
         owner: str,
         admin_token: str | None = None,
         former: Mapping[str, DomainSpec] | None = None,
+        at_home: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
         domains = DomainDirectory(store, topology, former=former)
@@ -91,7 +94,7 @@ class SchedulerService:
         feed = make_feed(topology.config.observability.statistics, topology)
         self._flush = Flush(store, domains, sink, feed=feed)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
-        self._nodes = Nodes(store, token=admin_token)
+        self._nodes = Nodes(store, token=admin_token, at_home=at_home)
         self._tellings = _tellings(store, topology, domains)
         jobs = [
             *_returns(store, topology, self._nodes, pulses),

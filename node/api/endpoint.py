@@ -85,7 +85,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; every error becomes an answer."""
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         request_id = request_id_of(scope)
         tracing = self._edge.tracing
         trace = None if tracing is None else tracing.begin(scope, started)
@@ -120,7 +121,10 @@ class Endpoint:
         finally:
             if claim is not None:
                 await claim.end()
-        self._note(scope["path"], request_id, name, call, reply, trail, heard, trace, started=started)
+        ended = loop.time()
+        self._note(
+            scope["path"], request_id, name, call, reply, trail, heard, trace, started=started, ended=ended
+        )
 
     def _note(
         self,
@@ -134,12 +138,11 @@ class Endpoint:
         trace: RequestTrace | None,
         *,
         started: float,
+        ended: float,
     ) -> None:
         """Counts and logs a finished request, and records its decision where somebody may ask for it."""
         outcome = trail.outcome or "ok"
-        self._edge.metrics.observe(
-            trail, outcome=outcome, started=started, ended=asyncio.get_running_loop().time()
-        )
+        self._edge.metrics.observe(trail, outcome=outcome, started=started, ended=ended)
         self._edge.request_log.write(
             request_id,
             path=path,
@@ -147,6 +150,7 @@ class Endpoint:
             status=reply.status,
             outcome=outcome,
             started=started,
+            ended=ended,
             trail=trail,
             call=call,
             heard=heard,

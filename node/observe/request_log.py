@@ -82,17 +82,17 @@ class RequestLog:
         status: int,
         outcome: str,
         started: float,
+        ended: float,
         trail: Trail,
         call: Call | None = None,
         heard: Overheard | None = None,
     ) -> None:
-        """Logs a finished request; ``started`` is loop time."""
+        """Logs a finished request; ``started`` and ``ended`` are loop time."""
         if self._is_off:
             return
         if len(self._lines) >= _MOST_LINES:
             self.dropped += 1
             return
-        loop = asyncio.get_running_loop()
         target = trail.target
         line: dict[str, Any] = {
             "event": "request",
@@ -112,7 +112,7 @@ class RequestLog:
             "panic": trail.is_panic,
             "skipped": trail.skipped,
             "mode": trail.mode,
-            "ms": round((loop.time() - started) * 1000, 1),
+            "ms": round((ended - started) * 1000, 1),
             "first_content_ms": round((trail.first_content - started) * 1000, 1)
             if trail.first_content
             else None,
@@ -125,7 +125,7 @@ class RequestLog:
                 line |= payloads_of(call, trail, heard, self._redactor)
         self._lines.append(self._encode(line))
         if self._handle is None:
-            self._handle = loop.call_later(_FLUSH_S, self.flush)
+            self._handle = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
         """Writes what has gathered."""
@@ -137,10 +137,15 @@ class RequestLog:
 
 
 class RequestLogs(Collector):
-    """The request logs of one node: one for each way of writing it that a configuration asks for."""
+    """The request logs of one node: one for each way of writing it that a configuration asks for.
 
-    def __init__(self, node: str) -> None:
+    Args:
+        console: in place of standard error.
+    """
+
+    def __init__(self, node: str, console: Out | None = None) -> None:
         self._node = node
+        self._console = console
         self._logs: list[RequestLog] = []
         self._writers: dict[tuple[object, ...], LogWriter] = {}
 
@@ -157,9 +162,9 @@ class RequestLogs(Collector):
         self._logs.append(made)
         return made
 
-    def _writer(self, config: RequestLogConfig) -> LogWriter | None:
+    def _writer(self, config: RequestLogConfig) -> Out | None:
         if config.connector not in LOG_FILES:
-            return None
+            return self._console
         path = Path(config.path or LOG_FILES[config.connector]).expanduser().absolute()
         key = (path, config.max_size, config.keep)
         if key not in self._writers:
