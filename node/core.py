@@ -19,7 +19,6 @@ from node.observe.metrics import ConfigGauge, Metrics
 from node.observe.process import ProcessGauges
 from node.observe.request_log import RequestLogs
 from node.observe.retries import RetryCounters
-from node.observe.tracing import Tracing
 from node.offices import Offices
 from node.ops.configuration import ConfigDesk
 from node.ops.events import EventFan
@@ -70,7 +69,6 @@ class Core:
     sessions: Sessions
     decisions: DecisionQueue
     request_logs: RequestLogs
-    tracings: list[Tracing]
     metrics: Metrics
     gauges: ClusterGauges
     ops: Doorkeeper
@@ -153,7 +151,6 @@ def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
         sessions=Sessions(store, watch, epoch_of=node.epoch_of),
         decisions=decisions,
         request_logs=request_logs,
-        tracings=[],
         metrics=metrics,
         gauges=gauges,
         ops=node.ops,

@@ -19,7 +19,7 @@ from node.api.probe import Prober
 from node.api.routes import endpoints
 from node.core import Core
 from node.observe.decisions import DecisionLog
-from node.observe.tracing import Tracing
+from node.observe.tracing import open_tracing
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.providers.listing import list_models
@@ -61,6 +61,7 @@ class Generation:
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
         self._request_log = core.request_logs.open(topology.config)
+        self._tracing = open_tracing(topology, node=core.id)
         self.router = self._build_router()
         self.application = self._build_application()
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,6 +90,9 @@ class Generation:
         """Lets go at once."""
         await end_all(self._tasks)
         self.snapshot.close()
+        self._core.request_logs.release(self._request_log)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def _build_signals(self, strategies: Mapping[str, Strategy]) -> Signals:
         """Only domains whose pools want signals are read for them."""
@@ -179,17 +183,8 @@ class Generation:
             config.proxy.max_body,
             once,
             decisions,
-            self._open_tracing(),
+            self._tracing,
         )
-
-    def _open_tracing(self) -> Tracing | None:
-        """Of a generation that traces; it lives as long as the node, for calls may end late."""
-        config = self.topology.config.observability.tracing
-        if config.endpoint is None:
-            return None
-        tracing = Tracing(config, node=self._core.id, providers=self.topology.providers)
-        self._core.tracings.append(tracing)
-        return tracing
 
     def _ops_parts(self) -> OpsParts:
         core = self._core

@@ -312,6 +312,5 @@ class NodeService:
         )
         await asyncio.gather(*(generation.stop() for generation in self._living))
         await asyncio.to_thread(core.request_logs.close)
-        await asyncio.gather(*(asyncio.to_thread(tracing.close) for tracing in core.tracings))
         await core.transport.aclose()
         await self.store.aclose()

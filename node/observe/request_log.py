@@ -146,6 +146,7 @@ class RequestLogs(Collector):
     def __init__(self, node: str, console: Out | None = None) -> None:
         self._node = node
         self._console = console
+        self._dropped = 0  # by logs that are no more
         self._logs: list[RequestLog] = []
         self._writers: dict[tuple[object, ...], LogWriter] = {}
 
@@ -161,6 +162,13 @@ class RequestLogs(Collector):
         made = RequestLog(self._node, self._writer(wanted), config=wanted, redactor=redactor)
         self._logs.append(made)
         return made
+
+    def release(self, log: RequestLog) -> None:
+        """No more lines come to that log: its last ones go out."""
+        log.flush()
+        if log in self._logs:
+            self._logs.remove(log)
+            self._dropped += log.dropped
 
     def _writer(self, config: RequestLogConfig) -> Out | None:
         if config.connector not in LOG_FILES:
@@ -180,7 +188,7 @@ class RequestLogs(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What was not written."""
-        dropped = sum(log.dropped for log in self._logs)
+        dropped = self._dropped + sum(log.dropped for log in self._logs)
         dropped += sum(writer.dropped for writer in self._writers.values())
         yield CounterMetricFamily(
             "modelmesh_request_log_dropped", "Pieces of the request log that were not written.", value=dropped

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from node.call import Call, Step, Trail
 from shared_state.config.observability import TracingConfig
 from shared_state.ledger import UNKNOWN
-from shared_state.topology import ModelSpec, ProviderSpec
+from shared_state.topology import ModelSpec, ProviderSpec, Topology
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -67,6 +67,12 @@ class Tracing:
         closing = threading.Thread(target=self.provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
+
+
+def open_tracing(topology: Topology, *, node: str) -> Tracing | None:
+    """What a configuration asks for; None if it asks for nothing."""
+    config = topology.config.observability.tracing
+    return None if config.endpoint is None else Tracing(config, node=node, providers=topology.providers)
 
 
 class _Server(NamedTuple):

@@ -151,3 +151,17 @@ async def test_answers_are_not_listened_to_below_full(level: str) -> None:
         raise AssertionError(message)
 
     assert log.overhear(send) is None
+
+
+async def test_logs_of_configurations_that_are_over_are_let_go(tmp_path: Path) -> None:
+    """Their last lines are written, what they dropped stays counted, and nothing of them is kept."""
+    logs = RequestLogs("n", out := io.BytesIO())
+    made = logs.open(MeshConfig())
+    node = Front(request_log=lambda _: made)
+    await post(node.app)
+    made.dropped = 2
+    logs.release(made)
+
+    assert out.getvalue().count(b"\n") == 1
+    assert logs._logs == []
+    assert [family.samples[0].value for family in logs.collect()] == [2]
