@@ -27,10 +27,12 @@ class Clockwork:
     """The scheduler as it was read.
 
     Attributes:
+        read_s: server time, unix seconds: how late a job is, is told as of then.
         is_led: whether some scheduler holds the lead.
         targets: marks of the targets of events.
     """
 
+    read_s: float
     is_led: bool
     jobs: dict[str, JobFacts]
     targets: dict[str, Mark]
@@ -46,16 +48,16 @@ async def read_clockwork(store: Store, targets: Iterable[str], *, now_ms: int) -
     raw: dict[bytes, bytes] = await store.command("HGETALL", store.keys.jobs)
     jobs = {name.decode(): _facts(orjson.loads(report)) for name, report in raw.items()}
     is_led = bool(lead.get("owner")) and int(lead.get("until", 0)) > now_ms
-    return Clockwork(is_led, jobs, await read_marks(store, targets))
+    return Clockwork(now_ms / 1000, is_led, jobs, await read_marks(store, targets))
 
 
-def families_of(clockwork: Clockwork | None, *, now_s: float) -> Iterator[Metric]:
+def families_of(clockwork: Clockwork | None) -> Iterator[Metric]:
     """All families; without labels where nothing is known."""
     led = GaugeMetricFamily("modelmesh_scheduler_leading", "Whether some scheduler holds the lead.")
     if clockwork is not None:
         led.add_metric([], float(clockwork.is_led))
     yield led
-    yield from _jobs(clockwork.jobs if clockwork else {}, now_s)
+    yield from _jobs(clockwork.jobs if clockwork else {}, clockwork.read_s if clockwork else 0.0)
     yield from _targets(clockwork.targets if clockwork else {})
 
 

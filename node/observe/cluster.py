@@ -86,8 +86,7 @@ class ClusterGauges(Collector):
         yield from self._pools(self._usage if is_known else None)
         yield from self._books(self._audit if is_known else None)
         yield self._availability(self._available if is_known else {})
-        now_s = self._snapshot.clock.now_ms() / 1000
-        yield from families_of(self._clockwork if is_known else None, now_s=now_s)
+        yield from families_of(self._clockwork if is_known else None)
 
     def _windows(self, usage: Usage | None) -> Metric:
         family = GaugeMetricFamily(

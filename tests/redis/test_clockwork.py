@@ -17,11 +17,10 @@ from shared_state.store import Store
 
 async def told(store: Store, *targets: str) -> dict[tuple[str, ...], float]:
     """Name and label values -> value."""
-    now_s = time.time()
-    clockwork = await read_clockwork(store, targets, now_ms=round(now_s * 1000))
+    clockwork = await read_clockwork(store, targets, now_ms=round(time.time() * 1000))
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in families_of(clockwork, now_s=now_s)
+        for family in families_of(clockwork)
         for sample in family.samples
     }
 
