@@ -52,16 +52,16 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 class Memory(EventTarget):
-    """Remembers what it was told; fails as often as ``faults`` says."""
+    """Remembers what it was told, and fails when ``faults`` says so, call by call."""
 
-    def __init__(self, faults: Sequence[TargetError] = (), *, most: int = 500) -> None:
+    def __init__(self, faults: Sequence[TargetError | None] = (), *, most: int = 500) -> None:
         self.records: list[dict[str, Any]] = []
         self.faults = list(faults)
         self.most = most
 
     async def tell(self, records: Sequence[dict[str, Any]]) -> None:
-        if self.faults:
-            raise self.faults.pop(0)
+        if self.faults and (fault := self.faults.pop(0)) is not None:
+            raise fault
         self.records += records
 
     @property
@@ -168,6 +168,22 @@ async def test_what_is_not_taken_waits_and_is_told_later(store: Store, topology:
     assert [(m.waiting, m.is_down) for m in marks if m] == [(1, False), (1, True), (0, False)]
     assert memory.subjects == ["a", "b"]
     assert (await read_mark(store, "t") or Mark(0)).lost == 0
+
+
+async def test_what_waits_when_a_leader_dies_is_told_by_the_next(store: Store, topology: Topology) -> None:
+    """Neither what was told is told again, nor what was not is passed over; whatever was told of other lists meanwhile."""
+    first, second = Memory([None, TargetError("away")], most=1), Memory()
+    old = telling(store, topology, first)
+    await old.run(1)
+    await say(store, "a", "b", "c")
+    with pytest.raises(TargetError):
+        await old.run(1)
+    with pytest.raises(TargetError):
+        await old.run(1)
+    await telling(store, topology, second).run(2)
+
+    assert first.subjects == ["a"]
+    assert second.subjects == ["b", "c"]
 
 
 async def test_a_target_that_is_down_is_left_alone_for_a_while(store: Store, topology: Topology) -> None:

@@ -88,6 +88,19 @@ def test_nothing_is_cut_in_the_middle_of_a_secret() -> None:
             assert len(shown) <= 43
 
 
+def test_masks_that_make_a_text_short_leave_no_part_of_a_secret_at_its_end() -> None:
+    """What was cut off before it was looked at is not shown, even if there were room for it."""
+    secret = "s3cr-" + "x" * 95
+    text = f"{secret} " * 300
+    one = Redactor(most_bytes=10_000, known=[secret], is_on=False)
+    for shown in (
+        one.fields({"content": text}),
+        one.body(text.encode()[:20_000], content_type="text/plain", size=len(text)),
+    ):
+        assert len(shown) < 5_000
+        assert "s3cr-" not in shown
+
+
 def test_streams_are_looked_at_event_by_event() -> None:
     """Their JSON is JSON like any other; what is not stays text."""
     body = b'data: {"delta": {"token": "hidden-value"}}\n\n: Bearer abcdef123456\n\ndata: [DONE]\n\n'
