@@ -130,3 +130,48 @@ def _cells(position: dict[str, int]) -> Iterator[tuple[int, int]]:
     for x in range(position["x"], position["x"] + position["w"]):
         for y in range(position["y"], position["y"] + position["h"]):
             yield x, y
+
+
+#: Series from the third minute on, and the alert that they must bring about; before that all is well.
+_FIRES = {
+    "NodeDown": ('up{job="modelmesh",instance="n1"}', "1 1 1", "0x10"),
+    "ModeNotExact": ('modelmesh_mode{mode="leased",instance="n1"}', "0 0 0", "1x10"),
+    "PoolWithoutActiveModel": ('modelmesh_models{status="active",pool="chat"}', "2 2 2", "0x10"),
+    "BooksOff": ('modelmesh_books_difference{cause="held_leases"}', "0 0 0", "3x10"),
+    "SettlementsLost": ('modelmesh_lost_settlements{domain="alpha"}', "0 0 0", "4x10"),
+    "NobodySchedules": ("modelmesh_scheduler_leading", "1 1 1", "0x10"),
+    "SchedulerOverdue": ('modelmesh_job_overdue_seconds{name="flush"}', "0 2 0", "300x10"),
+    "BudgetAlert": ('modelmesh_window_used_ratio{domain="alpha",window="usd_per_day"}', "0.1 0.2 0.7", "0.85x10"),
+    "EventsNotTold": ('modelmesh_event_target_down{target="pager"}', "0 0 0", "1x10"),
+    "ManyRequestsFail": ('modelmesh_requests_total{outcome="provider_error"}', "0 0 0", "60+60x10"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
+    """Each by the series that it is about, played to Prometheus' own evaluation."""
+    series, before, after = zip(*_FIRES.values(), strict=True)
+    inputs = [{"series": s, "values": f"{b} {a}"} for s, b, a in zip(series, before, after, strict=True)]
+    expected = {rule["alert"]: rule for rule in alerts()}
+    tests = [
+        {"interval": "1m", "input_series": inputs, "alert_rule_test": [*_quiet(), *_fired(expected)]},
+    ]
+    path = tmp_path / "test.yml"
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "15s", "tests": tests})
+    )
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, check=False)
+    firing = set(re.findall(r"alertname: ?(\w+), time: 12m", done.stdout + done.stderr))
+
+    assert "time: 2m" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert firing == set(_FIRES), done.stdout + done.stderr
+
+
+def _quiet() -> list[dict[str, Any]]:
+    return [{"eval_time": "2m", "alertname": name, "exp_alerts": []} for name in _FIRES]
+
+
+def _fired(rules: dict[str, Any]) -> list[dict[str, Any]]:
+    """Nothing is expected, so that what fires is told as a difference, by its name."""
+    assert set(_FIRES) <= set(rules)
+    return [{"eval_time": "12m", "alertname": name, "exp_alerts": []} for name in _FIRES]
