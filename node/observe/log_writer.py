@@ -6,11 +6,10 @@ import queue
 import threading
 from typing import Final
 
-import structlog
-
 from shared_state.log_files import LogFile
+from shared_state.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: More is dropped: a disk that does not keep up must not cost the node its memory.
 _MOST_BYTES: Final = 16 * 2**20

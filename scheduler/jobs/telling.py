@@ -12,17 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from scheduler.news import News, Told, after, in_order, place_of
 from scheduler.sinks.events import EventTarget, Record, TargetError, record_of
 from shared_state.config.observability import EventTargetConfig
 from shared_state.event_kinds import Gravity, chosen, gravity_of
+from shared_state.logs import get_logger
 from shared_state.marks import Mark, Place, keep_mark, read_mark
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FIRST_PAUSE_S: Final = 1.0
 _DOWN_PAUSE_S: Final = 30.0

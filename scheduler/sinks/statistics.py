@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from scheduler.sinks.events.base import EventTarget, Record, TargetError, iso
 from scheduler.sinks.events.lines import ConsoleTarget, FileTarget, json_line, text_line
 from shared_state.config.observability import STATISTICS_FILES, EventTargetConfig, StatisticsConfig
 from shared_state.log_files import LogFile
+from shared_state.logs import get_logger
 from shared_state.statistics import MinuteRow
 from shared_state.summary import Summary, summarise
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NANO_PER_USD: Final = 10**9
 _MOST_WAITING: Final = 50_000
