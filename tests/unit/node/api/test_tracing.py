@@ -152,7 +152,8 @@ async def test_a_collector_that_is_away_disturbs_nobody() -> None:
 def test_without_a_section_the_library_is_not_loaded() -> None:
     """Nobody pays for what nobody asked for."""
     text = (
-        "import node.service, sys; print('opentelemetry.sdk' in sys.modules, 'requests' in sys.modules)"
+        "import sys\nfrom shared_state.lean import lean_imports\nwith lean_imports():\n    import node.service\n"
+        "print('opentelemetry.sdk' in sys.modules, 'requests' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
 
