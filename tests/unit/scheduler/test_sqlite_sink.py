@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.sinks import SinkError, SqliteSink, StoredCopy, make_sink
-from shared_state.config.root import StorageConfig
+from shared_state.config.storage import StorageConfig
 from shared_state.statistics import METRICS, MinuteRow
 
 
