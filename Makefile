@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 POSTGRES := $(firstword $(wildcard /usr/lib/postgresql/*/bin/postgres) $(shell command -v postgres))
-SUITE  := not containers and not topologies and not browser and not storage and not long$(if $(NGINX),, and not cluster)
+SUITE  := not containers and not topologies and not browser and not vaults and not storage and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: ui-test storage-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
+.PHONY: ui-test storage-test vault-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -37,6 +37,9 @@ cluster: $(STAMP) ## several nodes behind nginx, the long tests included
 ui-test: $(VENV)/.browser ## the operators' page in Chromium, in front of real nodes
 	@$(if $(BROWSER),,echo '*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)')
 	$(BIN)/pytest tests/ui -m browser -rs $(ARGS)
+
+vault-test: $(VENV)/.vaults ## secret vaults, by their own libraries
+	$(BIN)/pytest tests/unit/shared_state/secret_stores -m vaults $(ARGS)
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)
@@ -66,12 +69,8 @@ exactness: $(STAMP) ## the long outside test: no limit exceeded, books balance, 
 compose-test: $(STAMP) ## the composition in containers (a Docker engine, or root on Debian, where one is installed)
 	MODELMESH_INSTALL_ENGINE=1 $(BIN)/pytest -m containers $(ARGS)
 
-$(VENV)/.browser: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	@touch $@
-
-$(VENV)/.storage: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[storage]'
+$(VENV)/.browser $(VENV)/.vaults $(VENV)/.storage: $(VENV)/.%: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
