@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
@@ -53,6 +53,8 @@ class PostgresqlSink(SqlSink):
     def __init__(self, url: URL, *, call_s: float = CALL_S) -> None:
         super().__init__(_make_engine(url), insert)
         self._call_s = call_s
+        self._call = threading.local()
+        event.listen(self._engine, "do_connect", self._connect)
         self._name = f"the database {url.database} at {url.host or 'the local server'}"
         self._is_ready = False
 
@@ -90,7 +92,12 @@ class PostgresqlSink(SqlSink):
             raise self._fault(verb, error) from error
 
     def _try(self, work: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection, _bounded(connection, self._call_s):
+        with (
+            _Deadline(self._call_s) as deadline,
+            self._in_call(deadline),
+            self._engine.connect() as connection,
+        ):
+            deadline.watch(connection.connection.driver_connection)
             if not self._is_ready:
                 with connection.begin():
                     _bound(connection)
@@ -99,6 +106,20 @@ class PostgresqlSink(SqlSink):
             with connection.begin():
                 _bound(connection)
                 return work(connection)
+
+    @contextmanager
+    def _in_call(self, deadline: _Deadline) -> Iterator[None]:
+        self._call.deadline = deadline
+        try:
+            yield
+        finally:
+            del self._call.deadline
+
+    def _connect(self, dialect: Any, _record: object, args: Any, options: Any) -> Any:
+        """The first words with a new server count as well."""
+        driver = dialect.connect(*args, **options)
+        self._call.deadline.watch(driver)
+        return driver
 
     def _make_schema(self, connection: Connection) -> None:
         """Looks first: whoever may write need not be one who may create tables."""
@@ -140,20 +161,40 @@ def _bound(connection: Connection) -> None:
     )
 
 
-@contextmanager
-def _bounded(connection: Connection, limit_s: float) -> Iterator[None]:
-    """Cuts the connection after that long: a server that is frozen keeps it open and says nothing."""
-    driver: Any = connection.connection.driver_connection
-    # A descriptor of our own, which nobody else can close and open again for something else meanwhile.
-    with socket.socket(fileno=os.dup(driver.fileno())) as line:
-        timer = threading.Timer(limit_s, _cut, (line,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
+class _Deadline:
+    """Cuts the connections of a call after that long: a server that is frozen, or a pooler without one, keeps them open and says nothing."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._lines: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._timer = threading.Timer(limit_s, self._pass)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for line in self._lines:
+            line.close()
+
+    def watch(self, driver: Any) -> None:
+        """From here on it is one of the call's connections."""
+        # A descriptor of our own, which nobody else can close and open again for something else meanwhile.
+        line = socket.socket(fileno=os.dup(driver.fileno()))
+        with self._lock:
+            self._lines.append(line)
+            if self._is_over:
+                _cut(line)
+
+    def _pass(self) -> None:
+        with self._lock:
+            self._is_over = True
+            for line in self._lines:
+                _cut(line)
 
 
 def _cut(line: socket.socket) -> None:

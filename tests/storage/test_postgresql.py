@@ -16,6 +16,7 @@ from scheduler.sinks.postgresql import PostgresqlSink
 from shared_state.config.storage import StorageConfig
 from tests.storage.conftest import OpenSink
 from tests.support.postgres import PostgresServer
+from tests.support.processes import PATIENCE_S
 from tests.support.sink_contract import ALL_TIME, MakeSink, SinkContract, attempts, row
 from tests.support.tcp_proxy import TcpProxy
 
@@ -106,6 +107,26 @@ async def test_a_silent_line_ends_the_call_and_dead_ones_are_replaced(
         assert await attempts(sink) == {"m": 3}
         proxy.sever()
         assert await attempts(sink) == {"m": 3}  # idle connections have died; nobody notices
+        await sink.aclose()
+
+
+async def test_a_server_that_falls_silent_behind_the_greeting_ends_the_call(
+    postgres: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a pooler that lets everybody in, and has no server."""
+    async with TcpProxy(("127.0.0.1", postgres.port)) as proxy:
+        sink = PostgresqlSink(make_url(postgres.url(database, port=proxy.port)), call_s=0.5)
+        connect = sink._engine.dialect.connect
+
+        def greeted(*args: Any, **options: Any) -> Any:
+            driver = connect(*args, **options)
+            proxy.pause()
+            return driver
+
+        monkeypatch.setattr(sink._engine.dialect, "connect", greeted)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(SinkAwayError):
+                await sink.open()
         await sink.aclose()
 
 
