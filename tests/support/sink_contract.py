@@ -83,11 +83,11 @@ class SinkContract:
     async def test_many_writers_at_once_come_to_the_same_numbers(self, open_sink: MakeSink) -> None:
         """Schedulers that all take themselves for the leader, in any order of rows."""
         sinks = await asyncio.gather(*(open_sink() for _ in range(4)))
-        rows = [row(minute, model=f"m{i}", attempts=i + 1) for minute in range(5) for i in range(4)]
+        rows = [row(minute, model=f"m{i}", attempts=i + 1) for minute in range(50) for i in range(4)]
 
         await asyncio.gather(*(s.write(rows[:: 1 if i % 2 else -1]) for i, s in enumerate(sinks)))
 
-        assert await attempts(sinks[0]) == {f"m{i}": 5 * (i + 1) for i in range(4)}
+        assert await attempts(sinks[0]) == {f"m{i}": 50 * (i + 1) for i in range(4)}
 
     async def test_the_two_newest_copies_of_a_domain_are_there(self, open_sink: MakeSink) -> None:
         """Whatever order they arrive in; other domains have their own, whatever characters are in their names."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.sinks import Sink, SinkError, SqliteSink, make_sink
+from scheduler.sinks import Sink, SinkError, SqliteSink, StoredCopy, make_sink
 from scheduler.sinks import local as local_module
 from scheduler.sinks.local import Folder
 from scheduler.sinks.objects import ObjectSink
@@ -87,6 +87,21 @@ class TestFiles:
 
         assert len(files(tmp_path / "copies")) == 2
         assert len(files(tmp_path / "statistics")) == 1
+
+    async def test_a_copy_that_goes_while_it_is_looked_for_is_not_missed(self, tmp_path: Path) -> None:
+        """Two newer ones came between the list and the read."""
+
+        class Overtaken(Folder):
+            async def get(self, name: str) -> bytes | None:
+                if name.endswith("1.bin"):
+                    for taken_ms in (2, 3):
+                        await folder_sink(tmp_path).save_copy("d", taken_ms, b"newer")
+                return await super().get(name)
+
+        sink = ObjectSink(Overtaken(tmp_path), PersistenceConfig())
+        await sink.save_copy("d", 1, b"older")
+
+        assert await sink.latest_copy("d") == StoredCopy(3, b"newer")
 
     async def test_files_are_for_the_owner_alone_and_say_what_they_are(self, tmp_path: Path) -> None:
         """A line of JSON for each row, in a file that is named by its minutes, in a folder for each day."""
