@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from scheduler.chronicles import Chronicles
 from scheduler.shifts import Shifts
-from scheduler.sinks import SinkAwayError, SqliteSink, make_sink
+from scheduler.sinks import SinkAwayError, SqliteSink, StoredCopy, make_sink
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import Written, read_config
 from shared_state.config.storage import StorageConfig
@@ -164,6 +165,26 @@ async def test_a_storage_that_is_away_delays_statistics_and_nothing_else(
     await scheduler.stop()
 
     assert total.metrics["attempts"] == 3
+
+
+@pytest.mark.parametrize(("pause_s", "looks"), [(60.0, 1), (0.0, 3)])
+async def test_who_follows_versions_does_not_wait_for_a_dead_storage_each_time(
+    process: Process, monkeypatch: pytest.MonkeyPatch, pause_s: float, looks: int
+):
+    """A call that nobody answers takes its time, and a push waits for the scheduler's word."""
+    monkeypatch.setattr("scheduler.chronicles._PAUSE_S", pause_s)
+    asked = []
+
+    class Silent(FlakySink):
+        async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+            asked.append(domain)
+            raise SinkAwayError("no answer")
+
+    chronicles = Chronicles(process.store, process.versions, Silent(SqliteSink(process.home / "s.db")))
+    for _ in range(3):
+        await chronicles.look()
+
+    assert len(asked) == looks
 
 
 async def test_what_is_left_of_a_domain_that_is_gone_is_stored(process: Process):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from scheduler.sinks import make_sink
 from shared_state.config.storage import StorageConfig
+from shared_state.leadership import read_lead
 from shared_state.statistics import minutes_of
 from shared_state.store import Store
-from tests.redis.scheduler_ground import DOMAIN, Node, make_topology, news_of, put_minute
+from tests.redis.scheduler_ground import DOMAIN, Node, make_config, make_topology, news_of, put_minute
 from tests.redis.test_shifts import CLOSED_MINUTE, Process
 from tests.support.postgres import PostgresServer
+from tests.support.preloaded import PreloadedProcess
 from tests.support.processes import wait_until
 from tests.support.sink_contract import attempts
 from tests.support.valkey import ValkeyServer
@@ -70,6 +73,45 @@ async def test_the_other_machine_puts_back_what_redis_has_lost(
     assert event["numbers"]["reservations"] == 1  # type: ignore[index]
     assert list(stored.values()) == [3]
     assert left == []
+
+
+async def test_real_schedulers_store_each_minute_once(
+    storage: dict[str, Any], store: Store, namespace: str, valkey_server: ValkeyServer, tmp_path: Path
+) -> None:
+    """Two processes; whoever leads is killed again and again, in the middle of whatever it does."""
+    config = make_config(lease_s=0.6, flush_interval_s=0.1, copy_interval_s=0.1, namespace=namespace)
+    path = tmp_path / "mesh.json"
+    await asyncio.to_thread(path.write_bytes, orjson.dumps({**config, "storage": storage}))
+    environ = {"MODELMESH_REDIS_URL": valkey_server.url, "MODELMESH_HOME": str(tmp_path / "home")}
+    running: dict[str, PreloadedProcess] = {}
+    with ExitStack() as stack:
+
+        def start(name: str) -> None:
+            process = PreloadedProcess("scheduler", ["-c", path, "--name", name], name=name, env=environ)
+            running[name] = stack.enter_context(closing(process))
+
+        async def leader() -> str:
+            owner = (await read_lead(store)).get("owner", "")
+            return next((name for name in running if owner.startswith(f"{name}.")), "")
+
+        for number in range(3):
+            start(f"s{number}")
+            await put_minute(store, CLOSED_MINUTE - number, attempts=number + 1)
+            await wait_until(lambda: _is_flushed(store))
+            await put_minute(store, CLOSED_MINUTE - 10 - number, attempts=10)
+            running.pop(await wait_until(leader)).kill()
+        start("last")
+        await wait_until(lambda: _is_flushed(store))
+        ended = await running["last"].terminate()
+        log = running["last"].log()
+
+    async with aclosing(make_sink(StorageConfig.model_validate(storage))) as sink:
+        stored = await attempts(sink)
+
+    assert list(stored.values()) == [1 + 2 + 3 + 3 * 10]
+    assert ended == 0
+    assert "Traceback" not in log
+    assert "canary" not in log
 
 
 async def _is_copied(store: Store) -> bool:
