@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Totals:
     model: str
     pool: str
     metrics: dict[str, int]
+
+
+def minutes_between(since_s: float, until_s: float) -> range:
+    """The minutes that begin in ``[since_s, until_s)``."""
+    return range(math.ceil(since_s / 60), math.ceil(until_s / 60))
 
 
 class Sink(ABC):

@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 import ormsgpack
 
-from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals
+from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals, minutes_between
 from shared_state.config.storage import PersistenceConfig
 from shared_state.statistics import MinuteRow
 
@@ -108,7 +108,7 @@ class ObjectSink(Sink):
 
     async def totals(self, since_s: float, until_s: float) -> list[Totals]:
         await self._prepare()
-        span = range(-int(-since_s // _MINUTE_S), -int(-until_s // _MINUTE_S))
+        span = minutes_between(since_s, until_s)
         newest: dict[tuple[str, str, str, int], Counter[str]] = {}
         for row in await self._rows(span):
             key = (row["domain"], row["model"], row["pool"], row["minute"])

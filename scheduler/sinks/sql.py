@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
-from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals
+from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals, minutes_between
 from shared_state.statistics import METRICS, MinuteRow
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ _COPIES_KEPT: Final = 2
 MINUTES: Final = Table(
     "minute_statistics",
     MetaData(),
-    Column("minute", Integer, primary_key=True, comment="unix time / 60", autoincrement=False),
+    Column("minute", BigInteger, primary_key=True, comment="unix time / 60", autoincrement=False),
     Column("domain", String, primary_key=True),
     Column("model", String, primary_key=True),
     Column("pool", String, primary_key=True),
@@ -150,7 +150,8 @@ def _execute(statement: Any) -> Step:
 
 
 def _totals(connection: Connection, since_s: float, until_s: float) -> list[Totals]:
-    query = select(MINUTES).where(MINUTES.c.minute * 60 >= since_s, MINUTES.c.minute * 60 < until_s)
+    span = minutes_between(since_s, until_s)
+    query = select(MINUTES).where(MINUTES.c.minute >= span.start, MINUTES.c.minute < span.stop)
     sums: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for row in connection.execute(query).mappings():
         total = sums[row["domain"], row["model"], row["pool"]]

@@ -58,6 +58,16 @@ class SinkContract:
         assert await attempts(sink, 1436 * 60, 1437 * 60) == {"m": 1}
         assert await attempts(sink, 1445 * 60, 1e9) == {}
 
+    async def test_there_is_a_time_after_2038(self, open_sink: MakeSink) -> None:
+        """Seconds are more than 31 bits then; a span may be longer than all time."""
+        sink = await open_sink()
+        minute = 2**31 // 60 + 1
+        await sink.write([row(minute, attempts=1)])
+
+        assert await attempts(sink, 0, 1e15) == {"m": 1}
+        assert await attempts(sink, minute * 60, minute * 60 + 1) == {"m": 1}
+        assert await attempts(sink, minute * 60 + 1, 1e15) == {}
+
     async def test_what_is_written_again_counts_once(self, open_sink: MakeSink) -> None:
         """The flush was cut off after the write, and the next leader takes more minutes at once."""
         first, second = await open_sink(), await open_sink()
