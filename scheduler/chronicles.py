@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-import structlog
-
 from scheduler.sinks import Sink, SinkAwayError, SinkError
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.versions import (
     Chronicle,
@@ -21,7 +20,7 @@ from shared_state.versions import (
     encode_chronicle,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PAUSE_S: Final = 10.0
 
