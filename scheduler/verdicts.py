@@ -1,19 +1,19 @@
-"""What a scheduler thinks of a proposed version of the configuration: whether it could run it, its storage included."""
+"""What a scheduler thinks of a proposed version of the configuration: whether it could run it, its storage and targets of events included."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
 from scheduler.sinks import make_sink
+from scheduler.sinks.events import make_target
 from shared_state.blueprints import Blueprints
-from shared_state.config.root import StorageConfig
+from shared_state.config.storage import StorageConfig
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
 from shared_state.leadership import Verdict
+from shared_state.logs import get_logger
 from shared_state.versions import Versions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LONGEST_FAULT: Final = 2000
 
@@ -55,6 +55,8 @@ class Judge:
     async def _try(self, number: int, storage: StorageConfig) -> None:
         version = await self._versions.read(number)
         topology = await self._blueprints.read(version.document, source=f"version {number}")
+        for target in topology.config.observability.events:
+            await make_target(target).aclose()
         wanted = topology.config.storage
         if wanted != storage:
             sink = make_sink(wanted)

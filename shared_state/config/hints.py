@@ -1,7 +1,7 @@
 """What to say about a key or value that the configuration models refuse.
 
 Keys of the documented schema that this release does not obey are told apart from typing errors, and older spellings
-are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool.
+are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool, or a place in a list.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "proxy.auth": "enabled method",
     "discovery": "connectors",
     "discovery.sync": "auto_register",
-    "observability": "connector events logging statistics",
-    "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
-    "password key_prefix ttl folder_id credentials filename instance config",
+    "observability.events.*": "log_level redact_secrets append flush_each_line on_trace on_log on_stats port",
+    "observability.logging": "url webhook on_log",
+    "observability.statistics": "port url on_stats prefix",
+    "storage": "sync_policy sync_interval locking table backup host port db password key_prefix ttl folder_id "
+    "credentials filename instance config",
+    "storage.persistence": "sync_policy sync_interval",
 }
 
 _TODAY: Final[dict[str, str]] = {
@@ -100,6 +103,18 @@ _TODAY: Final[dict[str, str]] = {
             "token",
         ]
     },
+    "observability.routing": "events, a list with a section for each target",
+    "observability.connector": "events, a list with a section for each target",
+    "observability.config": "events, a list with a section for each target",
+    "observability.tracing.min_severity": "min_severity of the targets under observability.events",
+    "observability.events.*.events": "filter",
+    "observability.events.*.event_filter": "filter",
+    "observability.events.*.file_path": "path",
+    "observability.events.*.max_file_size_bytes": "max_size",
+    "observability.events.*.max_size_mb": "max_size, with a unit: 10MB",
+    "observability.logging.redact_secrets": "redact",
+    "observability.logging.file_path": "path",
+    "observability.statistics.file_path": "path",
     "storage.db_path": "path",
     "storage.file_path": "path",
     "storage.config.path": "path of the storage section",
@@ -108,18 +123,41 @@ _TODAY: Final[dict[str, str]] = {
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
     "secrets.store": frozenset({"modelmesh.browser-secrets.v1"}),
+    "observability.events.*.connector": frozenset({"modelmesh.prometheus.v1"}),
+    "observability.logging.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
+    "observability.statistics.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
     "storage.connector": frozenset(
         {
-            "modelmesh.local-file.v1",
             "modelmesh.memory.v1",
             "redis.redis.v1",
-            "aws.s3.v1",
             "google.drive.v1",
             "modelmesh.localstorage.v1",
             "modelmesh.sessionstorage.v1",
             "modelmesh.indexeddb.v1",
         }
     ),
+    "storage.persistence.format": frozenset({"yaml"}),
+    "storage.persistence.encryption": frozenset({True}),
+}
+
+_ONE_OF_THE_STORAGES: Final = (
+    "write modelmesh.sqlite.v1, modelmesh.postgresql.v1, modelmesh.local-file.v1 or aws.s3.v1"
+)
+_IN_A_BROWSER: Final = f"is of a browser, and a cluster has none; {_ONE_OF_THE_STORAGES}"
+
+#: Of values that will never be obeyed: why.
+_REASONS: Final[dict[tuple[str, Any], str]] = {
+    ("storage.connector", "modelmesh.memory.v1"): f"keeps nothing over a restart; {_ONE_OF_THE_STORAGES}",
+    ("storage.connector", "redis.redis.v1"): "is what has to be kept safe; the storage lies elsewhere: "
+    + _ONE_OF_THE_STORAGES,
+    ("storage.connector", "modelmesh.localstorage.v1"): _IN_A_BROWSER,
+    ("storage.connector", "modelmesh.sessionstorage.v1"): _IN_A_BROWSER,
+    ("storage.connector", "modelmesh.indexeddb.v1"): _IN_A_BROWSER,
+    ("storage.persistence.format", "yaml"): "has no advantage over json here; write json or msgpack",
+    (
+        "storage.persistence.encryption",
+        True,
+    ): "is not done here; let the disk, the bucket or the database encrypt",
 }
 
 
@@ -140,10 +178,11 @@ def explain_key(path: Path, value: Any, *, known: list[str]) -> list[tuple[Path,
 
 def explain_value(path: Path, value: Any) -> str | None:
     """What to say about a refused value that the documented schema knows."""
-    values = _KNOWN_VALUES.get(_pattern(path))
+    pattern = _pattern(path)
+    values = _KNOWN_VALUES.get(pattern)
     if values is None or not isinstance(value, (str, bool)) or value not in values:
         return None
-    return f"{str(value).lower()} {NOT_OBEYED}"
+    return f"{str(value).lower()} {_REASONS.get((pattern, value), NOT_OBEYED)}"
 
 
 def _explain_inner(path: Path) -> str:
@@ -162,7 +201,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _pattern(path: Path) -> str:
-    parts = list(map(str, path))
+    parts = ["*" if isinstance(part, int) else str(part) for part in path]
     if len(parts) > 1 and parts[0] in _NAMED_SECTIONS:
         parts[1] = "*"
     return ".".join(parts)

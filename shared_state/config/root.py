@@ -9,9 +9,16 @@ from pydantic import Field
 from shared_state.config.discovery import DiscoveryConfig
 from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
+from shared_state.config.observability import (
+    EventTargetConfig,
+    RequestLogConfig,
+    StatisticsConfig,
+    TracingConfig,
+)
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.secrets import SecretsConfig
+from shared_state.config.storage import StorageConfig
 from shared_state.config.values import DurationS, Secret, Section, SizeBytes
 
 
@@ -107,13 +114,6 @@ class SchedulerConfig(Section):
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
 
 
-class StorageConfig(Section):
-    """Where closed statistics go."""
-
-    connector: Literal["modelmesh.sqlite.v1"] = "modelmesh.sqlite.v1"
-    path: str | None = Field(None, description="database file; default: statistics.db in the state folder")
-
-
 class DecisionsConfig(Section):
     """Records of why requests went where they did, kept in Redis for a while: `modelmesh explain` and `replay` read them."""
 
@@ -135,6 +135,10 @@ class ObservabilityConfig(Section):
     """What is told about the traffic."""
 
     decisions: DecisionsConfig = DecisionsConfig()
+    events: list[EventTargetConfig] = Field(default_factory=list)
+    logging: RequestLogConfig = RequestLogConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 class MeshConfig(Section):
@@ -155,3 +159,8 @@ class MeshConfig(Section):
     storage: StorageConfig = StorageConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
+
+    @property
+    def flush_interval_s(self) -> float:
+        """How often closed statistics are stored, whichever of both sections says it."""
+        return self.observability.statistics.flush_interval or self.scheduler.flush_interval

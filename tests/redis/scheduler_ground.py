@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from scheduler.sinks.base import Sink, SinkError, StoredCopy
+from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals
 from shared_state.assertion import Assertion, Correction
 from shared_state.clock import ServerClock
 from shared_state.config.root import MeshConfig
@@ -143,6 +143,9 @@ class FlakySink(Sink):
         if self.fails_after:
             raise SinkError("the answer was lost")
 
+    async def totals(self, since_s: float, until_s: float) -> list[Totals]:
+        return await self.inner.totals(since_s, until_s)
+
     async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
         if self.fails_before:
             raise SinkError("no space left")
@@ -152,6 +155,9 @@ class FlakySink(Sink):
 
     async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
         return await self.inner.latest_copy(domain, until_ms=until_ms)
+
+    async def prune(self, before_s: float) -> None:
+        await self.inner.prune(before_s)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
