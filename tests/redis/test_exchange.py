@@ -12,17 +12,19 @@ import pytest
 
 from shared_state.ledger import ESTIMATED, NOT_SENT, STREAM, UNKNOWN, Ask, Code, Outcome, Settlement
 from shared_state.statistics import decode_minute, read_minute
-from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, SMALL, Bench
+from tests.redis.ground import BIG, DOMAIN, EPOCH_MS, SMALL, Bench, admitted, make_pool
 
 OpenBench = Callable[..., Bench]
 #: Two seconds before midnight.
 LATE_MS = EPOCH_MS + (15 * 3600 - 2) * 1000
 MINUTE = LATE_MS // 60_000
+#: Usage that is known, so that attempts are alike.
+USED = {"tokens_in": 7, "tokens_out": 0, "cost_nano": 0}
 
 
 def end(b: Bench, reservation: str, outcome: Outcome = Outcome.SUCCESS, **fields: Any) -> Settlement:
     """The end of an attempt of the small model."""
-    return Settlement(reservation, fields.pop("model", SMALL), b.pool, outcome, **fields)
+    return Settlement(reservation, fields.pop("model", SMALL), fields.pop("pool", b.pool), outcome, **fields)
 
 
 async def test_what_ends_makes_room_for_what_waits(bench: OpenBench) -> None:
@@ -61,6 +63,42 @@ async def test_what_was_settled_before_is_named_by_its_place(bench: OpenBench) -
 
     assert applied == [False, True, True, False, False]
     assert (await b.books()).is_balanced
+
+
+async def test_a_reservation_that_a_batch_names_twice_is_charged_once(bench: OpenBench) -> None:
+    """Between others that are like it."""
+    b = bench(small={"tpm": 1000})
+    names = [(await b.admit(tokens=(100, 0)))[0] for _ in range(3)]
+    ends = [end(b, name, **USED) for name in (*names[:2], names[1], names[2])]
+    _, applied = await b.ledger.exchange(None, ends)
+
+    assert applied == [True, True, False, True]
+    assert (await b.used())[SMALL, "tpm"][0] == 21
+    assert (await b.books()).is_balanced
+
+
+async def test_the_success_of_a_trial_is_seen_among_others(bench: OpenBench) -> None:
+    """Those that were admitted before the model fell out prove nothing, the trial does."""
+    b = bench(pool=make_pool(retry_limit=1, cooldown=10))
+    old, broken = (await b.admit())[0], (await b.admit())[0]
+    await b.end(broken, Outcome.FAILURE)
+    await b.store.pass_time(10_000)
+    trial, verdict = await b.admit()
+    assert verdict.trial
+    await b.ledger.exchange(None, [end(b, old, **USED), end(b, trial, **USED)])
+
+    assert (await b.model()).status == "active"
+
+
+async def test_what_one_of_many_like_it_has_learned_counts(bench: OpenBench) -> None:
+    """A word of the provider about its limit, among answers without one."""
+    b = bench(small={"rpm": 60})
+    names = [(await b.admit())[0] for _ in range(3)]
+    words = [[], [("rpm", 2, 1000)], []]
+    ends = [end(b, name, learned=said, **USED) for name, said in zip(names, words, strict=True)]
+    await b.ledger.exchange(None, ends)
+
+    assert admitted(await b.admit_many(4)) == 2
 
 
 async def test_asks_are_held_while_what_ended_is_settled(bench: OpenBench) -> None:
@@ -118,6 +156,9 @@ LIMITS: dict[str, Any] = {
 }
 
 
+OTHER_POOL = make_pool(error_window=30, retry_limit=50)
+
+
 async def attempts(
     b: Bench, chance: random.Random, count: int, unusual: float
 ) -> list[tuple[Ask, dict[str, Any]]]:
@@ -126,21 +167,23 @@ async def attempts(
     def usually(value: int, *others: int) -> int:
         return chance.choice([value, *others]) if chance.random() < unusual else value
 
-    found = []
+    found, common = [], chance.choice([0, ESTIMATED])
     for _ in range(count):
         ask = b.ask(
             chance.choice((SMALL, BIG)), tokens=(chance.randrange(90), chance.randrange(90)), reservation=""
         )
+        ask.pool = "chat" if chance.random() > unusual / 2 else "other"
         await b.ledger.admit([ask])
         fields = {
             "model": ask.model,
-            "outcome": Outcome(usually(*[Outcome.SUCCESS] * 6, Outcome.NEUTRAL, Outcome.FAILURE)),
+            "outcome": Outcome(usually(Outcome.SUCCESS, Outcome.SUCCESS, Outcome.NEUTRAL, Outcome.FAILURE)),
             "tokens_in": usually(chance.randrange(120), UNKNOWN),
             "tokens_out": usually(chance.randrange(120), UNKNOWN),
             "cost_nano": usually(chance.randrange(2000), UNKNOWN),
             "latency_ms": chance.randrange(900),
             "first_token_ms": chance.randrange(90),
-            "flags": usually(0, 0, 0, ESTIMATED, NOT_SENT, STREAM),
+            "flags": usually(common, common, NOT_SENT, STREAM),
+            "pool": b.pool if chance.random() > unusual / 2 else OTHER_POOL,
             "dispatch_delay_ms": chance.choice([0, 0, chance.randrange(1200)]),
         }
         found.append((ask, fields))
@@ -171,8 +214,8 @@ async def settle_by(
     b = Bench(b.store, b.domain, pool=b.pool)
     b.clock.observe(LATE_MS)
     b.numbers = itertools.count(1)
-    admitted = await attempts(b, random.Random(seed), 20, unusual)
-    ended = [end(b, ask.reservation, **fields) for ask, fields in admitted]
+    tried = await attempts(b, random.Random(seed), 20, unusual)
+    ended = [end(b, ask.reservation, **fields) for ask, fields in tried]
     for batch in [ended] if way == "batch" else [[one] for one in ended]:
         _, applied = await b.ledger.exchange(None, batch)
         assert applied == [True] * len(batch)
@@ -189,7 +232,7 @@ async def speeds(b: Bench) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("unusual", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize("unusual", [1.0, 0.3, 0.0])
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_batch_settles_as_one_by_one_would(
     bench: OpenBench, namespace: str, seed: int, unusual: float

@@ -51,6 +51,20 @@ async def test_a_large_request_waits_until_enough_has_left(bench: OpenBench) -> 
     }
 
 
+async def test_what_a_refusal_was_told_by_is_looked_up_anew_each_time(bench: OpenBench) -> None:
+    """The buckets of one refusal say nothing about those of a later one."""
+    b = bench(small={"tpm": 100})
+    first, _ = await b.admit(tokens=(60, 0))
+    await b.store.pass_time(10_000)
+    await b.admit(tokens=(40, 0))
+    waits = [(await b.admit(tokens=(50, 0)))[1].at_ms - EPOCH_MS]
+    await b.end(first, tokens_in=20, tokens_out=0)
+    waits.append((await b.admit(tokens=(70, 0)))[1].at_ms - EPOCH_MS)
+
+    begun = BUCKET_MS + MINUTE_MS + GUARD_MS
+    assert waits == [begun, begun + 10_000]
+
+
 async def test_the_longest_wait_of_all_windows_is_named(bench: OpenBench) -> None:
     """Whether it is the model's or the account's."""
     b = bench(account={"rpm": 1}, small={"rpd": 1})
