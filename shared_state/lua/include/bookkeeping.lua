@@ -31,14 +31,6 @@ local function count(counters, name, amount)
   counters[name] = (counters[name] or 0) + amount
 end
 
--- The minute only moves forward, so that a minute which was flushed and deleted can never come back with a part of its numbers.
-local function current_minute(tally, now)
-  local minute, last = math.floor(now / 60000), tally.minute or tonumber(redis.call('HGET', KEYS[1], 'minute') or 0)
-  if minute <= last then return last end
-  redis.call('HSET', KEYS[1], 'minute', int(minute))
-  return minute
-end
-
 local function save_books(books)
   for model, pools in pairs(books) do
     for pool, counters in pairs(pools) do
@@ -50,27 +42,38 @@ local function save_books(books)
   end
 end
 
--- Adds to what the minute holds. Its first numbers enter it into the list of minutes.
-local function save_stats(all, minute)
-  local key = KEYS[1] .. ':stat:' .. int(minute)
-  for model, pools in pairs(all) do
-    for pool, stats in pairs(pools) do
-      local field = model .. '\t' .. pool
-      local before = redis.call('HGET', key, field)
-      if before then
-        before = cmsgpack.unpack(before)
-        for place = 1, #before do stats[place] = (stats[place] or 0) + before[place] end
-      else
-        redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
+local save_tally
+do
+  -- The minute only moves forward, so that a minute which was flushed and deleted can never come back with a part of its numbers.
+  local function current_minute(tally, now)
+    local minute, last = math.floor(now / 60000), tally.minute or tonumber(redis.call('HGET', KEYS[1], 'minute') or 0)
+    if minute <= last then return last end
+    redis.call('HSET', KEYS[1], 'minute', int(minute))
+    return minute
+  end
+
+  -- Adds to what the minute holds. Its first numbers enter it into the list of minutes.
+  local function save_stats(all, minute)
+    local key = KEYS[1] .. ':stat:' .. int(minute)
+    for model, pools in pairs(all) do
+      for pool, stats in pairs(pools) do
+        local field = model .. '\t' .. pool
+        local before = redis.call('HGET', key, field)
+        if before then
+          before = cmsgpack.unpack(before)
+          for place = 1, #before do stats[place] = (stats[place] or 0) + before[place] end
+        else
+          redis.call('ZADD', KEYS[1] .. ':minutes', int(minute), int(minute))
+        end
+        redis.call('HSET', key, field, cmsgpack.pack(stats))
       end
-      redis.call('HSET', key, field, cmsgpack.pack(stats))
     end
   end
-end
 
-local function save_tally(tally, now)
-  save_books(tally.books)
-  if next(tally.stats) ~= nil then save_stats(tally.stats, current_minute(tally, now)) end
+  function save_tally(tally, now)
+    save_books(tally.books)
+    if next(tally.stats) ~= nil then save_stats(tally.stats, current_minute(tally, now)) end
+  end
 end
 
 -- A reservation is known by its model, a tab and its id. Its record lies in the hash of its model, its expiry in one sorted set.
@@ -97,32 +100,35 @@ local function read_record(model, packed)
   return { model = model, admitted = admitted, tokens_in = tokens_in, tokens_out = tokens_out, cost = cost, pool = pool, provider = provider }
 end
 
--- A reservation that a batch names twice is closed once.
-local function drop_repeated(reservations, packed)
-  local seen = {}
-  for i, reservation in ipairs(reservations) do
-    packed[i] = not seen[reservation] and packed[i]
-    seen[reservation] = true
-  end
-end
-
--- Takes reservations of one model out of what is in flight. Returns the packed record of each, or false where it was settled or
--- abandoned before.
-local function close_reservations(model, reservations)
-  local key = KEYS[1] .. ':res:' .. model
-  local packed = redis.call('HMGET', key, unpack(reservations))
-  local closed, members, n, prefix = {}, {}, 0, member_of(model, '')
-  for i = 1, #reservations do
-    if packed[i] then
-      n = n + 1
-      closed[n], members[n] = reservations[i], prefix .. reservations[i]
+local close_reservations
+do
+  -- A reservation that a batch names twice is closed once.
+  local function drop_repeated(reservations, packed)
+    local seen = {}
+    for i, reservation in ipairs(reservations) do
+      packed[i] = not seen[reservation] and packed[i]
+      seen[reservation] = true
     end
   end
-  if n > 0 then
-    if redis.call('HDEL', key, unpack(closed)) < n then drop_repeated(reservations, packed) end
-    redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
+
+  -- Takes reservations of one model out of what is in flight. Returns the packed record of each, or false where it was settled or
+  -- abandoned before.
+  function close_reservations(model, reservations)
+    local key = KEYS[1] .. ':res:' .. model
+    local packed = redis.call('HMGET', key, unpack(reservations))
+    local closed, members, n, prefix = {}, {}, 0, member_of(model, '')
+    for i = 1, #reservations do
+      if packed[i] then
+        n = n + 1
+        closed[n], members[n] = reservations[i], prefix .. reservations[i]
+      end
+    end
+    if n > 0 then
+      if redis.call('HDEL', key, unpack(closed)) < n then drop_repeated(reservations, packed) end
+      redis.call('ZREM', KEYS[1] .. ':flight', unpack(members))
+    end
+    return packed
   end
-  return packed
 end
 
 -- Books reservations whose node died or whose lease ran out as abandoned, charged in full, for nobody knows what they used.

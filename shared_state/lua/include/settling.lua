@@ -9,14 +9,6 @@ local NOT_SENT, ESTIMATED, LEASED, STREAM = 1, 2, 4, 64
 local LEASED_KEPT_MS = 3600000
 local STRIDE = 10
 
-local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
-local function latency_bucket(ms)
-  for i = 1, #LATENCY_BOUNDS do
-    if ms <= LATENCY_BOUNDS[i] then return i end
-  end
-  return #LATENCY_BOUNDS + 1
-end
-
 local function read_attempt(s, flat, at)
   s.reservation, s.outcome, s.tokens_in, s.tokens_out, s.cost = flat[at + 1], flat[at + 3], flat[at + 4], flat[at + 5], flat[at + 6]
   s.latency, s.first_token, s.delay = flat[at + 7], flat[at + 8], flat[at + 10]
@@ -26,19 +18,30 @@ local function read_attempt(s, flat, at)
   s.is_estimated, s.is_unsent = flagged(flags, ESTIMATED), flagged(flags, NOT_SENT)
 end
 
-local ATTEMPTS, TOKENS_IN, TOKENS_OUT, COST = STAT.attempts, STAT.tokens_in, STAT.tokens_out, STAT.cost
-local LATENCY, FIRST_TOKEN = STAT.latency_ms, STAT.first_token_ms
+local count_usage, count_latency
+do
+  local LATENCY_BOUNDS = { 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000 }
+  local function latency_bucket(ms)
+    for i = 1, #LATENCY_BOUNDS do
+      if ms <= LATENCY_BOUNDS[i] then return i end
+    end
+    return #LATENCY_BOUNDS + 1
+  end
 
--- So many attempts of one outcome, and what they used.
-local function count_usage(stats, code, times, tokens_in, tokens_out, cost)
-  local outcome = OUTCOME_STATS[code]
-  stats[ATTEMPTS], stats[outcome] = stats[ATTEMPTS] + times, stats[outcome] + times
-  stats[TOKENS_IN], stats[TOKENS_OUT], stats[COST] = stats[TOKENS_IN] + tokens_in, stats[TOKENS_OUT] + tokens_out, stats[COST] + cost
-end
+  local ATTEMPTS, TOKENS_IN, TOKENS_OUT, COST = STAT.attempts, STAT.tokens_in, STAT.tokens_out, STAT.cost
+  local LATENCY, FIRST_TOKEN = STAT.latency_ms, STAT.first_token_ms
 
-local function count_latency(stats, latency, first_token)
-  local bucket = STAT_LATENCIES + latency_bucket(latency)
-  stats[bucket], stats[LATENCY], stats[FIRST_TOKEN] = stats[bucket] + 1, stats[LATENCY] + latency, stats[FIRST_TOKEN] + first_token
+  -- So many attempts of one outcome, and what they used.
+  function count_usage(stats, code, times, tokens_in, tokens_out, cost)
+    local outcome = OUTCOME_STATS[code]
+    stats[ATTEMPTS], stats[outcome] = stats[ATTEMPTS] + times, stats[outcome] + times
+    stats[TOKENS_IN], stats[TOKENS_OUT], stats[COST] = stats[TOKENS_IN] + tokens_in, stats[TOKENS_OUT] + tokens_out, stats[COST] + cost
+  end
+
+  function count_latency(stats, latency, first_token)
+    local bucket = STAT_LATENCIES + latency_bucket(latency)
+    stats[bucket], stats[LATENCY], stats[FIRST_TOKEN] = stats[bucket] + 1, stats[LATENCY] + latency, stats[FIRST_TOKEN] + first_token
+  end
 end
 
 local function count_statistics(model, pool, s, tokens_in, tokens_out, cost)
