@@ -22,9 +22,7 @@ LIBRARIES: Final = "modelmesh_"
 _ENTRY: Final = re.compile(r"\nreturn (\w+)\(\)\n\Z")
 #: What the commands ask of the server's Lua. Looked up by name it takes three tables each time, as a local of the library none. It is there when
 #: a function is called, not yet when the library is loaded.
-_GLOBALS: Final = (
-    "redis, math, string, table, cjson, cmsgpack, struct, ipairs, next, pairs, rawget, setmetatable, tonumber, type, unpack"
-)
+_GLOBALS: Final = "redis, math, string, table, cjson, cmsgpack, struct, ipairs, next, pairs, rawget, setmetatable, tonumber, type, unpack"
 _LIBRARY: Final = """#!lua name={name}
 local KEYS, ARGV, entry
 local function build()

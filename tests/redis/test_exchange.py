@@ -226,9 +226,7 @@ async def speeds(b: Bench) -> list[float]:
     """How fast the models are said to answer."""
     keys = (b.store.keys.model(DOMAIN, model) for model in (SMALL, BIG))
     return [
-        float(raw or 0)
-        for key in keys
-        for raw in await b.store.client.hmget(key, "latency", "peak", "ttft")
+        float(raw or 0) for key in keys for raw in await b.store.client.hmget(key, "latency", "peak", "ttft")
     ]
 
 
