@@ -11,7 +11,7 @@ from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
-from shared_state.config.values import DurationS, Secret, Section, SizeBytes
+from shared_state.config.values import DurationS, Origin, Secret, Section, SizeBytes
 
 
 class RedisConfig(Section):
@@ -66,6 +66,15 @@ class AuthConfig(Section):
     tokens: list[Secret] = Field(default_factory=list)
 
 
+class CorsConfig(Section):
+    """Web pages that may call the APIs of models and read the answers."""
+
+    origins: list[Origin] = Field(
+        default_factory=list,
+        description="origins as browsers write them (https://app.example); they count as our own where no token is required; `*`: every page, of the APIs of models alone",
+    )
+
+
 class ProxyConfig(Section):
     """The HTTP endpoint of a node."""
 
@@ -73,6 +82,7 @@ class ProxyConfig(Section):
     port: int = Field(8080, ge=0, le=65535)
     max_body: SizeBytes = 32 * 10**6
     auth: AuthConfig = AuthConfig()
+    cors: CorsConfig = CorsConfig()
 
 
 class IdempotencyConfig(Section):

@@ -77,11 +77,7 @@ def faults_beside(addition: str) -> list[str]:
 def test_contract_example_has_no_fault_but_what_is_not_obeyed_yet():
     """Every key of the public contract is either obeyed or refused by name."""
     assert sorted(faults_of(CONTRACT)) == sorted(
-        f"{path}: {NOT_OBEYED}"
-        for path in (
-            "proxy.cors",
-            "observability.events",
-        )
+        f"{path}: {NOT_OBEYED}" for path in ("observability.events",)
     )
 
 
