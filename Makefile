@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-SUITE  := not containers and not topologies and not browser and not long$(if $(NGINX),, and not cluster)
+SUITE  := not containers and not topologies and not browser and not vaults and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: ui-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
+.PHONY: ui-test vault-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -37,6 +37,9 @@ ui-test: $(VENV)/.browser ## the operators' page in Chromium, in front of real n
 	@$(if $(BROWSER),,echo '*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)')
 	$(BIN)/pytest tests/ui -m browser -rs $(ARGS)
 
+vault-test: $(VENV)/.vaults ## secret vaults, by their own libraries
+	$(BIN)/pytest tests/unit/shared_state/secret_stores -m vaults $(ARGS)
+
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)
 
@@ -61,8 +64,8 @@ exactness: $(STAMP) ## the long outside test: no limit exceeded, books balance, 
 compose-test: $(STAMP) ## the composition in containers (a Docker engine, or root on Debian, where one is installed)
 	MODELMESH_INSTALL_ENGINE=1 $(BIN)/pytest -m containers $(ARGS)
 
-$(VENV)/.browser: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+$(VENV)/.browser $(VENV)/.vaults: $(VENV)/.%: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt

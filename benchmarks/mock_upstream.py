@@ -42,9 +42,10 @@ from benchmarks.mock_connection import Connection, Request
 from benchmarks.mock_control import PREFIX, ControlDesk
 from benchmarks.mock_ledger import Entry, Ledger, SlidingLimit
 from benchmarks.mock_media import MEDIA, compose_media, read_media
+from benchmarks.mock_web import WEB, compose_web, read_web
 
 _MODELS = "/v1/models"
-_CALLS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS}) | MEDIA
+_CALLS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS}) | MEDIA | WEB
 #: What routers of self-hosted engines ask an engine before they send it traffic.
 _ENGINE = frozenset({"/health", "/get_server_info", "/server_info", "/get_model_info", "/model_info"})
 _ENGINE_FACTS = b'{"is_generation":true}'
@@ -134,6 +135,8 @@ class MockUpstream:
         name = self.options.name
         if call.path in MEDIA:
             script = compose_media(call, behaviour, name=name, headers=headers)
+        elif call.path in WEB:
+            script = compose_web(call, behaviour, name=name, headers=headers)
         else:
             script = compose(call, behaviour, name=name, n=self._n, headers=headers)
         return call, behaviour.text, script
@@ -162,6 +165,8 @@ class MockUpstream:
 def _read(request: Request) -> Call:
     if request.path in MEDIA:
         return read_media(request.path, request.body, request.headers.get(b"content-type", b""))
+    if request.path in WEB:
+        return read_web(request.path, request.body)
     return read_call(request.path, request.body)
 
 

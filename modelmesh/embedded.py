@@ -131,6 +131,10 @@ class EmbeddedStore:
             await closing
         await self._end_keeper()
 
+    def let_go(self) -> None:
+        """For a forked child: the lock must not outlive the process whose server it is."""
+        self._lock.close()
+
     async def _end_keeper(self) -> None:
         if self._keeper is not None:
             await asyncio.wait({self._keeper})

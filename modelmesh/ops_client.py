@@ -28,15 +28,25 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class OpsClient:
-    """Talks to one node; close it, or use it as a context manager."""
+    """Talks to one node; close it, or use it as a context manager.
 
-    def __init__(self, url: str, *, token: str | None = None) -> None:
+    Args:
+        transport: in place of the network.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             is_local = is_loopback(urlsplit(url).hostname or "")  # a proxy is no way to this machine itself
             self._http = httpx.Client(
-                base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=not is_local
+                base_url=url,
+                headers=headers,
+                timeout=_TIMEOUT_S,
+                trust_env=not (is_local or transport),
+                transport=transport,
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise OpsError(f"not an address: {url!r}; write http://HOST:PORT") from error

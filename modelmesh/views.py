@@ -104,7 +104,7 @@ def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
     for node in nodes:
         view.add_row(
             text(node.id),
-            text(f"{node.host}:{node.port} pid {node.pid}"),
+            text(f"{_place_of(node)} pid {node.pid}"),
             state(node.state),
             state(node.mode),
             str(node.in_flight),
@@ -114,6 +114,11 @@ def nodes_view(nodes: Iterable[NodeView], *, now: float) -> Table:
             _config_of(node),
         )
     return view
+
+
+def _place_of(node: NodeView) -> str:
+    """Where it listens; one inside another program does not."""
+    return f"{node.host}:{node.port}" if node.port else f"in a program on {node.host}"
 
 
 def _config_of(node: NodeView) -> Text:

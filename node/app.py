@@ -20,11 +20,9 @@ from pydantic import SecretStr
 
 from node.api.auth import Doorkeeper
 from node.options import NodeOptions
-from node.routing.strategies import build_strategies
-from node.routing.tokenizer import tokenizer_for
+from node.parts import load_parts
 from node.server import ServerOptions, bind_socket, serve
 from node.service import NodeService
-from node.upstream.dialler import shared_ssl_context
 from shared_state.addresses import is_loopback
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import find_document, read_config
@@ -49,7 +47,7 @@ def run(options: NodeOptions) -> int:
     try:
         own = find_document(options.config_path)
         topology = build_topology(read_config(own.document, source=own.source))
-        _load_parts(topology)
+        load_parts(topology)
         listener = _listener(options, topology)
     except ConfigurationError as error:
         return _refuse(str(error))
@@ -65,6 +63,8 @@ async def _run(
 ) -> int:
     service = _build_service(options, topology, blueprints, listener)
     stop, abort = _signals()
+    if not os.isatty(0):  # there it is the end of the terminal, and the node's
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.renew_secrets)
     await service.start()
     background = asyncio.get_running_loop().create_task(_announce(service, options, stop))
     with suppress(TimeoutError):  # who connects meanwhile waits in the backlog, and need not be refused
@@ -182,7 +182,7 @@ def _listener(options: NodeOptions, topology: Topology) -> socket.socket:
 def _check(topology: Topology, *, host: str, options: NodeOptions) -> None:
     """Whether this process could run a configuration; loads what it would need for that."""
     _check_door(topology, host=host, options=options)
-    _load_parts(topology)
+    load_parts(topology)
 
 
 def _check_door(topology: Topology, *, host: str, options: NodeOptions) -> None:
@@ -195,16 +195,6 @@ def _check_door(topology: Topology, *, host: str, options: NodeOptions) -> None:
                 " set keys.required, or pass --insecure"
             ]
         )
-
-
-def _load_parts(topology: Topology) -> None:
-    """Strategies, certificates and vocabularies: what is read from elsewhere may be missing, and takes its time."""
-    build_strategies(topology.pools.values())
-    if any(provider.base_url.startswith("https:") for provider in topology.providers.values()):
-        shared_ssl_context()
-    for model in topology.models.values():
-        if model.config.tokenizer == "tiktoken":
-            tokenizer_for(model.upstream)
 
 
 def _reachable(host: str) -> str:

@@ -32,7 +32,8 @@ _RETRY_S: Final = 0.1
 #: How long a settlement waits for company: short beside any answer of a provider, long beside the time between two requests under load.
 COMPANY_S: Final = 0.005
 #: The same where calls in flight are limited, for whoever asks next may need the very slot; where there are few slots nobody waits for company.
-SLOTTED_COMPANY_S: Final = 0.001
+#: The loop's timers count whole milliseconds and may go off almost one too soon, so one would be none to a client that asks again at once.
+SLOTTED_COMPANY_S: Final = 0.002
 _FEW_SLOTS: Final = 32
 
 _Waiting = tuple[Ask, PoolConfig, asyncio.Future[Verdict]]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from node.passport import FRESH, Passport
+from shared_state.capabilities.catalogue import WEB_LEAVES
 from shared_state.client_keys import ClientKey
 from shared_state.entries import How
 from shared_state.errors import ModelMeshError, ProviderError
@@ -97,6 +98,9 @@ class Surface:
         api: what a provider is known to have or to lack; empty where nobody knows.
         stand_in: the API by which a provider is asked that lacks this one; how it is translated is known to ``node.routing.bridge``.
         is_metered: answers count in tokens whatever the model; else only if it has a price for them, or says how many there may be.
+        is_read: what is asked counts in tokens.
+        is_web: a service of the web answers, in words of its own, which ``node.providers.web`` knows.
+        wants: what a body asks for, as a sum of features, beyond what every API can ask for.
         voice: in whose words its errors are.
         passes: request headers that a provider with this API is sent as well, as they came.
     """
@@ -121,8 +125,17 @@ class Surface:
     api: str = ""
     stand_in: Surface | None = None
     is_metered: bool = True
+    is_read: bool = True
+    is_web: bool = False
+    wants: Callable[[Fields], int] | None = None
     voice: Voice = Voice.OPENAI
     passes: frozenset[bytes] = frozenset()
+
+    def suits(self, model: ModelSpec) -> bool:
+        """Whether a model can answer here: a service of the web reads documents too, but holds no conversation about them."""
+        if model.web and not self.is_web:
+            return self.serves(model.capabilities - WEB_LEAVES)
+        return self.serves(model.capabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +214,9 @@ class Call:
         passport: what it says of its way so far.
         form: the body, if it came as a form; ``fields`` are its texts.
         headers: those of the request that go on to a provider of the same API.
+        name: what the caller asked for in ``model``.
+        is_stream: whether the answer is a stream of events.
+        kind: what the answer is if it is no stream of events; bytes go out as they come.
     """
 
     surface: Surface
@@ -219,27 +235,21 @@ class Call:
     passport: Passport = FRESH
     form: Form | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    name: str = field(init=False)
+    is_stream: bool = field(init=False)
+    kind: Kind = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """What the caller asked for in ``model``."""
-        return str(self.fields["model"])
+    def __post_init__(self) -> None:
+        surface, fields = self.surface, self.fields
+        mark, value = surface.stream_mark
+        self.name = str(fields["model"])
+        self.is_stream = surface.streams and fields.get(mark) == value
+        self.kind = surface.kind(fields)
 
     @property
     def is_probe(self) -> bool:
         """Whether it is sent to learn how a model is: one attempt, on that model alone."""
         return self.how in (How.PROBE, How.STARTUP_PROBE)
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the answer is a stream of events."""
-        name, value = self.surface.stream_mark
-        return self.surface.streams and self.fields.get(name) == value
-
-    @property
-    def kind(self) -> Kind:
-        """What the answer is if it is no stream of events; bytes go out as they come."""
-        return self.surface.kind(self.fields)
 
 
 class Fallback(StrEnum):

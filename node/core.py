@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 import httpx
 
@@ -92,6 +92,7 @@ class Node:
         readiness: for ``/ready``.
         on_reply: called after each reply from a quota domain, for its epoch may be news.
         on_failure: called when background work has ended.
+        request_lines: where the request log goes; None: to standard error.
     """
 
     info: NodeInfo
@@ -106,6 +107,7 @@ class Node:
     readiness: Callable[[], tuple[bool, dict[str, object]]]
     on_reply: Callable[[DomainLedger], None]
     on_failure: Callable[[asyncio.Task[None]], None]
+    request_lines: IO[bytes] | None = None
 
 
 def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
@@ -146,7 +148,7 @@ def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
         cursors=Cursors(store, watch, snapshot.current),
         sessions=Sessions(store, watch, epoch_of=node.epoch_of),
         decisions=decisions,
-        request_log=RequestLog(name),
+        request_log=RequestLog(name, node.request_lines),
         metrics=metrics,
         gauges=gauges,
         ops=node.ops,

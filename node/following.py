@@ -20,7 +20,7 @@ from shared_state.events import Event
 from shared_state.registry import NodeInfo
 from shared_state.store import STORE_ERRORS
 from shared_state.topology import Topology
-from shared_state.versions import KIND, Version, Versions
+from shared_state.versions import KIND, Told, Version, Versions
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,7 @@ class Follower:
         self._wake = asyncio.Event()
         self._prepared: _Prepared | None = None
         self._refused = 0
+        self._swaps = asyncio.Lock()
         watch.on_return(self._wake.set)
 
     def observe_event(self, event: Event) -> None:
@@ -88,7 +89,8 @@ class Follower:
             self._wake.clear()
             if self._watch.connected:
                 try:
-                    await self._look()
+                    async with self._swaps:
+                        await self._look()
                 except STORE_ERRORS as error:
                     self._watch.report_failure(error)
             try:
@@ -96,6 +98,20 @@ class Follower:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def renew(self, version: Version | None, topology: Topology) -> bool:
+        """Has the node run the same version, or its own file, as it is by now; False if another one is run meanwhile, or it does not work."""
+        async with self._swaps:
+            if self.running is not version:
+                return False
+            try:
+                await self._adopt(version or Version(0, 0, Told(), self._blueprints.shared), topology)
+            except (*STORE_ERRORS, asyncio.CancelledError):
+                raise
+            except Exception:  # ours; what runs goes on
+                log.exception("changed secrets could not be put to work")
+                return False
+            return True
 
     async def _look(self) -> None:
         pulse, running = await self._versions.pulse(), self.running.number if self.running else 0

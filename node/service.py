@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -19,6 +21,7 @@ from node.following import Follower
 from node.generation import Generation
 from node.ops.configuration import ConfigDesk
 from node.panics import PanicWatch
+from node.renewal import SecretRenewal
 from node.snapshot import Snapshot
 from node.spool import Spool
 from node.watch import StoreWatch
@@ -49,6 +52,10 @@ class NodeService:
         host, port: where it serves, for the registry.
         ops: who may operate it.
         home: this machine's state folder, for what an outage leaves unsettled; None if it has none.
+        request_lines: where the request log goes; None: to standard error.
+
+    Attributes:
+        failed: set when background work has failed, with the reason in `fault`.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class NodeService:
         port: int,
         ops: Doorkeeper,
         home: Path | None,
+        request_lines: IO[bytes] | None = None,
     ) -> None:
         config = topology.config
         self.id = f"{name}-{secrets.token_hex(3)}"
@@ -71,6 +79,8 @@ class NodeService:
         self.registry = Registry(store)
         self.info = self._introduce(topology, host, port)
         self.failed = asyncio.Event()
+        self.fault: BaseException | None = None
+        self._request_lines = request_lines
         self._hurry = asyncio.Event()
         self.watch.on_return(self._hurry.set)
         self._bus = Bus(store, on_event=self._on_event, on_gap=self._on_gap)
@@ -80,6 +90,9 @@ class NodeService:
         versions = Versions(store, node=self.id)
         self._follower = Follower(
             versions, blueprints, self.watch, adopt=self._adopt, info=self.info, tell=self._hurry.set
+        )
+        self._renewal = SecretRenewal(
+            blueprints, self._follower, current=lambda: self.generation.topology, draw=random.random
         )
         desk = ConfigDesk(versions, self.registry, blueprints, self._follower, store=store, node=self.id)
         first = Snapshot(store, topology, self.watch, clock=ServerClock())
@@ -120,7 +133,13 @@ class NodeService:
             readiness=self.readiness,
             on_reply=self._on_reply,
             on_failure=self._on_task_end,
+            request_lines=self._request_lines,
         )
+
+    @property
+    def running(self) -> Version | None:
+        """The version that it runs; None: its own file."""
+        return self._follower.running
 
     @property
     def in_flight(self) -> int:
@@ -138,6 +157,7 @@ class NodeService:
             generation.snapshot.observe_event(event)
         self.core.keyring.observe_event(event)
         self._follower.observe_event(event)
+        self._renewal.observe_event(event)
         self.core.events.publish(event)
 
     def _on_gap(self) -> None:
@@ -181,6 +201,10 @@ class NodeService:
         used = {domain for generation in self._living for domain in generation.topology.domains}
         await self.core.offices.retire(old.topology.domains.keys() - used)
 
+    def renew_secrets(self) -> None:
+        """Has the secrets read again."""
+        self._renewal.hurry()
+
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether requests can be served, and what ``/ready`` says about it."""
         generation = self.generation
@@ -215,6 +239,7 @@ class NodeService:
             core.budgets.run(),
             self._beat(),
             self._follower.run(),
+            self._renewal.run(),
             self._hand_in(),
         ]
         self._tasks = [asyncio.get_running_loop().create_task(loop) for loop in loops]
@@ -243,6 +268,7 @@ class NodeService:
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("background work failed; the node ends", exc_info=task.exception())
+            self.fault = self.fault or task.exception()
             self.failed.set()
 
     async def _beat(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,15 +65,26 @@ class Nodes:
     Args:
         token: of the operators' API; None works where nodes listen on loopback without one.
         transport: in place of the network.
+        at_home: the nodes in this process, which have no port, and the way to each.
     """
 
     def __init__(
-        self, store: Store, *, token: str | None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        store: Store,
+        *,
+        token: str | None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        at_home: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
+        self._at_home = at_home or {}
         self._registry = Registry(store)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
-            headers=headers, timeout=_TIMEOUT, trust_env=False, transport=transport
+            headers=headers,
+            timeout=_TIMEOUT,
+            trust_env=False,
+            transport=transport,
+            mounts={f"all://{node}": way for node, way in self._at_home.items()},
         )
         self._turns = itertools.count()
 
@@ -152,10 +163,14 @@ class Nodes:
         nodes = [
             node.info
             for node in await self._registry.nodes()
-            if not node.is_dead and node.info.state == "alive"
+            if not node.is_dead and node.info.state == "alive" and self._is_reachable(node.info)
         ]
         first = next(self._turns) % len(nodes) if nodes else 0
         return [*nodes[first:], *nodes[:first]][:_MOST_NODES]
+
+    def _is_reachable(self, node: NodeInfo) -> bool:
+        """Whether it can be asked from here: a node inside another program has no port."""
+        return node.port > 0 or node.id in self._at_home
 
 
 def _hear(answer: httpx.Response, node: NodeInfo) -> NodeAnswer:
@@ -169,6 +184,8 @@ def _hear(answer: httpx.Response, node: NodeInfo) -> NodeAnswer:
 
 def _address(node: NodeInfo) -> str:
     host = node.host
+    if not node.port:
+        return f"http://{node.id}"
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

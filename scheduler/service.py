@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+import httpx
 import structlog
 
 from scheduler.contact import Contact, describe
@@ -64,6 +65,7 @@ class SchedulerService:
         owner: name of this process in the lease; no other process, living or frozen, may have it.
         admin_token: of the nodes' operators' API, for probes.
         former: domains of earlier configurations, whose books are not closed yet.
+        at_home: the nodes in this process, and the way to each.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SchedulerService:
         owner: str,
         admin_token: str | None = None,
         former: Mapping[str, DomainSpec] | None = None,
+        at_home: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         config, accounts = topology.config.scheduler, tuple(topology.domains)
         domains = DomainDirectory(store, topology, former=former)
@@ -82,7 +85,7 @@ class SchedulerService:
         self._contact = Contact(store.masked_url)
         self._flush = Flush(store, domains, sink)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
-        self._nodes = Nodes(store, token=admin_token)
+        self._nodes = Nodes(store, token=admin_token, at_home=at_home)
         jobs = [
             *_returns(store, topology, self._nodes, pulses),
             *_books(store, topology, domains, self._flush, self._contact),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import httpx
 import structlog
 
 from scheduler.chronicles import Chronicles
@@ -48,6 +49,7 @@ class Shifts:
     Args:
         topology: what the process's own file comes to; run while there is no version.
         owner: first part of the names in the lease.
+        at_home: the nodes in this process, and the way to each.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Shifts:
         *,
         owner: str,
         admin_token: str | None,
+        at_home: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         self._store = store
         self._blueprints = blueprints
         self._versions = Versions(store, node=owner)
         self._owner = owner
         self._admin_token = admin_token
+        self._at_home = at_home
         self._plan = _Plan(0, topology)
         self._fault = ""
         self._refused = 0
@@ -134,6 +138,7 @@ class Shifts:
             owner=owner,
             admin_token=self._admin_token,
             former=plan.former,
+            at_home=self._at_home,
         )
         self._serves = plan.number
         service.start()

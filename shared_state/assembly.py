@@ -30,6 +30,7 @@ from shared_state.config.models import ModelConfig, PricingConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
+from shared_state.config.secrets import check_secrets
 from shared_state.dynamic import is_dynamic, strategy_of
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
@@ -55,6 +56,7 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     """Build all specs; what is wrong goes to ``log``."""
     check_names(config, log)
     check_discovery(config, log)
+    check_secrets(config.secrets, log)
     parts = Parts(tree=_grow_tree(config, log))
     limits = merge_limits(config, log)
     profiles = _find_profiles(config, log)
@@ -180,14 +182,30 @@ def _build_model(
     upstream = model.upstream or model_id.removeprefix(f"{model.provider}.")
     inherited = inherit(model, profile.model(upstream) if profile else None)
     inherited = inherited.model_copy(update={"limits": with_budget(inherited.limits, inherited.budget)})
+    leaves = _leaves(model_id, inherited.capabilities, tree, log)
+    if profile is not None and profile.offers:
+        _check_offers(model_id, leaves, profile, tree, log)
     return ModelSpec(
         id=model_id,
         provider=model.provider,
         domain=domain,
         upstream=upstream,
-        capabilities=_leaves(model_id, inherited.capabilities, tree, log),
+        capabilities=leaves,
         config=inherited,
+        web=profile.web if profile is not None else "",
     )
+
+
+def _check_offers(
+    model_id: str, leaves: frozenset[str], profile: ConnectorProfile, tree: CapabilityTree, log: FaultLog
+) -> None:
+    """What the provider has no API for would never be served."""
+    beyond = sorted(leaves - {tree.resolve_name(name) for name in profile.offers})
+    if beyond:
+        message = (
+            f"connector {profile.id} offers no {', '.join(beyond)}; it offers: {', '.join(profile.offers)}"
+        )
+        log.add(("models", model_id, "capabilities"), message)
 
 
 def _no_capability(spec: ModelSpec) -> str:
@@ -216,9 +234,13 @@ def inherit(model: ModelConfig, entry: CatalogueModel | None) -> ModelConfig:
     }
     if not model.capabilities:
         update["capabilities"] = list(entry.capabilities)
-    if "pricing" not in model.model_fields_set and entry.price_input is not None:
-        update["pricing"] = PricingConfig.model_validate(
-            {"input": entry.price_input, "output": entry.price_output or 0.0}
+    if "pricing" not in model.model_fields_set and (
+        entry.price_input is not None or entry.price_per_request is not None
+    ):
+        update["pricing"] = PricingConfig(
+            input=entry.price_input or 0.0,
+            output=entry.price_output or 0.0,
+            per_request=entry.price_per_request or 0.0,
         )
     return model.model_copy(update=update)
 

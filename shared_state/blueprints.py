@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shared_state.config.loader import Written, read_config
+from shared_state.config.loader import Written, read_config, read_secrets
 from shared_state.config.portions import shared_part, with_own_part
 from shared_state.topology import Topology, build_topology
 from shared_state.versions import is_same
@@ -31,6 +33,7 @@ class Blueprints:
         self.own = own
         self._check = check
         self._environ = environ
+        self._salt = secrets.token_bytes(32)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -51,6 +54,17 @@ class Blueprints:
         topology = build_topology(read_config(whole, environ=self._environ, source=source))
         self._check(topology)
         return topology
+
+    def mark_secrets(self, document: Mapping[str, Any]) -> bytes | None:
+        """What tells in this process whether a secret of a version's document has changed; None if none can.
+
+        Raises:
+            ConfigurationError, SecretStoreError: the store cannot be used.
+        """
+        found = read_secrets(with_own_part(document, self.own.document), environ=self._environ)
+        if found is None:
+            return None
+        return hashlib.blake2b(repr(sorted(found.items())).encode(), key=self._salt).digest()
 
     async def read(self, document: Mapping[str, Any], *, source: str) -> Topology:
         """The same beside the event loop: a large mesh takes a while, and requests are under way."""

@@ -32,6 +32,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from shared_state.addresses import CLUSTER, SENTINEL, Address, Host
 from shared_state.cancellation import end_all
+from shared_state.lines import Lines
 from shared_state.steady import Steady, make_steady, steady
 
 #: What redis-py and the event loop raise when the store is away, slow or not able to serve.
@@ -306,6 +307,13 @@ def open_client(address: Address, *, timeout_s: float, name: str, home: str) -> 
         else make_steady(FinalPool.from_url(address.url, **options, **_common()))
     )
     return Redis(connection_pool=pool)
+
+
+def open_lines(address: Address, client: Client) -> Lines | None:
+    """The cheap way to the one server; None where servers may change: there each call asks who is meant."""
+    if address.scheme == SENTINEL or isinstance(client, ClusterClient):
+        return None
+    return Lines(client.connection_pool, otherwise=client.execute_command)
 
 
 async def close_client(client: Client) -> None:

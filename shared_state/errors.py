@@ -2,6 +2,7 @@
 
 ModelMeshError
 ├── ConfigurationError             the configuration is refused; every fault is listed
+├── SecretStoreError               a secret store cannot be used, or cannot give a secret
 ├── StateUnavailableError          Redis is away and the deployment prefers refusing
 │   └── TermChangedError           the server is new; this node has to assert what it knows
 ├── FencedOffError                 another scheduler leads
@@ -31,7 +32,9 @@ ModelMeshError
 │   └── DeadlineExceededError
 └── ProviderError                  one attempt on one provider failed
     ├── RejectedRequestError       the provider says that the caller is wrong; its body is passed on
-    │   └── ApiMissingError        it has no such API
+    │   ├── ApiMissingError        it has no such API
+    │   └── PageUnreadableError    a page of the web cannot be read by it
+    │       └── PageGoneError      nor by anybody else
     ├── AuthenticationError
     ├── RateLimitError
     ├── QuotaExhaustedError
@@ -103,6 +106,22 @@ class ConfigurationError(ModelMeshError):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         super().__init__(f"{source}: {len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}")
         self.faults = faults
+
+
+class SecretStoreError(ModelMeshError):
+    """A secret store cannot be used, or cannot give a secret. The message never holds a value.
+
+    Attributes:
+        key: the key of the ``secrets`` section that it is about, if it is about one.
+        is_outage: asking for another secret would end the same way.
+    """
+
+    default_code = "secret_store"
+
+    def __init__(self, message: str, *, key: str | None = None, is_outage: bool = False) -> None:
+        super().__init__(message)
+        self.key = key
+        self.is_outage = is_outage
 
 
 class StateUnavailableError(ModelMeshError):
@@ -366,6 +385,25 @@ class ApiMissingError(RejectedRequestError):
     default_code = "unsupported_api"
     blame = Blame.NOBODY
     retryable = True
+
+
+class PageUnreadableError(RejectedRequestError):
+    """A page of the web does not let itself be read by this provider, which is well all the same; another may get through."""
+
+    default_code = "page_unreadable"
+    blame = Blame.NOBODY
+    retryable = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422)
+
+
+class PageGoneError(PageUnreadableError):
+    """There is no such page, whoever asks for it."""
+
+    default_code = "page_not_found"
+    blame = Blame.CALLER
+    retryable = False
 
 
 class OutputOverrunError(ProviderError):

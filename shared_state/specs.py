@@ -27,6 +27,7 @@ class ModelSpec:
         capabilities: full paths of leaves.
         config: as configured; what was left out is inherited from the catalogue, and its pools' caps are among the limits.
         maintenance: windows of all its pools, each with its time zone.
+        web: whose words its provider understands as a service of the web; empty where it does not know more of that than others.
     """
 
     id: str
@@ -36,6 +37,7 @@ class ModelSpec:
     capabilities: frozenset[str]
     config: ModelConfig
     maintenance: tuple[MaintenanceConfig, ...] = ()
+    web: str = ""
 
     @property
     def is_priced(self) -> bool:

@@ -13,8 +13,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from shared_state.addresses import mask_url, parse_address
 from shared_state.cancellation import obey_cancellation
-from shared_state.connections import STORE_ERRORS, close_client, open_client, open_subscriber
-from shared_state.deadline import Deadline
+from shared_state.connections import STORE_ERRORS, close_client, open_client, open_lines, open_subscriber
+from shared_state.deadline import Deadlines
 from shared_state.keys import Keys
 from shared_state.scripts import (
     Script,
@@ -49,6 +49,10 @@ class Store:
         self._has_functions = True
         self.client = open_client(self._address, timeout_s=timeout_s, name=name, home=self.keys.leader)
         self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command
+        self._lines = open_lines(self._address, self.client)
+        #: The cheap way for scripts, which are called with every request; elsewhere there is only the one.
+        self._ask = self._execute if self._lines is None else self._lines.ask
+        self._deadlines = Deadlines(timeout_s)
 
     @property
     def masked_url(self) -> str:
@@ -64,7 +68,7 @@ class Store:
         known = self._scripts.get(script)
         if known is None:
             known = self._scripts[script] = Script(script)
-        async with Deadline(self.timeout_s):
+        with self._deadlines.begin():
             if self._has_functions and known.function:
                 reply = await self._call(known, keys, args)
             else:
@@ -76,7 +80,7 @@ class Store:
         """Calls it as a function; where there are none it is evaluated, now and from now on."""
         words = ("FCALL", script.function, len(keys), *keys, *args)
         try:
-            return await self._execute(*words)
+            return await self._ask(*words)
         except ResponseError as error:
             if not (is_unknown_function(error) or has_no_functions(error)):
                 raise
@@ -84,7 +88,7 @@ class Store:
         try:
             if is_loading:
                 await load_library(self.client, script, keys[0])
-                return await self._execute(*words)
+                return await self._ask(*words)
         except ResponseError as error:
             if not has_no_functions(error):
                 raise
@@ -93,9 +97,9 @@ class Store:
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         try:
-            return await self._execute("EVALSHA", script.digest, len(keys), *keys, *args)
+            return await self._ask("EVALSHA", script.digest, len(keys), *keys, *args)
         except NoScriptError:
-            return await self._execute("EVAL", script.text, len(keys), *keys, *args)
+            return await self._ask("EVAL", script.text, len(keys), *keys, *args)
 
     async def forget_libraries(self) -> int:
         """Removes what other releases have left on the servers; how many libraries.
@@ -106,7 +110,7 @@ class Store:
         if not self._has_functions:
             return 0
         try:
-            async with Deadline(self.timeout_s):
+            with self._deadlines.begin():
                 count = await forget_libraries(self.client)
         except ResponseError as error:
             if not has_no_functions(error):
@@ -121,14 +125,14 @@ class Store:
         Raises:
             RedisError, OSError, TimeoutError: the store is away or slow; the command may have been applied.
         """
-        async with Deadline(self.timeout_s):
+        with self._deadlines.begin():
             reply = await self._execute(*words)
         obey_cancellation()
         return reply
 
     async def ping(self) -> None:
         """Raises when the store does not answer within the deadline."""
-        async with Deadline(self.timeout_s):
+        with self._deadlines.begin():
             await self._execute("PING")
         obey_cancellation()
 
@@ -138,4 +142,6 @@ class Store:
 
     async def aclose(self) -> None:
         """Closes all connections, for good: whoever calls afterwards finds the store away."""
+        if self._lines is not None:
+            await self._lines.aclose()
         await close_client(self.client)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
-from modelmesh.cli import configure, decide, keys, observe, operate, run, state
+from modelmesh.cli import configure, decide, keys, observe, operate, run, secrets, state
 
 app = typer.Typer(
     name="modelmesh",
@@ -23,6 +23,7 @@ decide.register(app)
 configure.register(app)
 keys.register(app)
 state.register(app)
+secrets.register(app)
 
 
 def _show_version(wanted: bool) -> None:

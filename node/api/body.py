@@ -91,7 +91,8 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    return headers_of(scope).get(name)
+    known: dict[bytes, bytes] | None = scope.get(_INDEX)
+    return (headers_of(scope) if known is None else known).get(name)
 
 
 def _check_size(size: int, limit_bytes: int) -> None:

@@ -10,7 +10,7 @@ def check_chat(fields: Fields) -> None:
     """A conversation."""
     check_messages(fields)
     _check_stream(fields)
-    _check_counts(fields, "max_tokens", "max_completion_tokens", "n")
+    check_counts(fields, "max_tokens", "max_completion_tokens", "n")
 
 
 def check_message(fields: Fields) -> None:
@@ -19,7 +19,7 @@ def check_message(fields: Fields) -> None:
     _check_stream(fields)
     if fields.get("max_tokens") is None:
         raise RequestError("'max_tokens' is required", param="max_tokens")
-    _check_counts(fields, "max_tokens")
+    check_counts(fields, "max_tokens")
 
 
 def check_messages(fields: Fields) -> None:
@@ -36,15 +36,15 @@ def check_response(fields: Fields) -> None:
     if not fields.get("prompt"):
         _check_input(fields, "input")
     _check_stream(fields)
-    _check_counts(fields, "max_output_tokens")
+    check_counts(fields, "max_output_tokens")
 
 
 def check_completion(fields: Fields) -> None:
     """A prompt, several, or their tokens; no output at all may be asked for, to have the prompt judged."""
     _check_input(fields, "prompt")
     _check_stream(fields)
-    _check_counts(fields, "n", "best_of")
-    _check_counts(fields, "max_tokens", least=0)
+    check_counts(fields, "n", "best_of")
+    check_counts(fields, "max_tokens", least=0)
 
 
 def check_input(fields: Fields) -> None:
@@ -59,7 +59,7 @@ def check_rerank(fields: Fields) -> None:
     documents = fields.get("documents")
     if not isinstance(documents, list) or not documents:
         raise RequestError("'documents' must be a non-empty array", param="documents")
-    _check_counts(fields, "top_n")
+    check_counts(fields, "top_n")
 
 
 def check_files(fields: Fields, form: Form, names: frozenset[str]) -> None:
@@ -72,21 +72,21 @@ def check_files(fields: Fields, form: Form, names: frozenset[str]) -> None:
 
 def check_speech(fields: Fields) -> None:
     """A text to be spoken; whether there must be a voice is for the provider to say."""
-    _check_text(fields, "input")
+    check_text(fields, "input")
     if not isinstance(fields.get("stream_format"), str | None):
         raise RequestError("'stream_format' must be a string", param="stream_format")
 
 
 def check_image(fields: Fields) -> None:
     """What is to be drawn, or done to an image."""
-    _check_text(fields, "prompt")
+    check_text(fields, "prompt")
     check_variation(fields)
 
 
 def check_variation(fields: Fields) -> None:
     """An image alone will do."""
     _check_stream(fields)
-    _check_counts(fields, "n")
+    check_counts(fields, "n")
 
 
 def check_transcription(fields: Fields) -> None:
@@ -96,7 +96,8 @@ def check_transcription(fields: Fields) -> None:
         raise RequestError("'response_format' must be a string", param="response_format")
 
 
-def _check_text(fields: Fields, name: str) -> None:
+def check_text(fields: Fields, name: str) -> None:
+    """A field that must be a text."""
     given = fields.get(name)
     if not isinstance(given, str) or not given:
         raise RequestError(f"'{name}' must be a non-empty string", param=name)
@@ -115,7 +116,8 @@ def _check_stream(fields: Fields) -> None:
         raise RequestError("'stream_options' must be an object", param="stream_options")
 
 
-def _check_counts(fields: Fields, *names: str, least: int = 1) -> None:
+def check_counts(fields: Fields, *names: str, least: int = 1) -> None:
+    """Fields that are whole numbers if they are there."""
     kind = "positive integer" if least else "whole number, 0 or more"
     for name in names:
         value = fields.get(name)

@@ -82,7 +82,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; every error becomes an answer."""
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         request_id = request_id_of(scope)
         recorder = self._recorder(scope, send)
         is_typed = self._surface.events is not None
@@ -113,7 +114,7 @@ class Endpoint:
         finally:
             if claim is not None:
                 await claim.end()
-        self._note(scope["path"], request_id, name, call, reply, trail, started=started)
+        self._note(scope["path"], request_id, name, call, reply, trail, started=started, ended=loop.time())
 
     def _note(
         self,
@@ -125,12 +126,11 @@ class Endpoint:
         trail: Trail,
         *,
         started: float,
+        ended: float,
     ) -> None:
         """Counts and logs a finished request, and records its decision where somebody may ask for it."""
         outcome = trail.outcome or "ok"
-        self._edge.metrics.observe(
-            trail, outcome=outcome, started=started, ended=asyncio.get_running_loop().time()
-        )
+        self._edge.metrics.observe(trail, outcome=outcome, started=started, ended=ended)
         self._edge.request_log.write(
             request_id,
             path=path,
@@ -138,6 +138,7 @@ class Endpoint:
             status=reply.status,
             outcome=outcome,
             started=started,
+            ended=ended,
             trail=trail,
         )
         decisions = self._edge.decisions

@@ -34,7 +34,7 @@ class Prober:
             return ProbeView(id=model.id, verdict="no_probe", message="there is no probe for what it does")
         reply, trail = _Silence(), Trail()
         error = await self._send(call, reply, trail)
-        latency_ms = round((asyncio.get_running_loop().time() - call.started) * 1000, 3)
+        ended = asyncio.get_running_loop().time()
         verdict = _verdict(error, trail)
         trail.outcome = "ok" if error is None else error.code or "provider_error"
         self._log.write(
@@ -44,12 +44,13 @@ class Prober:
             status=200 if error is None else error.http_status,
             outcome=trail.outcome,
             started=call.started,
+            ended=ended,
             trail=trail,
         )
         return ProbeView(
             id=model.id,
             verdict=verdict,
-            latency_ms=latency_ms if trail.attempts else None,
+            latency_ms=round((ended - call.started) * 1000, 3) if trail.attempts else None,
             code=None if error is None else error.code,
             cause=_cause(error, trail),
             message="" if error is None else error.message,

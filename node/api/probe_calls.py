@@ -19,6 +19,8 @@ from node.api.surfaces import (
     IMAGES,
     MODERATIONS,
     RERANK,
+    SCRAPE,
+    SEARCH,
     SPEECH,
     TRANSCRIPTIONS,
 )
@@ -34,6 +36,8 @@ _DRAWS: Final = "generation.image-generation.text-to-image"
 #: A little more than the tenth of a second that transcribers insist on.
 _SILENCE_S: Final = 0.12
 _SAMPLES_PER_S: Final = 16_000
+#: A page that is there for everybody, and small.
+_PAGE: Final = "https://example.com/"
 _BOUNDARY: Final = b"modelmesh-probe"
 
 
@@ -52,12 +56,12 @@ def _delivered(fields: Fields, model: ModelSpec) -> Fields:
     return fields if model.config.delivery.synchronous else {**fields, "stream": True}
 
 
-def _only_completes(capabilities: frozenset[str]) -> bool:
-    return capabilities == {_COMPLETES}
+def _only_completes(model: ModelSpec) -> bool:
+    return model.capabilities == {_COMPLETES}
 
 
-def _draws(capabilities: frozenset[str]) -> bool:
-    return _DRAWS in capabilities
+def _draws(model: ModelSpec) -> bool:
+    return _DRAWS in model.capabilities
 
 
 def _fixed(**fields: Any) -> Callable[[ModelSpec], Fields]:
@@ -66,17 +70,17 @@ def _fixed(**fields: Any) -> Callable[[ModelSpec], Fields]:
 
 #: A kind of API, whose models are asked by it, and its smallest request; of several the first. There is none that is small for video
 #: and for changing an image.
-_PROBES: Final[
-    tuple[tuple[Surface, Callable[[frozenset[str]], bool], Callable[[ModelSpec], Fields]], ...]
-] = (
+_PROBES: Final[tuple[tuple[Surface, Callable[[ModelSpec], bool], Callable[[ModelSpec], Fields]], ...]] = (
     (COMPLETIONS, _only_completes, _completion),
-    (CHAT, CHAT.serves, _chat),
-    (EMBEDDINGS, EMBEDDINGS.serves, _fixed(input="ping")),
-    (MODERATIONS, MODERATIONS.serves, _fixed(input="ok")),
-    (RERANK, RERANK.serves, _fixed(query="ok", documents=["ok"])),
-    (TRANSCRIPTIONS, TRANSCRIPTIONS.serves, _fixed()),
-    (SPEECH, SPEECH.serves, _fixed(input="ok", voice="alloy")),
+    (CHAT, CHAT.suits, _chat),
+    (EMBEDDINGS, EMBEDDINGS.suits, _fixed(input="ping")),
+    (MODERATIONS, MODERATIONS.suits, _fixed(input="ok")),
+    (RERANK, RERANK.suits, _fixed(query="ok", documents=["ok"])),
+    (TRANSCRIPTIONS, TRANSCRIPTIONS.suits, _fixed()),
+    (SPEECH, SPEECH.suits, _fixed(input="ok", voice="alloy")),
     (IMAGES, _draws, _fixed(prompt="a dot")),
+    (SEARCH, SEARCH.suits, _fixed(query="ping", max_results=1)),
+    (SCRAPE, SCRAPE.suits, _fixed(url=_PAGE)),
 )
 
 
@@ -87,7 +91,7 @@ def probe_call(model: ModelSpec, how: How, within_s: float | None = None) -> Cal
         within_s: its deadline; None: the pool's rule.
     """
     for surface, is_for, write in _PROBES:
-        if is_for(model.capabilities):
+        if is_for(model):
             fields = {"model": model.id, **write(model)}
             form = _silence(model.id) if surface is TRANSCRIPTIONS else None
             return _call(surface, fields, how, form, within_s)

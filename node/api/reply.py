@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 from starlette.types import Send
@@ -139,12 +140,17 @@ def trail_headers(trail: Trail, request_id: str, voice: Voice = Voice.OPENAI) ->
         headers.append((b"x-modelmesh-panic", b"true"))
     target: Any = trail.target
     if target is not None:
-        headers += [
-            (b"x-modelmesh-pool", _ascii(target.pool.id)),
-            (b"x-modelmesh-model", _ascii(target.model.id)),
-            (b"x-modelmesh-provider", _ascii(target.model.provider)),
-        ]
+        headers += _target_headers(target.pool.id, target.model.id, target.model.provider)
     return headers
+
+
+@functools.lru_cache(maxsize=1024)
+def _target_headers(pool: str, model: str, provider: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-modelmesh-pool", _ascii(pool)),
+        (b"x-modelmesh-model", _ascii(model)),
+        (b"x-modelmesh-provider", _ascii(provider)),
+    )
 
 
 def _ascii(text: str) -> bytes:

@@ -20,8 +20,11 @@ from node.api.checks import (
     check_transcription,
     check_variation,
 )
+from node.api.web_checks import check_scrape, check_search
 from node.call import EventShape, Fields, Kind, Surface, Voice
+from node.routing.web_needs import scrape_wants, search_wants
 from node.routing.weight import weigh_text
+from shared_state.capabilities.catalogue import PAGE_READING, WEB_SEARCH
 
 #: Nodes of the capability tree whose models do not hold a conversation.
 _NOT_CHAT: Final = (
@@ -33,6 +36,7 @@ _NOT_CHAT: Final = (
     "transformation.image-editing.",
     "transformation.audio-processing.",
     "retrieval.reranking",
+    "retrieval.search.",
     "evaluation.content-moderation",
     "evaluation.toxicity-detection",
 )
@@ -344,6 +348,36 @@ TRANSLATIONS: Final = Surface(
     files=frozenset({"file", "url"}),
     is_metered=False,
 )
+SEARCH: Final = Surface(
+    "search",
+    "/search",
+    "results",
+    False,
+    _Any(("retrieval.search.",)),
+    check_search,
+    _unstated,
+    default_model="web-search",
+    is_sure=_Any((WEB_SEARCH,)),
+    is_metered=False,
+    is_read=False,
+    is_web=True,
+    wants=search_wants,
+)
+SCRAPE: Final = Surface(
+    "scrape",
+    "/scrape",
+    "content",
+    False,
+    _Any((PAGE_READING,)),
+    check_scrape,
+    _unstated,
+    default_model="document-parsing",
+    is_sure=_never,  # a model that reads documents may want them in a conversation
+    is_metered=False,
+    is_read=False,
+    is_web=True,
+    wants=scrape_wants,
+)
 SURFACES: Final = (
     CHAT,
     EMBEDDINGS,
@@ -358,4 +392,6 @@ SURFACES: Final = (
     IMAGE_VARIATIONS,
     TRANSCRIPTIONS,
     TRANSLATIONS,
+    SEARCH,
+    SCRAPE,
 )

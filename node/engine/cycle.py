@@ -131,12 +131,14 @@ class Cycle:
         """A piece of the body has arrived."""
         self._chunks.append(chunk)
         self.unread_bytes += len(chunk)
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def feed_end(self) -> None:
         """The body is complete."""
         self._body_complete = True
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def disconnect(self) -> None:
         """The client is gone, or will not be listened to any more."""

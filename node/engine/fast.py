@@ -26,6 +26,7 @@ class FastEngine:
         self.app = app
         self.options = options
         self.state = state
+        self._loop = asyncio.get_running_loop()
         self.is_announcing = False
         self.is_stopping = False
         self.cycles: set[Cycle] = set()
@@ -44,7 +45,7 @@ class FastEngine:
         return len(self.open_connections)
 
     async def listen(self, sockets: Sequence[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         for sock in sockets:
             sock.setblocking(False)
             self._sockets.append(sock)
@@ -75,9 +76,8 @@ class FastEngine:
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
-        loop = asyncio.get_running_loop()
         for client in waiting:
-            await loop.connect_accepted_socket(self._connect, client)
+            await self._loop.connect_accepted_socket(self._connect, client)
         for connection in list(self.open_connections):
             connection.close_if_idle()
 
@@ -108,7 +108,7 @@ class FastEngine:
     def run(self, cycle: Cycle) -> None:
         """Call the application for a request."""
         self.cycles.add(cycle)
-        cycle.task = asyncio.get_running_loop().create_task(cycle.run(self.app))
+        cycle.task = self._loop.create_task(cycle.run(self.app))
 
     def returned(self, cycle: Cycle) -> None:
         """The application call has ended, its connection perhaps long ago."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import httptools
 
@@ -27,7 +28,8 @@ class RequestReader:
     def __init__(self, options: ServerOptions, begin: Begin) -> None:
         self.cycle: Cycle | None = None
         self.in_head = False
-        self._options = options
+        self._max_head_bytes = options.max_head_bytes
+        self._max_headers = options.max_headers
         self._begin = begin
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._target = b""
@@ -74,11 +76,14 @@ class RequestReader:
         self._count_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + _LINE_OVERHEAD_BYTES)
+        self._head_bytes += len(name) + len(value) + _LINE_OVERHEAD_BYTES
+        if self._head_bytes > self._max_head_bytes:
+            self._refuse_head()
         if self.in_head:  # else a trailer: counted with the head, and dropped
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
-            if len(self._headers) > self._options.max_headers:
-                raise RefusedError(431, f"More than {self._options.max_headers} request headers.")
+            headers = self._headers
+            headers.append((name.lower(), value.rstrip(b" \t")))
+            if len(headers) > self._max_headers:
+                raise RefusedError(431, f"More than {self._max_headers} request headers.")
 
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
@@ -103,9 +108,12 @@ class RequestReader:
 
     def _count_head(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes
-        if self._head_bytes > self._options.max_head_bytes:
-            self.close()
-            raise RefusedError(431, f"The request head is larger than {self._options.max_head_bytes} bytes.")
+        if self._head_bytes > self._max_head_bytes:
+            self._refuse_head()
+
+    def _refuse_head(self) -> NoReturn:
+        self.close()
+        raise RefusedError(431, f"The request head is larger than {self._max_head_bytes} bytes.")
 
     def _without_upgrade(self, method: bytes, framing: Framing) -> Framing:
         """An Upgrade header is ignored, as the standard allows; the connection ends after this request."""

@@ -50,28 +50,27 @@ def judge_headers(headers: Headers, version: str) -> Framing:
     Raises:
         RefusedError: the message could be understood in two ways.
     """
-    judged = [header for header in headers if header[0] in _JUDGED]
-    names = [name for name, _ in judged]
+    names = [name for name, _ in headers if name in _JUDGED]
     if names == [b"host"] and version == "1.1":  # nearly every GET
         return _PLAIN
     if version == "1.1" and names.count(b"host") == 1 and len(names) == 2 and b"content-length" in names:
         return _PLAIN_BODY  # nearly every POST; the parser has checked the number
-    return _judge(judged, names, version)
+    return _judge(headers, names, version)
 
 
-def _judge(judged: Headers, names: list[bytes], version: str) -> Framing:
+def _judge(headers: Headers, names: list[bytes], version: str) -> Framing:
     if version not in {"1.0", "1.1"}:
         raise RefusedError(505, "HTTP/1.1 is spoken here.")
     if (hosts := names.count(b"host")) > 1 or (hosts == 0 and version == "1.1"):
         raise RefusedError(400, "A request has exactly one Host header.")
-    codings = [value.lower() for name, value in judged if name == b"transfer-encoding"]
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
     lengths = names.count(b"content-length")
     if codings and (codings != [b"chunked"] or lengths or version == "1.0"):
         raise RefusedError(400, "The only framings known are Content-Length and, with HTTP/1.1, chunked.")
     if lengths > 1:
         raise RefusedError(400, "Content-Length is given more than once.")
-    tokens = _tokens(value for name, value in judged if name == b"connection")
-    expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in judged)
+    tokens = _tokens(value for name, value in headers if name == b"connection")
+    expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
     return Framing(
         keep_alive=b"close" not in tokens and (version == "1.1" or b"keep-alive" in tokens),
         expects_continue=expects and version == "1.1",

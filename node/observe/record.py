@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from node.call import Call, Caps, Step, Target, Trail
 from node.routing.fitness import Members
-from node.routing.needs import NAMES, Needs
+from node.routing.needs import Needs
 from node.routing.pipeline import STAGES, Plan
 from node.routing.ranking import Ranked
 from node.routing.strategies import Signal
+from node.routing.web_needs import ALL_NAMES
 from shared_state.entries import How
 from shared_state.errors import ModelMeshError
 from shared_state.ledger import UNKNOWN, Code
@@ -115,7 +116,7 @@ def _plan(plan: Plan) -> Record:
 
 
 def _needs(needs: Needs) -> Record:
-    wanted = [name for value, name in NAMES.items() if needs.wants & value]
+    wanted = [name for value, name in ALL_NAMES.items() if needs.wants & value]
     return {"features": wanted, **{name: value for name, value in needs._asdict().items() if name != "wants"}}
 
 

@@ -34,13 +34,13 @@ class RequestLog:
         status: int,
         outcome: str,
         started: float,
+        ended: float,
         trail: Trail,
     ) -> None:
-        """Logs a finished request; ``started`` is loop time."""
+        """Logs a finished request; ``started`` and ``ended`` are loop time."""
         if len(self._lines) >= _MOST_LINES:
             self.dropped += 1
             return
-        loop = asyncio.get_running_loop()
         target = trail.target
         self._lines.append(
             orjson.dumps(
@@ -62,7 +62,7 @@ class RequestLog:
                     "panic": trail.is_panic,
                     "skipped": trail.skipped,
                     "mode": trail.mode,
-                    "ms": round((loop.time() - started) * 1000, 1),
+                    "ms": round((ended - started) * 1000, 1),
                     "first_content_ms": round((trail.first_content - started) * 1000, 1)
                     if trail.first_content
                     else None,
@@ -72,7 +72,7 @@ class RequestLog:
             )
         )
         if self._handle is None:
-            self._handle = loop.call_later(_FLUSH_S, self.flush)
+            self._handle = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
         """Writes what has gathered."""

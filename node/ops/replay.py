@@ -11,10 +11,11 @@ from node.api.surfaces import SURFACES
 from node.call import Call, Caps
 from node.observe.record import error_name
 from node.routing.fitness import TextFacts
-from node.routing.needs import NAMES, Needs
+from node.routing.needs import Needs
 from node.routing.pipeline import Pipeline, Plan
 from node.routing.ranking import Facts, Ranker
 from node.routing.strategies import Request, Signal, Strategy
+from node.routing.web_needs import ALL_NAMES
 from node.signals import UNKNOWN
 from shared_state.client_keys import ClientKey
 from shared_state.config import LimitsConfig
@@ -32,7 +33,7 @@ from shared_state.state import ACTIVE, EntityState
 from shared_state.topology import ModelSpec, PoolSpec, Topology
 
 _NANO_PER_USD: Final = 10**9
-_BITS: Final = {name: value for value, name in NAMES.items()}
+_BITS: Final = {name: value for value, name in ALL_NAMES.items()}
 _ADMITTED: Final = "admitted"
 
 

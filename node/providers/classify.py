@@ -42,10 +42,12 @@ _MONEY = re.compile(
     r"|monthly spending limit|credits are depleted|monthly included credits|api calls / month",
     re.I,
 )
-#: A status of 400 is the caller's fault, but for Anthropic's two sentences about the account, which begin so.
+#: A status of 400 is the caller's fault, but for Anthropic's two sentences about the account, which begin so, and Serper's one.
 _MONEY_AS_400 = re.compile(
-    r"You have reached your specified (?:workspace )?API usage limits\.|Your credit balance is too low to access the "
+    r"You have reached your specified (?:workspace )?API usage limits\.|Your credit balance is too low to access the |Not enough credits"
 )
+#: An account that has nothing left: besides HTTP's own word for it Tavily's, for its plan and for what may be paid beyond it.
+_MONEY_STATUSES: Final = frozenset({402, 432, 433})
 #: Google refuses a key with a 400.
 _KEY_AS_400: Final = frozenset({"API_KEY_INVALID", "API_KEY_EXPIRED"})
 #: OpenAI's word, Azure's, and those of Anthropic, Ollama and vLLM.
@@ -137,7 +139,7 @@ def _callers_or_unknown(message: str, status: int, complaint: Complaint, body: b
 
 def _is_money(status: int, complaint: Complaint) -> bool:
     """Whether the account has nothing left, which no other model of it has either."""
-    if status == 402:
+    if status in _MONEY_STATUSES:
         return True
     if status == 400:
         return _MONEY_AS_400.match(complaint.message) is not None

@@ -110,12 +110,15 @@ def _of_text(error: Any, envelope: dict[str, Any]) -> Complaint:
 
 
 def _error_in(parsed: dict[str, Any]) -> Any:
-    """The error itself: under ``error``, first of ``errors`` (Cloudflare), or the whole object (Mistral, Cerebras, Cohere)."""
+    """The error itself: under ``error``, first of ``errors`` (Cloudflare), within ``detail`` (Tavily), or the whole object (Mistral, Cerebras, Cohere)."""
     if parsed.get("error"):
         return parsed["error"]
     errors = parsed.get("errors")
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
         return errors[0]
+    detail = parsed.get("detail")
+    if isinstance(detail, dict) and detail.get("error"):
+        return detail["error"]
     return parsed
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx
 import orjson
 
-from node.call import Call, Kind
+from node.call import Call, Kind, Surface
 from node.passport import HEADER
 from node.providers.classify import classify_response
-from node.providers.learned import Learned, learn, limit_headers
+from node.providers.learned import Learned, learn
+from node.providers.masking import Mask
 from node.providers.notices import LimitNotices
-from node.upstream import Address, AddressedRequest, parts_of, raw_headers
+from node.providers.web import WebApi, page_fault, web_apis
+from node.upstream import Address, AddressedRequest, parts_of
 from shared_state.config.limits import COUNTING
 from shared_state.errors import (
     ProviderError,
@@ -33,12 +35,16 @@ _VERSION: Final = (b"anthropic-version", b"2023-06-01")
 _EVENTS: Final = b"text/event-stream"
 _ACCEPTS: Final = {Kind.OBJECT: b"application/json", Kind.TEXT: b"*/*", Kind.BYTES: b"*/*"}
 
+#: How a key travels: header, and what stands before it. A local server that expects none may have been given one all the same.
+_BEARER: Final = ("authorization", "Bearer ")
+_KEYS: Final = {"x-api-key": ("x-api-key", "")}
+
 #: httpx errors that mean: nothing of the request can have reached the provider.
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class Connector:
-    """Sends requests in the OpenAI format to one provider account."""
+    """Sends requests to one provider account: in the OpenAI format, or in the words of a service of the web."""
 
     def __init__(self, provider: ProviderSpec, transport: httpx.AsyncBaseTransport) -> None:
         self.provider = provider
@@ -47,6 +53,8 @@ class Connector:
         self._headers = _fixed_headers(provider)
         self._bare_headers = [header for header in self._headers if header[0] != b"content-type"]
         self._notices = LimitNotices(provider)
+        self.mask = Mask(provider)
+        self._web = web_apis(provider.connector.web)
         clocks = provider.config.timeouts
         # The node's own clocks rule; the transport's are only the last resort.
         self._timeouts_s: dict[str, float | None] = {
@@ -75,6 +83,8 @@ class Connector:
             headers += self._passed_on(call)
         if passport:
             headers.append((HEADER, passport))
+        if call.surface.is_web:
+            return self._web_request(call, model, headers, on_send)
         if call.form is None:
             body = self._json(call, model)
         else:
@@ -92,6 +102,41 @@ class Connector:
                 [*(self._bare_headers if is_form else self._headers), (b"accept", accept)],
                 self._timeouts_s,
             )
+        return known
+
+    def web_api(self, surface: Surface) -> WebApi | None:
+        """How the provider does what a service of the web is asked for; None for any other API."""
+        return self._web[surface.path] if surface.is_web else None
+
+    def _web_request(
+        self,
+        call: Call,
+        model: ModelSpec,
+        headers: list[tuple[bytes, bytes]],
+        on_send: Callable[[], None] | None,
+    ) -> AddressedRequest:
+        api = self._web[call.surface.path]
+        fields = api.ask(call.fields, model.upstream)
+        most = model.config.constraints.max_output_tokens
+        if api.most_field and most:
+            fields[api.most_field] = most
+        body = orjson.dumps(fields)
+        if api.url and not self.provider.config.base_url:
+            address = self._web_address(api.url)
+        else:
+            is_news = api.news_path and call.fields.get("topic") == "news"
+            address = self._web_address(self.provider.base_url + (api.news_path if is_news else api.path))
+        return AddressedRequest(address, headers, body, on_send=on_send)
+
+    def _web_address(self, url: str) -> Address:
+        """An address that may be on another host than the provider's others."""
+        key = (url, b"", False)
+        known = self._addresses.get(key)
+        if known is None:
+            host = (b"host", httpx.URL(url).netloc)
+            rest = [header for header in self._headers if header[0] != b"host"]
+            headers = [host, *rest, (b"accept", b"application/json")]
+            known = self._addresses[key] = Address(httpx.URL(url), headers, self._timeouts_s)
         return known
 
     def _passed_on(self, call: Call) -> list[tuple[bytes, bytes]]:
@@ -126,8 +171,11 @@ class Connector:
             extensions={"timeout": self._timeouts_s},
         )
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request, web: WebApi | None = None) -> httpx.Response:
         """Sends; the successful answer with its body still to come.
+
+        Args:
+            web: how a service of the web excuses itself.
 
         Raises:
             ProviderError: no connection, or an answer that is not a success; it was read and closed.
@@ -140,6 +188,8 @@ class Connector:
         if response.status_code == 200:
             return response
         body = await self._error_body(response)
+        if web is not None and (fault := page_fault(web, response.status_code, body, provider=name)):
+            raise fault
         raise classify_response(
             response.status_code,
             response.headers,
@@ -148,14 +198,11 @@ class Connector:
             dialect=self.provider.connector.dialect,
         )
 
-    def heed(self, response: httpx.Response, model: ModelSpec) -> list[Learned]:
-        """What the head of a successful answer tells about the provider's own limits.
+    def heed(self, headers: Mapping[str, str], model: ModelSpec) -> list[Learned]:
+        """What the headers of a successful answer (see `limit_headers`) tell about the provider's own limits.
 
         Windows that our books do not know, such as those of a second, matter only once they refuse.
         """
-        headers = limit_headers(raw_headers(response))
-        if not headers:
-            return []
         self._notices.note(headers, model)
         learned = learn(headers, dialect=self.provider.connector.dialect)
         return [word for word in learned if word.window in COUNTING]
@@ -193,7 +240,7 @@ class Connector:
             pass  # the status alone tells enough
         finally:
             await response.aclose()
-        return body
+        return self.mask.raw(body)
 
 
 def translate(error: Exception, *, provider: str) -> ProviderError:
@@ -218,11 +265,10 @@ def _fixed_headers(provider: ProviderSpec) -> list[tuple[bytes, bytes]]:
         "accept-encoding": "identity",
     }
     headers.update(provider.connector.extra_headers)
-    key = provider.api_key.get_secret_value() if provider.api_key is not None else ""
-    if key and provider.connector.auth == "x-api-key":
-        headers["x-api-key"] = key
-    elif key:
-        headers["authorization"] = f"Bearer {key}"
+    if provider.api_key is not None and provider.api_key.get_secret_value():
+        key = provider.api_key.get_secret_value()
+        name, prefix = _KEYS.get(provider.connector.auth, _BEARER)
+        headers[name] = prefix + key
     if provider.config.organization:
         headers["openai-organization"] = provider.config.organization
     headers.update(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from node.providers.learned import learn, limit_headers, told_limits
+from node.providers.learned import learn, told_limits
 
 _USUAL_LIFE_S: Final = 60.0
 
@@ -17,11 +17,8 @@ class Told(NamedTuple):
     life_s: float
 
 
-def headroom_told(raw: Iterable[tuple[bytes, bytes]], *, dialect: str) -> Told | None:
-    """The smallest share among the windows that an answer's headers tell in full; None if there is none."""
-    headers = limit_headers(raw)
-    if not headers:
-        return None
+def headroom_told(headers: Mapping[str, str], *, dialect: str) -> Told | None:
+    """The smallest share among the windows that an answer's headers (see `limit_headers`) tell in full; None if there is none."""
     limits = told_limits(headers, dialect=dialect)
     told = [
         Told(min(1.0, remaining / limits[window]), reset_ms / 1000 or _USUAL_LIFE_S)

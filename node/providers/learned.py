@@ -38,13 +38,8 @@ class Learned(NamedTuple):
 
 
 def limit_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Of an answer's headers those that may tell a limit, by lower-case name; empty for most providers."""
-    found = {}
-    for name, value in raw:
-        lowered = name.lower()
-        if _MARK in lowered:
-            found[lowered.decode("latin-1")] = value.decode("latin-1")
-    return found
+    """Of an answer's headers (names in lower case) those that may tell a limit; empty for most providers."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw if _MARK in name}
 
 
 def learn(headers: Mapping[str, str], *, dialect: str) -> list[Learned]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from node.routing.needs import NAMES, Feature, Needs, language_of
+from node.routing.web_needs import ALL_NAMES, bits_of
 from shared_state.catalogue.profiles import CHAT_ONLY
 from shared_state.config.models import ModelConfig
 
@@ -47,14 +48,16 @@ class Abilities(NamedTuple):
     apis: frozenset[str] = CHAT_ONLY
 
 
-def abilities_of(model: ModelConfig, *, apis: frozenset[str] = CHAT_ONLY) -> Abilities:
-    """What a configured model declares."""
+def abilities_of(
+    model: ModelConfig, *, apis: frozenset[str] = CHAT_ONLY, web_lacks: frozenset[str] = frozenset()
+) -> Abilities:
+    """What a configured model declares, and what its provider is known to lack as a service of the web."""
     sizes = model.constraints
     lacks = sum(feature for feature, name in NAMES.items() if getattr(model.features, name) is False)
     if "chat" not in apis:
         lacks |= _UNHEARD
     return Abilities(
-        lacks=lacks,
+        lacks=lacks | bits_of(web_lacks),
         window=sizes.context_window or _UNKNOWN,
         output=sizes.max_output_tokens or _UNKNOWN,
         images=_UNKNOWN if sizes.max_images is None else sizes.max_images,
@@ -89,7 +92,7 @@ def unfit(model: Abilities, needs: Needs, api: str = "") -> str | None:
     """
     missing = model.lacks & needs.wants
     if missing:
-        return NAMES[missing & -missing]
+        return ALL_NAMES[missing & -missing]
     if needs.output > model.output:
         return "max_output_tokens"
     if needs.images > model.images:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final, NoReturn
 
 import httpx
+import orjson
 
 from node.call import Call, Kind, Reply, Target, Trail
 from node.providers.classify import classify_event
 from node.providers.connector import translate, unary_fields
-from node.providers.learned import Learned, fresh
+from node.providers.learned import Learned, fresh, limit_headers
 from node.providers.taps import Tap, drain, open_tap, until_content
 from node.providers.usage import Usage, cost_nano, usage_from
+from node.providers.web import WebApi, tokens_told, told_in_our_words
 from node.routing.bridge import bridged
 from node.routing.comfort import Comfort
 from node.routing.estimate import prompt_tokens
@@ -23,7 +24,6 @@ from node.routing.interrupts import Cause, Interrupted, Interrupts
 from node.routing.lanes import Lane
 from node.routing.outcomes import outcome_of, pause_s, reset_s
 from node.upstream import content_type, parts_of, raw_headers
-from node.upstream.wire import RawHeaders
 from shared_state.catalogue.dialects import dialect_of
 from shared_state.errors import (
     AdmissionLapsedError,
@@ -51,7 +51,7 @@ class Attempt:
     """Carries one admitted reservation to its settlement.
 
     Attributes:
-        headers: of the provider's answer, once there is one.
+        limits_told: headers of the provider's answer that tell of its limits.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Attempt:
     ) -> None:
         self._caller = reply
         self._call, self._reply = bridged(call, target.model, lane.connector.provider, reply)
+        self._web = lane.connector.web_api(call.surface)
         self._target = target
         self._lane = lane
         self._reservation = reservation
@@ -80,7 +81,7 @@ class Attempt:
         self._deadline = deadline
         self._asked = asked
         self._passport = passport
-        self._loop = asyncio.get_running_loop()
+        self._loop = interrupts.loop
         self._admitted = self._loop.time()
         self._sent = self._admitted
         self._is_sent = False
@@ -96,7 +97,7 @@ class Attempt:
         )
         #: What it has come to, once it is settled.
         self.settlement: Settlement | None = None
-        self.headers: RawHeaders | None = None
+        self.limits_told: dict[str, str] = {}
 
     @property
     def ends(self) -> tuple[Reply, Trail, Interrupts]:
@@ -125,6 +126,7 @@ class Attempt:
         try:
             await self._relay()
         except ProviderError as error:
+            self._lane.connector.mask.clean(error)
             self._trail.may_be_billed |= error.may_be_billed
             self._settle_failure(settlement, error)
             # Whoever tries next, here or on another node, acts on what has just been learned.
@@ -151,9 +153,7 @@ class Attempt:
             self._start_clock()
             with self._interrupts:
                 response = await self._send()
-            self._learned = self._lane.connector.heed(response, self._target.model)
-            self._learned_at = self._loop.time()
-            self.headers = raw_headers(response)
+            self._heed(limit_headers(raw_headers(response)))
             if comfort is not None or self._call.kind is Kind.BYTES:
                 self._learn_early()
                 await self._relay_stream(response, comfort)
@@ -179,7 +179,8 @@ class Attempt:
             return await connector.send(
                 connector.request(
                     self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
-                )
+                ),
+                self._web,
             )
         except ProviderError as error:
             surface, model = self._call.surface, self._target.model
@@ -187,6 +188,13 @@ class Attempt:
                 raise
             message = f"{model.provider} has no {surface.name} API for {model.id!r} ({error.status})"
             raise ApiMissingError(message, status=404) from error
+
+    def _heed(self, told: dict[str, str]) -> None:
+        """What the provider says of its limits; most say nothing."""
+        if told:
+            self.limits_told = told
+            self._learned = self._lane.connector.heed(told, self._target.model)
+            self._learned_at = self._loop.time()
 
     def _learn_early(self) -> None:
         """A stream may take minutes to settle; what its head says about limits holds for everybody from now on."""
@@ -219,7 +227,9 @@ class Attempt:
         connector = self._lane.connector
         with self._interrupts:
             body = await connector.read(response)
-        if self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
+        if self._web is not None:
+            body = self._translate(self._web, unary_fields(body, provider=connector.provider.id))
+        elif self._call.kind is Kind.OBJECT or content_type(response).startswith(_JSON):
             self._understand(unary_fields(body, provider=connector.provider.id))
         self._trail.first_content = self._first_content = self._loop.time()
         kind = content_type(response) or b"application/json"
@@ -233,6 +243,14 @@ class Attempt:
         if surface.proof not in fields and (fields.get("error") or self._call.kind is Kind.OBJECT):
             self._refuse_answer(fields)
         self._usage = usage_from(surface.usage_of(fields))
+
+    def _translate(self, api: WebApi, given: dict[str, Any]) -> bytes:
+        """The answer of a service of the web in our words, and its usage."""
+        if api.proof.isdisjoint(given):
+            self._refuse_answer(given)
+        answer = told_in_our_words(api, given, self._call, self._target.model)
+        self._usage = tokens_told(answer, self._target.model)
+        return orjson.dumps(answer)
 
     # -- streams
 

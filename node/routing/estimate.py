@@ -8,6 +8,7 @@ import orjson
 
 from node.call import Call
 from node.providers.usage import Usage, cost_nano
+from node.providers.web import counts_tokens
 from node.routing.strategies.base import Request
 from node.routing.tokenizer import tokenizer_for
 from node.routing.weight import without_media
@@ -41,7 +42,7 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
     An output bound that the caller did not state is cut to what the token windows can ever hold; else a model with a
     small window and a large output would never be admitted.
     """
-    tokens_in = prompt_tokens(call, model)
+    tokens_in = prompt_tokens(call, model) if call.surface.is_read else 0
     stated = call.surface.most_output(call.fields)
     if stated is None:
         tokens_out = _most_of_one(call, model) * call.surface.answers(call.fields)
@@ -57,9 +58,11 @@ def estimate(call: Call, model: ModelSpec, room: int | None, output_room: int | 
 
 
 def _most_of_one(call: Call, model: ModelSpec) -> int:
-    """Output of one answer, at most; of sound and images only where it counts."""
+    """Output of one answer, at most; of sound, images and the web only where it counts."""
     most = model.config.constraints.max_output_tokens
-    if most is None and not call.surface.is_metered and not model.config.pricing.output:
+    surface = call.surface
+    is_metered = surface.is_metered or (surface.is_web and counts_tokens(model.web))
+    if most is None and not is_metered and not model.config.pricing.output:
         return 0
     return most or DEFAULT_OUTPUT_TOKENS
 
@@ -78,7 +81,7 @@ def prompt_tokens(call: Call, model: ModelSpec) -> int:
 
 def expect(call: Call) -> Request:
     """What a call will probably use, for comparing models with each other."""
-    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN)
+    tokens_in = -(-call.body_bytes // _USUAL_BYTES_PER_TOKEN) if call.surface.is_read else 0
     if call.prompt_tokens:  # images are many bytes and few tokens
         tokens_in = min(tokens_in, call.prompt_tokens)
     stated = call.surface.most_output(call.fields)

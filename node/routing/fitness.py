@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.call import Call, Caps, Target
+from node.providers.web import web_lacks
 from node.routing.abilities import APIS, Abilities, abilities_of, floor_of, is_roomy, unfit
 from node.routing.bridge import beyond
 from node.routing.estimate import estimate, expect
-from node.routing.needs import NAMES, Needs, needs_of, param_of, words_in
+from node.routing.needs import Needs, needs_of, param_of, words_in
 from node.routing.strategies import Request
+from node.routing.web_needs import ALL_NAMES, WEB_PARAMS
 from shared_state.errors import ContextLengthError, RequestError, UnsupportedFeatureError
 from shared_state.topology import ModelSpec, PoolSpec, Topology
 
@@ -23,7 +25,7 @@ _OF_CAPS: Final = {
     "region": "x-modelmesh-regions",
     "max_price": "x-modelmesh-max-price",
 }
-_FEATURES: Final = frozenset(NAMES.values())
+_FEATURES: Final = frozenset(ALL_NAMES.values())
 _MOST_NAMED: Final = 5
 
 
@@ -54,6 +56,8 @@ class TextFacts:
                 images=sum(upload.is_image for upload in uploads),
                 file_bytes=max((upload.size_bytes for upload in uploads), default=0),
             )
+        if call.surface.wants is not None:
+            self.needs = self.needs._replace(wants=self.needs.wants | call.surface.wants(call.fields))
         self.counted: int | None = None
         self.costs: dict[str, int] = {}
         self._call = call
@@ -187,13 +191,13 @@ class _Inquiry:
     def _param(self, kind: str) -> str:
         if kind in APIS:
             return self._text.needs.beyond
-        return _OF_CAPS.get(kind) or param_of(kind, self._call.fields)
+        return _OF_CAPS.get(kind) or WEB_PARAMS.get(kind) or param_of(kind, self._call.fields)
 
 
 def _declared(model: ModelSpec, topology: Topology) -> Declared:
     provider = topology.providers[model.provider]
     return Declared(
-        abilities=abilities_of(model.config, apis=provider.apis),
+        abilities=abilities_of(model.config, apis=provider.apis, web_lacks=web_lacks(model.web)),
         region=(provider.config.region or "").lower(),
         is_priced="pricing" in model.config.model_fields_set,
     )

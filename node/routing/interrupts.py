@@ -33,6 +33,10 @@ class Interrupts:
     """Ends the awaits of one task within ``with interrupts:`` blocks by raising ``Interrupted``.
 
     Outside such a block nothing is cancelled: cleaning up is never interrupted, and a caller who left meanwhile is noticed at the next block.
+
+    Attributes:
+        loop: of the task, for whoever needs its time.
+        gone: whether the caller has left.
     """
 
     __slots__ = (
@@ -42,7 +46,7 @@ class Interrupts:
         "_due",
         "_due_cause",
         "_handle",
-        "_loop",
+        "loop",
         "_task",
         "_timer_at",
         "gone",
@@ -50,7 +54,7 @@ class Interrupts:
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self._task = task
-        self._loop = task.get_loop()
+        self.loop = task.get_loop()
         self._handle: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._due = 0.0
@@ -103,10 +107,10 @@ class Interrupts:
 
     def _start_timer(self, at: float) -> None:
         self._timer_at = at
-        self._handle = self._loop.call_at(at, self._on_timer)
+        self._handle = self.loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
-        if self._loop.time() < self._due:
+        if self.loop.time() < self._due:
             self._start_timer(self._due)
             return
         self._handle = None

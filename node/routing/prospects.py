@@ -75,7 +75,7 @@ def _serving(call: Call, resolution: Resolution) -> Members:
             if model in seen or (resolution.models is not None and model not in resolution.models):
                 continue
             seen.add(model)
-            if call.surface.serves(model.capabilities):
+            if call.surface.suits(model):
                 members.append(model)
         if members:
             kept.append((pool, members))

@@ -128,7 +128,8 @@ class Ranker:
             hints = await self._with_session(pool, strategy, fit, request, hints)
         is_exclusive = bool(hints.held) and pool.config.affinity_mode == "strict"
         returning = [*spare.ramping, *spare.on_trial] if is_exclusive else spare.ramping
-        members = [*members, *(spec for spec in returning if spec.id == hints.held)]
+        if returning:
+            members = [*members, *(spec for spec in returning if spec.id == hints.held)]
         order = strategy.rank(members, request, hints)
         if notes is not None:
             notes.append(Ranked(pool, members, request, hints, was_drawn, order, is_exclusive))

@@ -236,7 +236,7 @@ class Router:
             journey.pass_over(target, closed, prefix="pool:")
             return None
         need = estimate(call, target.model, lane.token_room, lane.output_room)
-        reservation, asked = next(self._reservations), asyncio.get_running_loop().time()
+        reservation, asked = next(self._reservations), journey.interrupts.loop.time()
         verdict = await self._admit(target, lane, reservation, need, journey.interrupts, deadline)
         step = Step(target, reservation, verdict, asked)
         trail.steps.append(step)
@@ -300,9 +300,9 @@ class Router:
 
     def _hear(self, model: str, lane: Lane, attempt: Attempt) -> None:
         """What the provider has said of its limits, for the next ranking."""
-        if attempt.headers is not None and self._signals.wants(model):
+        if attempt.limits_told and self._signals.wants(model):
             dialect = lane.connector.provider.connector.dialect
-            self._signals.tell(model, headroom_told(attempt.headers, dialect=dialect))
+            self._signals.tell(model, headroom_told(attempt.limits_told, dialect=dialect))
 
     async def _admit(
         self,

@@ -43,8 +43,9 @@ def weigh(body: bytes, fields: dict[str, Any]) -> int:
         fields: the same, parsed; it is not changed.
     """
     lean, tokens = without_media(fields)
-    # Escapes would hide what the provider reads.
-    text = body if lean is fields and b"\\u" not in body else orjson.dumps(lean)
+    # Escapes would hide what the provider reads. One byte is found ten times faster than two, and most bodies do not have it.
+    is_escaped = b"\\" in body and b"\\u" in body
+    text = body if lean is fields and not is_escaped else orjson.dumps(lean)
     return tokens + weigh_text(text)
 
 

@@ -42,13 +42,14 @@ class Connection(asyncio.BufferedProtocol):
     """Carries exchanges one after the other; reports to its owner when it is free or gone.
 
     Attributes:
+        loop: that it lives in.
         is_reused: at least one exchange was completed on it.
         lost: done when the socket is closed.
     """
 
     def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
-        self._loop = loop
+        self.loop = loop
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._write_s: float | None = None
@@ -112,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def arm(self, delay_s: float | None) -> None:
         """Set the one clock. The loop's timer is moved only when it would ring too late."""
-        self._deadline = math.inf if delay_s is None else self._loop.time() + delay_s
+        self._deadline = math.inf if delay_s is None else self.loop.time() + delay_s
         if self._deadline < self._timer_at:
             self._schedule()
 
@@ -190,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             return False
         # An early answer leaves the rest of the request in the pipe, in front of the next one.
         is_written = self._transport.get_write_buffer_size() == 0
-        return is_written and self._loop.time() - self._opened_at < self._owner.max_age_s
+        return is_written and self.loop.time() - self._opened_at < self._owner.max_age_s
 
     def _fail(self, error: httpx.RequestError) -> None:
         """End the exchange with an error. Before the head, its sender still decides about our place in the pool."""
@@ -216,14 +217,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._deadline
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+        self._timer = self.loop.call_at(self._deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = math.inf
         if self._deadline == math.inf:
             return
-        if self._deadline - self._loop.time() > _TIMER_SLACK_S:
+        if self._deadline - self.loop.time() > _TIMER_SLACK_S:
             self._schedule()
         elif self._exchange is None:
             self.close()

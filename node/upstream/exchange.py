@@ -17,6 +17,7 @@ from node.upstream.wire import Call
 class Carrier(Protocol):
     """The connection, as an exchange sees it."""
 
+    loop: asyncio.AbstractEventLoop
     is_reused: bool
 
     def head_clock_s(self) -> float | None:
@@ -72,6 +73,10 @@ class Exchange:
         self.is_replayed = False
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._connection.loop
+
+    @property
     def is_waiting(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
 
@@ -125,8 +130,7 @@ class Exchange:
             self._connection.abandon(self)
 
     async def _wait(self, timeout_s: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
+        waiter = self._waiter = self._connection.loop.create_future()
         self._connection.arm(timeout_s)
         try:
             await waiter
@@ -137,11 +141,10 @@ class Exchange:
 class ResponseBody(httpx.AsyncByteStream):
     """The raw body of a response; closing it before its end closes the connection."""
 
-    __slots__ = ("_exchange", "_loop")
+    __slots__ = ("_exchange",)
 
-    def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._loop = loop
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -161,4 +164,4 @@ class ResponseBody(httpx.AsyncByteStream):
         # A forgotten response must not keep its connection; the collector may run in any thread.
         warnings.warn("an upstream response was dropped without aclose()", ResourceWarning, stacklevel=2)
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
-            self._loop.call_soon_threadsafe(self._exchange.abandon)
+            self._exchange.loop.call_soon_threadsafe(self._exchange.abandon)

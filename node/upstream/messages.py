@@ -65,7 +65,7 @@ class StreamedResponse(httpx.Response):
     """An answer whose body is still to come.
 
     Args:
-        raw_headers: as they came.
+        raw_headers: as they came, but for names in lower case.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ class StreamedResponse(httpx.Response):
 
 
 def raw_headers(response: httpx.Response) -> RawHeaders:
-    """An answer's headers as they came."""
-    return response.raw_headers if isinstance(response, StreamedResponse) else response.headers.raw
+    """An answer's headers as they came, but for names in lower case."""
+    if isinstance(response, StreamedResponse):
+        return response.raw_headers
+    return [(name.lower(), value) for name, value in response.headers.raw]
 
 
 def content_type(response: httpx.Response) -> bytes:
@@ -106,9 +108,9 @@ def content_type(response: httpx.Response) -> bytes:
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
-    """The value of the first header of a name (in lower case), empty if there is none."""
+    """The value of the first header of a name, both in lower case; empty if there is none."""
     for known, value in headers:
-        if known.lower() == name:
+        if known == name:
             return value
     return b""
 

@@ -23,7 +23,7 @@ class ResponseParser:
 
     Attributes:
         status: the final status, 0 until its head is complete.
-        headers: raw pairs of the final head.
+        headers: pairs of the final head, names in lower case.
         chunks: body bytes that nobody took yet; ``unread_bytes`` is their sum.
         is_complete: the last byte of the response has arrived.
         has_bytes: anything at all has arrived.
@@ -138,7 +138,7 @@ class ResponseParser:
             return  # a trailer
         if len(self.headers) >= HEADERS_MAX:
             self._refuse(f"more than {HEADERS_MAX} headers")
-        self.headers.append((name, value.rstrip(b" \t")))
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self.is_complete:
@@ -177,14 +177,13 @@ class ResponseParser:
     def _read_framing(self) -> None:
         is_framed = False
         for name, value in self.headers:
-            lowered = name.lower()
-            if lowered == b"content-length":
+            if name == b"content-length":
                 is_framed = True
-            elif lowered == b"transfer-encoding":
+            elif name == b"transfer-encoding":
                 is_framed = True
                 if value.lower() != b"chunked":
                     self._refuse(f"transfer-encoding {value!r} is not understood")
-            elif lowered == b"keep-alive" and (hint := _KEEP_ALIVE_TIMEOUT.search(value)):
+            elif name == b"keep-alive" and (hint := _KEEP_ALIVE_TIMEOUT.search(value)):
                 self.keepalive_hint_s = float(hint[1])
         self._is_until_eof = not is_framed
 

@@ -76,7 +76,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         return StreamedResponse(
             response.status,
             response.headers,
-            ResponseBody(exchange, asyncio.get_running_loop()),
+            ResponseBody(exchange),
             {
                 "http_version": response.http_version,
                 "request_sent": True,

@@ -29,4 +29,9 @@ DRIFTED_PATHS: Final[Mapping[str, str]] = {
     "understanding.document-understanding.content-extraction": "understanding.document-understanding.document-parsing",
 }
 
-DEFAULT_ALIASES: Final[Mapping[str, str]] = {**SHORT_NAMES, **DRIFTED_PATHS}
+#: The last name of a drifted path, where no node bears it.
+_DRIFTED_NAMES: Final[Mapping[str, str]] = {
+    "content-extraction": "understanding.document-understanding.document-parsing",
+}
+
+DEFAULT_ALIASES: Final[Mapping[str, str]] = {**SHORT_NAMES, **DRIFTED_PATHS, **_DRIFTED_NAMES}

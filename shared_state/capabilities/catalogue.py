@@ -10,6 +10,11 @@ from typing import Final
 
 LEAVES: Final = ""
 
+#: Leaves of services of the web, which are no models: what finds pages, and what reads one.
+WEB_SEARCH: Final = "retrieval.search.web-search"
+PAGE_READING: Final = "understanding.document-understanding.document-parsing"
+WEB_LEAVES: Final = frozenset({WEB_SEARCH, PAGE_READING})
+
 DEFAULT_HIERARCHY: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "generation": {
         "text-generation": ("chat-completion", "text-completion", "code-generation"),

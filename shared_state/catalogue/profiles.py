@@ -18,6 +18,7 @@ class CatalogueModel:
         capabilities: short names of leaves.
         price_input: USD per million tokens.
         price_output: USD per million tokens.
+        price_per_request: USD.
         features: features of `FeaturesConfig` that are known to be there, or not to be.
         zero_config: whether a key in the environment alone brings this model.
     """
@@ -30,21 +31,24 @@ class CatalogueModel:
     price_output: float | None = None
     features: Mapping[str, bool] = field(default_factory=dict)
     zero_config: bool = False
+    price_per_request: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectorProfile:
-    """A provider whose API is the OpenAI format, or Anthropic's.
+    """A provider: its API is the OpenAI format, Anthropic's, or that of a service of the web.
 
     Attributes:
         id: catalogue id.
         provider_name: the vendor's name; zero-configuration calls the provider so.
         base_url: endpoint with its version prefix; None where the configuration must say.
-        auth: how a key travels; ``none`` where the server expects none.
+        auth: how a key travels, as a bearer or in ``x-api-key``; ``none`` where the server expects none.
         requires_key: whether the provider refuses calls without a key.
         env_var: variable that holds the key, or the host of a local server.
         dialect: family of the rate-limit headers in its answers.
         apis: those of its APIs for conversations that there are by several names: ``chat``, OpenAI's ``responses``, Anthropic's ``messages``.
+        web: whose words it understands when pages are searched or read (``node.providers.web``); empty for our own.
+        offers: short names of the only capabilities that its models can have; empty for any.
     """
 
     id: str
@@ -55,6 +59,8 @@ class ConnectorProfile:
     env_var: str | None = None
     dialect: str = "openai"
     apis: frozenset[str] = CHAT_ONLY
+    web: str = ""
+    offers: tuple[str, ...] = ()
     extra_headers: Mapping[str, str] = field(default_factory=dict)
     models: tuple[CatalogueModel, ...] = ()
 

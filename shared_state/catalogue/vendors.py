@@ -1,4 +1,4 @@
-"""Providers that speak the OpenAI format or Anthropic's, in the order in which zero-configuration looks for them.
+"""Providers that this release can talk to, in the order in which zero-configuration looks for them; services of the web come last.
 
 Prices are USD per million tokens, as documented by the vendors when the entry was written; a configuration overrides
 them. A model without ``zero_config`` is only a source of defaults for configured models of that name.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared_state.catalogue.profiles import CatalogueModel, ConnectorProfile
+from shared_state.catalogue.web_vendors import WEB_VENDORS
 
 _CHAT: Final = ("chat-completion",)
 _CODE: Final = ("chat-completion", "code-generation")
@@ -211,6 +212,7 @@ VENDORS: Final[tuple[ConnectorProfile, ...]] = (
         base_url=None,
         requires_key=False,
     ),
+    *WEB_VENDORS,
 )
 
 UNSPOKEN: Final[dict[str, str | None]] = {
@@ -219,10 +221,6 @@ UNSPOKEN: Final[dict[str, str | None]] = {
     "elevenlabs.tts.v1": "ELEVENLABS_API_KEY",
     "azure.tts.v1": None,
     "assemblyai.stt.v1": "ASSEMBLYAI_API_KEY",
-    "tavily.search.v1": "TAVILY_API_KEY",
-    "serper.search.v1": "SERPER_API_KEY",
-    "jina.ai.v1": "JINA_API_KEY",
-    "firecrawl.scrape.v1": "FIRECRAWL_API_KEY",
     "huggingface.inference.v1": "HF_TOKEN",
     "cloudflare.workers-ai.v1": None,
     "aws.bedrock.v1": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path as FilePath
@@ -15,6 +16,8 @@ from shared_state.errors import ConfigurationError
 
 _MAX_DEPTH: Final = 32
 _MAX_NODES: Final = 200_000
+#: Words of the file in the parser's messages (names of anchors and tags, text that is no number): any may be a key that was pasted there.
+_WORD: Final = re.compile(r"(?<= )(['\"])(?!<)[^'\"]{3,}\1")
 
 
 def read_document(path: FilePath) -> dict[str, Any]:
@@ -54,8 +57,8 @@ def _parse_yaml(text: str) -> tuple[Any, list[str]]:
         return (None if faults or node is None else loader.construct_document(node)), faults
     except yaml.MarkedYAMLError as error:
         return None, [_explain_yaml(error)]
-    except (yaml.YAMLError, ValueError) as error:  # an unprintable character; a date that does not exist
-        return None, [f"is not YAML: {str(error).splitlines()[0]}"]
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # an unprintable character; what is no date
+        return None, [_without_words(f"is not YAML: {str(error).splitlines()[0]}")]
     except RecursionError:
         return None, [f"is nested deeper than {_MAX_DEPTH} levels"]
     finally:
@@ -66,7 +69,11 @@ def _explain_yaml(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     context = f" ({error.context})" if error.context else ""
-    return f"{where}{error.problem or 'is not YAML'}{context}"
+    return where + _without_words(f"{error.problem or 'is not YAML'}{context}")
+
+
+def _without_words(message: str) -> str:
+    return _WORD.sub("'...'", message)
 
 
 def _duplicates(root: yaml.Node) -> Iterator[Fault]:

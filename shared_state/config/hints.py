@@ -17,9 +17,7 @@ _NAMED_SECTIONS: Final = frozenset({"providers", "models", "pools"})
 _KNOWN_KEYS: Final[dict[str, str]] = {
     "": "connectors",
     "redis": "host port db password key_prefix ttl",
-    "secrets": "cache_ttl cache_enabled reload_on_rotation region project vault_url vault_name tenant_id server_url "
-    "vault_id token version_stage override instance config",
-    "secrets.config": "cache_ttl cache_enabled",
+    "secrets": "instance config",
     "providers.*": "quota pricing discovery catalogue batch files fine_tuning infrastructure connection_pool "
     "instance config auth execution error",
     "providers.*.auth": "method key_rotation",
@@ -75,9 +73,33 @@ _TODAY: Final[dict[str, str]] = {
     "proxy.max_body_size": "max_body",
     "secrets.connector": "store",
     "secrets.file_path": "path",
-    "secrets.config.path": "path of the secrets section",
+    "secrets.vault_name": "vault_url: https://NAME.vault.azure.net",
+    "secrets.cache_enabled": "cache_ttl: 0 where secrets are not to be read again",
+    "secrets.override_env": "override",
     "secrets.config.file_path": "path of the secrets section",
-    "secrets.config.prefix": "prefix of the secrets section",
+    "secrets.config.override_env": "override of the secrets section",
+    **{
+        f"secrets.config.{key}": f"{key} of the secrets section"
+        for key in [
+            "path",
+            "prefix",
+            "override",
+            "json_path",
+            "encryption_key",
+            "passphrase",
+            "service_name",
+            "secrets",
+            "cache_ttl",
+            "region",
+            "version_stage",
+            "project",
+            "vault_url",
+            "tenant_id",
+            "server_url",
+            "vault_id",
+            "token",
+        ]
+    },
     "storage.db_path": "path",
     "storage.file_path": "path",
     "storage.config.path": "path of the storage section",
@@ -85,19 +107,7 @@ _TODAY: Final[dict[str, str]] = {
 }
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
-    "secrets.store": frozenset(
-        {
-            "modelmesh.json-secrets.v1",
-            "modelmesh.memory-secrets.v1",
-            "modelmesh.encrypted-file.v1",
-            "modelmesh.keyring.v1",
-            "modelmesh.browser-secrets.v1",
-            "aws.secrets-manager.v1",
-            "google.secret-manager.v1",
-            "microsoft.key-vault.v1",
-            "1password.connect.v1",
-        }
-    ),
+    "secrets.store": frozenset({"modelmesh.browser-secrets.v1"}),
     "storage.connector": frozenset(
         {
             "modelmesh.local-file.v1",

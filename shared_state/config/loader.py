@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from shared_state.config.documents import read_document
 from shared_state.config.environment import environment_document
-from shared_state.config.faults import Fault
-from shared_state.config.references import Resolved, resolve
-from shared_state.config.root import MeshConfig, SecretsConfig
-from shared_state.config.secrets import SecretStore, open_store
+from shared_state.config.faults import Fault, FaultLog
+from shared_state.config.references import Resolved, find_secrets, resolve
+from shared_state.config.root import MeshConfig
+from shared_state.config.secrets import SecretsConfig, check_secrets
 from shared_state.config.validation import Validated, validate
-from shared_state.errors import ConfigurationError
+from shared_state.errors import ConfigurationError, SecretStoreError
+from shared_state.secret_stores.base import ReadOnce, SecretStore
+from shared_state.secret_stores.table import FIXED, open_store
 from shared_state.topology import find_faults
 
 
@@ -113,6 +115,40 @@ def read_config(
     return validated.config
 
 
+def read_secrets_section(
+    document: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, source: str = "configuration"
+) -> SecretsConfig:
+    """Where the secrets of a document are kept, whatever else is wrong with it or missing.
+
+    Raises:
+        ConfigurationError: with every fault of that section.
+    """
+    section = {"secrets": document.get("secrets") or {}}
+    resolved = resolve(section, environ=environ, store=None)
+    validated = validate(resolved)
+    log = FaultLog(validated.refused)
+    config = validated.config.secrets if validated.config is not None else SecretsConfig()
+    check_secrets(config, log)
+    if faults := [*resolved.faults, *validated.faults, *log.faults]:
+        raise ConfigurationError([str(fault) for fault in faults], source=source)
+    return config
+
+
+def read_secrets(document: Mapping[str, Any], *, environ: Mapping[str, str]) -> dict[str, str | None] | None:
+    """The secrets that a document refers to; None if there are none, or none that could change while a process runs.
+
+    Raises:
+        ConfigurationError: the section is wrong.
+        SecretStoreError: the store cannot be used.
+    """
+    names = dict.fromkeys(name for name, _ in find_secrets(document))
+    config = read_secrets_section(document, environ=environ)
+    if not names or config.store in FIXED:
+        return None
+    store = open_store(config, environ)
+    return {name: store.get(name) for name in names}
+
+
 def _resolve_and_validate(
     document: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[Resolved, Validated]:
@@ -144,9 +180,10 @@ def _open_store(
     if config is None:
         return None, []
     try:
-        return open_store(config, environ), []
-    except ValueError as error:
-        return None, [Fault(("secrets", "path"), str(error))]
+        return ReadOnce(open_store(config, environ)), []
+    except SecretStoreError as error:
+        path = ("secrets", error.key) if error.key else ("secrets",)
+        return None, [Fault(path, error.message)]
 
 
 def _fill_blanks(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared_state.config.faults import Fault, Path, is_within, touches
-from shared_state.config.secrets import SecretStore
+from shared_state.errors import SecretStoreError
+from shared_state.secret_stores.base import SecretStore
 
 _REFERENCE: Final = re.compile(r"(?P<escape>\$)?\$\{(?P<body>[^{}]*)\}?")
 _ENV: Final = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
@@ -136,13 +137,45 @@ class _Resolver:
             )
         if self._store is None:
             raise _UnresolvedError
-        value = self._store.get(name)
+        value = self._read(self._store, name)
         if value is None and self._fail_on_missing:
             raise _UnresolvedError(f"the secret {name} is missing: {self._store.describe(name)}")
         self.out.tainted[path] = text
         if value and len(value) >= _MIN_SCRUBBED:
             self.out.secrets[value] = f"${{secrets:{name}}}"
         return value or ""
+
+    def _read(self, store: SecretStore, name: str) -> str | None:
+        try:
+            return store.get(name)
+        except SecretStoreError as error:
+            fault, is_outage = error.message, error.is_outage
+        if not is_outage:
+            raise _UnresolvedError(f"the secret {name} cannot be read: {fault}")
+        outage = Fault(("secrets",), fault)
+        if outage not in self.out.faults:  # once, not for every reference
+            self.out.faults.append(outage)
+        raise _UnresolvedError
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a reference could name it."""
+    return _SECRET.fullmatch(f"secrets:{name}") is not None
+
+
+def find_secrets(document: Any, path: Path = ()) -> Iterator[tuple[str, Path]]:
+    """Every reference to a secret in a document, and where it stands."""
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            yield from find_secrets(value, (*path, str(key)))
+    elif isinstance(document, list):
+        for index, item in enumerate(document):
+            yield from find_secrets(item, (*path, index))
+    elif isinstance(document, str) and "${" in document:
+        for match in _REFERENCE.finditer(document):
+            secret = _SECRET.fullmatch(match["body"])
+            if secret and not match["escape"]:
+                yield secret["name"], path
 
 
 def _explain(body: str) -> str:

@@ -11,6 +11,7 @@ from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
+from shared_state.config.secrets import SecretsConfig
 from shared_state.config.values import DurationS, Origin, Secret, Section, SizeBytes
 
 
@@ -29,15 +30,6 @@ class RedisConfig(Section):
     def address(self) -> str | None:
         """The URL in the clear, for the one who connects."""
         return self.url.get_secret_value() if self.url is not None else None
-
-
-class SecretsConfig(Section):
-    """The store that ``${secrets:NAME}`` refers to."""
-
-    store: Literal["modelmesh.env.v1", "modelmesh.dotenv.v1"] = "modelmesh.env.v1"
-    path: str = Field(".env", description="file of the dotenv store")
-    prefix: str = Field("", description="put before every name in the env store")
-    fail_on_missing: bool = True
 
 
 class CapabilitiesConfig(Section):

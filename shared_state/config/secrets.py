@@ -1,120 +1,88 @@
-"""Secret stores: where ``${secrets:NAME}`` finds its value. The environment wins over a dotenv file."""
+"""``secrets``: the store that ``${secrets:NAME}`` refers to. Which keys belong to which store is a table here; the stores are elsewhere."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal
 
-from shared_state.config.root import SecretsConfig
+from pydantic import Field
 
-_ASSIGNMENT: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*)", re.DOTALL)
-_QUOTED: Final = re.compile(r"""(?s:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:\#.*)?""")
-_COMMENT: Final = re.compile(r"(?:^|\s+)#.*", re.DOTALL)
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "$": "$"}
+from shared_state.config.faults import FaultLog
+from shared_state.config.values import DurationS, Secret, Section
 
+StoreId = Literal[
+    "modelmesh.env.v1",
+    "modelmesh.dotenv.v1",
+    "modelmesh.json-secrets.v1",
+    "modelmesh.encrypted-file.v1",
+    "modelmesh.keyring.v1",
+    "modelmesh.memory-secrets.v1",
+    "aws.secrets-manager.v1",
+    "google.secret-manager.v1",
+    "microsoft.key-vault.v1",
+    "1password.connect.v1",
+]
 
-class SecretStore(Protocol):
-    """Where secrets are looked up."""
+#: The keys of each store, beside those of all.
+STORE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "modelmesh.env.v1": ("prefix",),
+    "modelmesh.dotenv.v1": ("path", "override"),
+    "modelmesh.json-secrets.v1": ("path", "json_path"),
+    "modelmesh.encrypted-file.v1": ("path", "encryption_key", "key_file", "passphrase"),
+    "modelmesh.keyring.v1": ("service_name",),
+    "modelmesh.memory-secrets.v1": ("secrets",),
+    "aws.secrets-manager.v1": ("region", "prefix", "version_stage", "timeout"),
+    "google.secret-manager.v1": ("project", "prefix", "timeout"),
+    "microsoft.key-vault.v1": ("vault_url", "tenant_id", "timeout"),
+    "1password.connect.v1": ("server_url", "vault_id", "token", "timeout"),
+}
 
-    def get(self, name: str) -> str | None:
-        """The value of ``name``; None if the store has no such secret."""
-
-    def describe(self, name: str) -> str:
-        """Where ``name`` was looked for, for the message that it is missing."""
-
-
-class EnvironmentStore:
-    """``modelmesh.env.v1``: environment variables, with an optional prefix before each name."""
-
-    def __init__(self, environ: Mapping[str, str], *, prefix: str = "") -> None:
-        self._environ = environ
-        self._prefix = prefix
-
-    def get(self, name: str) -> str | None:
-        return self._environ.get(self._prefix + name)
-
-    def describe(self, name: str) -> str:
-        return f"the environment variable {self._prefix}{name} is not set"
-
-
-class DotenvStore:
-    """``modelmesh.dotenv.v1``: a file of assignments, read once; a missing file holds nothing."""
-
-    def __init__(self, environ: Mapping[str, str], *, path: str) -> None:
-        self._environ = environ
-        self._path = path
-        self._values = parse_dotenv(_read(path))
-
-    def get(self, name: str) -> str | None:
-        return self._environ.get(name, self._values.get(name))
-
-    def describe(self, name: str) -> str:
-        return f"neither the environment nor {self._path} holds {name}"
+_OF_ALL: Final = frozenset({"store", "fail_on_missing", "cache_ttl", "reload_on_rotation"})
 
 
-def open_store(config: SecretsConfig, environ: Mapping[str, str]) -> SecretStore:
-    """The store that the configuration names.
+class SecretsConfig(Section):
+    """The store that `${secrets:NAME}` refers to; each has keys of its own ([secrets.md](secrets.md))."""
 
-    Raises:
-        ValueError: the store's file cannot be read; the text names the line, never its content.
-    """
-    if config.store == "modelmesh.dotenv.v1":
-        return DotenvStore(environ, path=config.path)
-    return EnvironmentStore(environ, prefix=config.prefix)
-
-
-def parse_dotenv(text: str) -> dict[str, str]:
-    """Values of ``NAME=value`` lines: quotes, ``#`` comments, ``export``, backslash at the end continues the line.
-
-    Raises:
-        ValueError: a line is no assignment, or its quote is not closed.
-    """
-    values: dict[str, str] = {}
-    for number, line in _logical_lines(text):
-        if not line or line.startswith("#"):
-            continue
-        match = _ASSIGNMENT.fullmatch(line)
-        if match is None:
-            raise ValueError(f"line {number} is no NAME=value assignment")
-        values[match[1]] = _unquote(match[2].strip(), number=number)
-    return values
-
-
-def _logical_lines(text: str) -> list[tuple[int, str]]:
-    """Lines with their numbers, continuations joined; a comment never continues."""
-    lines: list[tuple[int, str]] = []
-    pending, start = "", 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        start = start or number
-        is_comment = not pending and raw.lstrip().startswith("#")
-        if raw.endswith("\\") and not raw.endswith("\\\\") and not is_comment:
-            pending += raw[:-1]
-            continue
-        lines.append((start, (pending + raw).strip()))
-        pending, start = "", 0
-    if pending:
-        lines.append((start, pending.strip()))
-    return lines
+    store: StoreId = Field("modelmesh.env.v1", description="where secrets are kept")
+    fail_on_missing: bool = Field(
+        True, description="a secret that is missing is a fault; else it is empty text"
+    )
+    cache_ttl: DurationS = Field(
+        300.0,
+        ge=0,
+        description="a node reads its secrets again after this long, and runs with what has changed; 0: only at its start, for a push and on SIGHUP",
+    )
+    reload_on_rotation: bool = Field(
+        True, description="and when a key was refused, or a provider comes back from standby"
+    )
+    path: str = Field(".env", description="file of the dotenv, json and encrypted stores")
+    prefix: str = Field("", description="env, aws, google: put before every name")
+    override: bool = Field(False, description="dotenv: the file wins over the environment")
+    json_path: str = Field("", description="json: where in the file the names stand, as a.b")
+    encryption_key: Secret | None = Field(None, description="encrypted: 64 hex digits, as ${env:NAME}")
+    key_file: str | None = Field(None, description="encrypted: a file with those digits")
+    passphrase: Secret | None = Field(None, description="encrypted: instead of a key, as ${env:NAME}")
+    service_name: str = Field("modelmesh", min_length=1, description="keyring: the service of its entries")
+    secrets: dict[str, Secret] = Field(default_factory=dict, description="memory: the secrets themselves")
+    region: str | None = Field(None, description="aws; default: the SDK's")
+    version_stage: str = Field("AWSCURRENT", min_length=1, description="aws")
+    project: str | None = Field(None, min_length=1, description="google")
+    vault_url: str | None = Field(None, description="azure: https://NAME.vault.azure.net")
+    tenant_id: str | None = Field(
+        None, description="azure: the tenant that is asked for tokens; default: the SDK's"
+    )
+    server_url: str | None = Field(None, description="1password: of the Connect server")
+    vault_id: str | None = Field(None, min_length=1, description="1password")
+    token: Secret | None = Field(None, description="1password: of the Connect server, as ${env:NAME}")
+    timeout: DurationS = Field(5.0, gt=0, le=60, description="aws, google, azure, 1password: of one call")
 
 
-def _unquote(value: str, *, number: int) -> str:
-    if value[:1] not in {"'", '"'}:
-        return _COMMENT.sub("", value)
-    match = _QUOTED.fullmatch(value)
-    if match is None:
-        raise ValueError(f"line {number} has a quote that is not closed, or text behind it")
-    if match[1] is not None:
-        return match[1]
-    return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match[2], flags=re.DOTALL)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ValueError(f"cannot read {path}: {reason}") from None
+def check_secrets(config: SecretsConfig, log: FaultLog) -> None:
+    """A key that the store does not have would be accepted and not obeyed."""
+    keys = STORE_KEYS[config.store]
+    for key in sorted(config.model_fields_set - _OF_ALL - set(keys)):
+        owners = [store for store, theirs in STORE_KEYS.items() if key in theirs]
+        log.add(
+            ("secrets", key),
+            f"is no key of {config.store}, which has {', '.join(keys)}; it belongs to {', '.join(owners)}",
+        )

@@ -27,6 +27,8 @@ _KINDS = {
     "hearing": "speech-to-text",
     "drawing": "text-to-image",
     "responding": "chat-completion",
+    "searching": "web-search",
+    "reading": "document-parsing",
     "messaging": "chat-completion",
 }
 _PATHS = {
@@ -37,6 +39,8 @@ _PATHS = {
     "hearing": "/v1/audio/transcriptions",
     "drawing": "/v1/images/edits",
     "responding": "/v1/chat/completions",
+    "searching": "/v1/search",
+    "reading": "/v1/scrape",
     "messaging": "/v1/chat/completions",
 }
 
@@ -94,6 +98,17 @@ async def _respond(client: AsyncOpenAI) -> str:
     return (await client.responses.create(model="responding", input="hello")).output_text
 
 
+async def _search(client: AsyncOpenAI) -> str:
+    given: Any = await client.post("/search", body={"model": "searching", "query": "hello"}, cast_to=object)
+    return str(given["results"][0]["content"])
+
+
+async def _read(client: AsyncOpenAI) -> str:
+    body = {"model": "reading", "url": "https://example.com/"}
+    given: Any = await client.post("/scrape", body=body, cast_to=object)
+    return str(given["content"])
+
+
 async def _message(client: AsyncOpenAI) -> str:
     body = {"model": "messaging", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
     given: Any = await client.post("/messages", body=body, cast_to=object)
@@ -109,6 +124,8 @@ CALLS: dict[str, tuple[Callable[[AsyncOpenAI], Awaitable[str]], str]] = {
     "hearing": (_hear, "alpha: heard"),
     "drawing": (_draw, "alpha: picture"),
     "responding": (_respond, "alpha: hello"),
+    "searching": (_search, "alpha: hello"),
+    "reading": (_read, "alpha: https"),
     "messaging": (_message, "alpha: hello"),
 }
 

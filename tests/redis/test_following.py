@@ -176,3 +176,19 @@ async def test_what_the_store_forgot_is_put_back(running: Seat, open_store: Call
 
     await wait_until(put_back)
     assert (await running.versions.read(number)).document == with_key("HAVE")
+
+
+async def test_what_runs_is_renewed_and_nothing_else(running: Seat):
+    """The same version with other secrets; if another one is run by then it is left alone, and a swap that breaks ends nothing."""
+    own = running.follower._blueprints.build(FILE, source="mesh.yaml")
+    at_first = await running.follower.renew(None, own)
+    number = await running.push(with_key("HAVE"))
+    await wait_until(lambda: running.follower.running)
+    too_late = await running.follower.renew(None, own)
+    version = running.follower.running
+    again = await running.follower.renew(version, own)
+    running.fails = True
+    broken = await running.follower.renew(version, own)
+
+    assert (at_first, too_late, again, broken) == (True, False, True, False)
+    assert [version.number for version, _ in running.adopted] == [0, number, number]

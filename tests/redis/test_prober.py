@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from scheduler.jobs.probes import Probes
-from scheduler.nodes import NodeRefusedError, Nodes, NoNodeError
+from scheduler.nodes import NobodyAliveError, NodeRefusedError, Nodes, NoNodeError
 from scheduler.pulses import Pulses
 from shared_state.config import MeshConfig
 from shared_state.ledger import Outcome
@@ -63,8 +63,10 @@ async def nodes(steered: SteeredStore, network: Network) -> AsyncIterator[Nodes]
         yield found
 
 
-async def register(store: SteeredStore, name: str, *, state: str = "alive", ago_s: float = 0) -> None:
-    info = NodeInfo(name, f"{name}.test", 80, 1, 0.0, state, "", "", "exact", 0)
+async def register(
+    store: SteeredStore, name: str, *, state: str = "alive", ago_s: float = 0, port: int = 80
+) -> None:
+    info = NodeInfo(name, f"{name}.test", port, 1, 0.0, state, "", "", "exact", 0)
     await store.client.hset(store.keys.nodes, name, orjson.dumps(asdict(info)))
     now_ms = int(await store.client.get(store.clock_key) or time.time() * 1000)
     await store.client.zadd(f"{store.keys.nodes}:seen", {name: now_ms - round(ago_s * 1000)})
@@ -189,6 +191,25 @@ async def test_live_nodes_are_asked_in_turn_and_with_the_token(nodes: Nodes, net
 
     assert sorted(request.url.host for request in network.asked) == ["n1.test"] * 2 + ["n2.test"] * 2
     assert {request.headers["authorization"] for request in network.asked} == {"Bearer t0p"}
+
+
+async def test_nodes_inside_programs_are_asked_at_home_alone(steered: SteeredStore) -> None:
+    """They have no port: a scheduler elsewhere passes over them, one in the same program has its own way."""
+    await register(steered, "p1", port=0)
+    at_home, elsewhere = Network(), Network()
+    others = Nodes(steered, token=None, transport=httpx.MockTransport(elsewhere))
+    own = Nodes(
+        steered,
+        token=None,
+        transport=httpx.MockTransport(elsewhere),
+        at_home={"p1": httpx.MockTransport(at_home)},
+    )
+    async with aclosing(others), aclosing(own):
+        with pytest.raises(NobodyAliveError):
+            await others.post("models/x/probe", {})
+        await own.post("models/x/probe", {})
+
+    assert (at_home.models, elsewhere.models) == (["x"], [])
 
 
 async def test_a_node_that_cannot_be_reached_is_passed_over(nodes: Nodes, network: Network) -> None:

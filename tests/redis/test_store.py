@@ -106,12 +106,16 @@ async def test_a_closed_store_stays_closed(store: Store) -> None:
     """A call that comes late opens no connection again, nor does one that was under way; nobody would close it."""
     other = Store(store.url, name="closed")
     await other.ping()
+    echo(other)
+    await other.run("echo", [], ["warm"])
     late = [asyncio.create_task(other.ping()) for _ in range(5)]
+    late += [asyncio.create_task(other.run("echo", [], [n])) for n in range(5)]
     await asyncio.sleep(0)
     await other.aclose()
     await asyncio.gather(*late, return_exceptions=True)
-    with pytest.raises(STORE_ERRORS):
-        await other.ping()
+    for call in (other.ping, lambda: other.run("echo", [], ["late"])):
+        with pytest.raises(STORE_ERRORS):
+            await call()
 
     async def is_alone() -> bool:
         return b"name=closed" not in await store.command("CLIENT", "LIST")
@@ -128,6 +132,66 @@ async def test_a_killed_connection_costs_at_most_one_call(store: Store) -> None:
     with contextlib.suppress(*STORE_ERRORS):
         await store.ping()
     await store.ping()
+
+
+def echo(store: Store) -> None:
+    """Adds a script that says what it is told, late if it is told so."""
+    script = store._scripts["echo"] = Script("beat")
+    script.text = "return ARGV[1]"
+    script.digest = "1" * 40
+
+
+async def test_a_reply_is_never_taken_for_another_calls(server: ValkeyServer) -> None:
+    """Whoever gives up, cancelled or out of time, takes its connection along: what still comes on it is nobody's."""
+    store = Store(server.url, timeout_s=0.5)
+    echo(store)
+    assert await store.run("echo", [], ["warm"]) == b"warm"
+    for turn in range(8):
+        server.freeze()
+        try:
+            calls = [asyncio.create_task(store.run("echo", [], [f"lost {turn} {n}"])) for n in range(6)]
+            await asyncio.sleep(0.002)
+            for call in calls[::2]:
+                call.cancel()
+            if turn == 7:
+                await asyncio.wait(calls)
+        finally:
+            server.thaw()
+        said = [await store.run("echo", [], [f"{turn} {n}"]) for n in range(6)]
+        assert said == [f"{turn} {n}".encode() for n in range(6)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        for n, end in enumerate(ended):
+            assert isinstance(end, BaseException) or end == f"lost {turn} {n}".encode()
+    await store.aclose()
+    assert [type(end) for end in ended] == [asyncio.CancelledError, TimeoutError] * 3
+
+
+async def test_a_script_finds_that_its_connection_was_closed_while_nobody_used_it(store: Store) -> None:
+    """A server that closes what is idle costs no call at all."""
+    echo(store)
+    await store.run("echo", [], ["warm"])
+    before = await store.command("CLIENT", "ID")
+    other = Store(store.url)
+    await other.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await other.aclose()
+    await asyncio.sleep(0.01)
+
+    assert await store.run("echo", [], ["again"]) == b"again"
+    assert await store.command("CLIENT", "ID") != before
+
+
+async def test_scripts_have_few_connections_of_their_own(server: ValkeyServer) -> None:
+    """What is more at once goes through the pool; all are closed in the end."""
+    patient = Store(server.url, timeout_s=10)
+    echo(patient)
+    said = await asyncio.gather(*(patient.run("echo", [], [n]) for n in range(40)))
+    assert said == [b"%d" % n for n in range(40)]
+    assert patient._lines is not None
+    lines = patient._lines._open
+    assert len(lines) == len(patient._lines._free) == 8
+
+    await patient.aclose()
+    assert not any(line.is_connected for line in lines)
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(store: Store) -> None:

@@ -29,5 +29,14 @@ def connections_left() -> list[str]:
     left = [one for one, loop in list(_opened.items()) if loop.is_closed() and one._writer is not None]
     for one in left:
         del _opened[one]
-        one._writer = one._reader = None  # what is known need not warn again
+        _drop(one)
     return [repr(one) for one in left]
+
+
+def _drop(connection: Any) -> None:
+    """Closes it without its loop: what is told need not warn again, in another test."""
+    transport = connection._writer.transport
+    if getattr(transport, "_sock", None) is not None:
+        transport._sock.close()
+        transport._sock, transport._closing = None, True
+    connection._writer = connection._reader = None

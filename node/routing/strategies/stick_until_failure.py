@@ -17,6 +17,8 @@ class StickUntilFailure(Strategy):
 
     def rank(self, candidates: Sequence[ModelSpec], request: Request, hints: Hints) -> list[ModelSpec]:
         """The current model, then the others in pool order from there on, around the end."""
+        if len(candidates) < 2:
+            return list(candidates)
         places = {spec.id: place for place, spec in enumerate(hints.order)}
         start = places.get(hints.current, 0)
         return sorted(candidates, key=lambda spec: (places[spec.id] - start) % len(places))

@@ -392,3 +392,23 @@ def test_a_router_of_engines_finds_it_well(client, mock, path):
     response = client.get(f"{mock.root_url}{path}")
 
     assert (response.status_code, mock.counts()["total"]) == (200, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "found"),
+    [
+        ("/v1/search", {"model": "m", "query": "hello"}, lambda answer: answer["results"][0]["content"]),
+        ("/v1/scrape", {"model": "m", "url": "hello"}, lambda answer: answer["content"]),
+        ("/tavily/search", {"query": "hello"}, lambda answer: answer["results"][0]["content"]),
+        ("/tavily/extract", {"urls": ["hello"]}, lambda answer: answer["results"][0]["raw_content"]),
+        ("/serper/search", {"q": "hello"}, lambda answer: answer["organic"][0]["snippet"]),
+    ],
+)
+def test_the_web_is_searched_and_read_in_several_words(
+    client: httpx.Client, path: str, body: dict[str, Any], found: Any
+) -> None:
+    """Each names the mock and what was asked; a body that asks for nothing is refused."""
+    address = client.base_url.copy_with(path=path)
+
+    assert found(client.post(address, json=body).json()) == "alpha: hello"
+    assert client.post(address, json={"model": "m"}).status_code == 400

@@ -79,7 +79,7 @@ def test_a_settlement_travels_with_an_ask_that_comes_in_time() -> None:
 
 def test_requests_in_turn_find_less_company_than_at_random() -> None:
     """Each node of many gets them at even distances, longer than a settlement waits."""
-    fleet = Fleet(4, 1, 500.0)
+    fleet = Fleet(4, 1, 250.0)
     random, in_turn = (
         simulate(one, _COSTS, requests=3000).calls for one in (fleet, replace(fleet, in_turn=True))
     )

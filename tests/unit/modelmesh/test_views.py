@@ -229,6 +229,8 @@ def test_the_other_tables_name_their_things():
     answer = seen()
 
     assert "alive" in line_with(render(nodes_view(answer.nodes, now=NOW)), "n1")
+    inside = answer.nodes[0].model_copy(update={"host": "web-1", "port": 0})
+    assert "in a program on web-1" in line_with(render(nodes_view([inside], now=NOW)), "n1")
     assert "alpha.small beta.large" in line_with(render(pools_view(answer.pools)), "chat")
     provider = line_with(render(providers_view(answer.providers, now=NOW)), "alpha")
     assert "openai-compatible.v1" in provider

@@ -383,7 +383,7 @@ async def test_a_settlement_without_company_waits_a_moment_only(scene: Scene) ->
 
 @pytest.mark.parametrize(
     ("limits", "most_s"),
-    [({}, 0.005), ({"rpm": 1}, 0.005), ({"concurrency": 500}, 0.001), ({"concurrency": 3}, 0.0)],
+    [({}, 0.005), ({"rpm": 1}, 0.005), ({"concurrency": 500}, 0.002), ({"concurrency": 3}, 0.0)],
 )
 @in_virtual_time
 async def test_the_fewer_slots_there_are_the_sooner_one_is_given_back(

@@ -92,6 +92,19 @@ def test_model_without_capability_anywhere_is_a_fault_that_names_the_fix():
     ]
 
 
+def test_a_service_of_the_web_offers_what_it_does_and_nothing_else():
+    """A search engine that is to chat would never be asked anything."""
+    models = {
+        "tavily.x": {"provider": "tavily", "capabilities": ["web-search", "chat-completion"]},
+        "jina.y": {"provider": "jina", "capabilities": ["web-search", "reranking"]},
+    }
+
+    assert faults_of({"tavily": {"api_key": "k"}, "jina": {"api_key": "k"}}, models) == [
+        "models.tavily.x.capabilities: connector tavily.search.v1 offers no"
+        " generation.text-generation.chat-completion; it offers: web-search, document-parsing"
+    ]
+
+
 def test_provider_takes_address_and_connector_from_the_catalogue():
     """The entry's own name will do as connector; what is configured wins."""
     topology = build(

@@ -22,9 +22,15 @@ from tests.unit.node.virtual_time import in_virtual_time
 STANDBY = EntityState("standby", "error_threshold", "trial", until_ms=NOW_MS + 60_000)
 
 
-def house(*scripts: Any, **model: Any) -> House:
+def house(*scripts: Any, provider: dict[str, Any] | None = None, **model: Any) -> House:
     """A pool of two, the first of which is probed; the other must never be asked."""
-    topology = mesh("a.m", "b.m", differing={"a.m": model})
+    topology = mesh(
+        "a.m",
+        "b.m",
+        model={"capabilities": model["capabilities"]} if provider else None,
+        provider=provider,
+        differing={"a.m": model},
+    )
     return House(topology, ScriptedTransport(a=list(scripts) or whole(), b=whole("wrong")))
 
 
@@ -57,6 +63,7 @@ def sent(place: House) -> Any:
         ({"capabilities": ["text-to-speech"]}, {"input": "ok", "voice": "alloy"}),
         ({"capabilities": ["text-to-image"]}, {"prompt": "a dot"}),
         ({"capabilities": ["speech-to-text"]}, {}),
+        ({"capabilities": ["web-search"]}, {"query": "ping", "max_results": 1}),
     ],
 )
 async def test_its_shape_is_that_of_what_the_model_does(
@@ -69,6 +76,20 @@ async def test_its_shape_is_that_of_what_the_model_does(
     assert call is not None
     assert call.fields == {"model": "a.m", **expected}
     assert call.surface.serves(place.topology.models["a.m"].capabilities)
+
+
+async def test_a_service_of_the_web_that_reads_is_given_a_page() -> None:
+    """A model that reads documents is talked to instead."""
+    page = {"data": {"markdown": "# C", "metadata": {"statusCode": 200}}}
+    reads = {"connector": "firecrawl", "base_url": "http://a/v1", "api_key": "k"}
+    place = house(Answer(orjson.dumps(page)), capabilities=["document-parsing"], provider=reads)
+    view = await probe(place)
+    talks = probe_call(house(capabilities=["document-parsing"]).topology.models["a.m"], How.PROBE)
+
+    assert view.verdict == "well"
+    assert sent(place) == {"url": "https://example.com/", "formats": ["markdown"]}
+    assert talks is not None
+    assert talks.surface.name == "chat completions"
 
 
 async def test_a_model_that_only_streams_is_asked_to() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from node.api.surfaces import CHAT, COMPLETIONS, EMBEDDINGS, SURFACES
 from shared_state.capabilities import default_tree
+from tests.unit.node.house import mesh
 
 TREE = default_tree()
 
@@ -30,12 +31,41 @@ def leaf(name: str) -> frozenset[str]:
         ("speech-to-text", {"transcriptions", "translations"}),
         ("text-to-image", {"image generations", "image edits", "image variations"}),
         ("upscaling", {"image edits", "image variations"}),
+        ("web-search", {"search"}),
+        ("semantic-search", {"search"}),
         ("text-to-video", set()),
     ],
 )
 def test_a_model_serves_the_apis_of_its_capabilities(capability: str, expected: set[str]) -> None:
     """An image model is not asked to chat."""
     assert {surface.name for surface in SURFACES if surface.serves(leaf(capability))} == expected
+
+
+def test_a_service_of_the_web_holds_no_conversation() -> None:
+    """It reads documents as some chat models do; it is not asked to talk about them. What else it does it is asked for."""
+    topology = mesh(
+        "tavily.x",
+        "jina.x",
+        "alpha.x",
+        differing={
+            "tavily.x": {"capabilities": ["document-parsing", "web-search"]},
+            "jina.x": {"capabilities": ["document-parsing", "reranking"]},
+            "alpha.x": {"capabilities": ["document-parsing"]},
+        },
+        providers={
+            "tavily": {"connector": "tavily", "api_key": "k"},
+            "jina": {"connector": "jina", "api_key": "k"},
+            "alpha": {"connector": "openai-compatible.v1", "base_url": "http://alpha/v1"},
+        },
+    )
+    served = {
+        name: {surface.name for surface in SURFACES if surface.suits(model)}
+        for name, model in topology.models.items()
+    }
+
+    assert served["tavily.x"] == {"search", "scrape"}
+    assert served["jina.x"] == {"scrape", "rerank"}
+    assert {"chat completions", "scrape"} < served["alpha.x"]
 
 
 def test_one_capability_is_enough() -> None:
@@ -97,4 +127,6 @@ def test_paths_are_those_of_the_api() -> None:
         "/moderations",
         "/rerank",
         "/responses",
+        "/search",
+        "/scrape",
     }

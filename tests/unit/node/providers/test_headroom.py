@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from node.providers.headroom import Told, headroom_told
+from node.providers.learned import limit_headers
 
 
 def told(dialect: str = "openai", **said: str) -> Told | None:
     """``remaining_requests="5"`` as the header of that name."""
-    raw = [(f"X-RateLimit-{name.replace('_', '-')}".encode(), text.encode()) for name, text in said.items()]
-    return headroom_told(raw, dialect=dialect)
+    raw = [(f"x-ratelimit-{name.replace('_', '-')}".encode(), text.encode()) for name, text in said.items()]
+    return headroom_told(limit_headers(raw), dialect=dialect)
 
 
 REQUESTS = {"limit_requests": "100", "remaining_requests": "60", "reset_requests": "40s"}

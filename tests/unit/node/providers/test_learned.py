@@ -87,7 +87,7 @@ def test_old_news_teach_nothing():
 
 def test_only_headers_about_limits_are_read() -> None:
     """Most providers tell nothing, and that costs nothing."""
-    raw = [(b"Content-Type", b"text/plain"), (b"X-RateLimit-Remaining-Requests", b"5"), (b"Date", b"x")]
+    raw = [(b"content-type", b"text/plain"), (b"x-ratelimit-remaining-requests", b"5"), (b"date", b"x")]
 
     assert limit_headers(raw) == {"x-ratelimit-remaining-requests": "5"}
     assert limit_headers(raw[:1]) == {}

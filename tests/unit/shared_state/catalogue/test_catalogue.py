@@ -21,6 +21,11 @@ def test_entries_are_sound(profile):
         assert model.capabilities
         assert all(tree.get_node(tree.resolve_name(name)).is_leaf for name in model.capabilities)
         assert set(model.features) <= set(FeaturesConfig.model_fields)
+    assert (
+        set(profile.offers) >= {name for model in profile.models for name in model.capabilities}
+        or not profile.offers
+    )
+    assert all(tree.get_node(tree.resolve_name(name)).is_leaf for name in profile.offers)
     assert profile.base_url is None or not profile.base_url.endswith("/")
     assert profile.requires_key == (profile.env_var is not None and not profile.is_local)
 

@@ -43,7 +43,11 @@ def test_every_spoken_provider_at_once_is_a_sound_configuration():
 
     topology = build_topology(config_from_environment(environ).config)
 
-    assert len(topology.providers) == len(environ) == len(spoken_profiles()) - 1
+    assert (
+        len(topology.providers)
+        == len(environ)
+        == sum(profile.env_var is not None for profile in spoken_profiles())
+    )
     assert topology.resolve("chat-completion").pools
 
 
@@ -67,6 +71,19 @@ def test_providers_with_a_format_of_their_own_are_reported_as_skipped():
     assert notices[0] == (
         "GOOGLE_API_KEY is skipped: google.gemini.v1 is known but not spoken by this release yet"
     )
+
+
+def test_keys_of_services_of_the_web_bring_pools_of_what_they_do():
+    """Two searches and a reader, with what they cost."""
+    environ = dict.fromkeys(("TAVILY_API_KEY", "SERPER_API_KEY", "FIRECRAWL_API_KEY"), "key")
+    topology = build_topology(config_from_environment(environ).config)
+
+    assert {name: [model.id for model in pool.models] for name, pool in topology.pools.items()} == {
+        "web-search": ["tavily.tavily-search", "serper.serper-google-search"],
+        "document-parsing": ["firecrawl.firecrawl-scrape"],
+    }
+    assert topology.models["tavily.tavily-search"].config.pricing.per_request == 0.01
+    assert topology.resolve("content-extraction").pools == topology.resolve("document-parsing").pools
 
 
 def test_local_server_without_default_models_is_reported():

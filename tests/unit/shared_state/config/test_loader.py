@@ -161,7 +161,30 @@ def test_values_from_the_environment_become_numbers():
             "keys: {required: perhaps}",
             "keys.required: must be a valid boolean, unable to interpret input, not 'perhaps'",
         ),
-        ("secrets: {store: aws.secrets-manager.v1}", f"secrets.store: aws.secrets-manager.v1 {NOT_OBEYED}"),
+        (
+            "secrets: {store: modelmesh.browser-secrets.v1}",
+            f"secrets.store: modelmesh.browser-secrets.v1 {NOT_OBEYED}",
+        ),
+        (
+            "secrets: {store: hashicorp.vault.v1}",
+            "secrets.store: must be 'modelmesh.env.v1', 'modelmesh.dotenv.v1', 'modelmesh.json-secrets.v1', "
+            "'modelmesh.encrypted-file.v1', 'modelmesh.keyring.v1', 'modelmesh.memory-secrets.v1', "
+            "'aws.secrets-manager.v1', 'google.secret-manager.v1', 'microsoft.key-vault.v1' or "
+            "'1password.connect.v1', not 'hashicorp.vault.v1'",
+        ),
+        (
+            "secrets: {vault_name: x}",
+            "secrets.vault_name: is an older spelling; write vault_url: https://NAME.vault.azure.net",
+        ),
+        (
+            "secrets: {region: eu-west-1}",
+            "secrets.region: is no key of modelmesh.env.v1, which has prefix; it belongs to aws.secrets-manager.v1",
+        ),
+        (
+            "secrets: {store: google.secret-manager.v1}",
+            "secrets.project: is required by google.secret-manager.v1",
+        ),
+        ("secrets: {pasword: x}", "secrets.pasword: unknown key"),
         ("storage: {connector: aws.s3.v1}", f"storage.connector: aws.s3.v1 {NOT_OBEYED}"),
         ("storage: {connector: s4}", "storage.connector: must be 'modelmesh.sqlite.v1', not 's4'"),
         ("discovery: {sync: {auto_register: true}}", f"discovery.sync.auto_register: {NOT_OBEYED}"),

@@ -6,6 +6,7 @@ import traceback
 
 import pytest
 
+from shared_state.config.documents import read_document
 from shared_state.config.loader import read_config
 from shared_state.config.version import config_version
 from shared_state.errors import ConfigurationError
@@ -163,3 +164,31 @@ def test_version_does_not_depend_on_secrets_or_the_machine():
     assert config_version(read_config(reordered, environ=ENVIRON)) != config_version(
         read_config(backwards, environ=ENVIRON)
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: *{}",
+        "a: &{} [",
+        "a: !{} x",
+        "a: !!int {}",
+        "a: !!timestamp {}",
+        "a: '{}",
+        'a: "\\{}"',
+        "a: {}: b",
+        "- {}\nb: c",
+        "%{}\na: b",
+        "{}",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
+def test_a_file_that_is_broken_at_a_key_does_not_show_it(tmp_path, text, suffix):
+    """Parsers quote anchors, tags and what is no number; a key pasted without quotes becomes one of these."""
+    path = tmp_path / f"mesh{suffix}"
+    path.write_text(text.format("sk-canary"))
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_document(path)
+
+    assert "canary" not in "".join(traceback.format_exception(caught.value))

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from shared_state.config.faults import format_path
-from shared_state.config.references import resolve
-from shared_state.config.root import SecretsConfig
-from shared_state.config.secrets import EnvironmentStore, open_store, parse_dotenv
+from shared_state.config.portions import find_literal_secrets, without_literal_secrets
+from shared_state.config.references import find_secrets, resolve
+from shared_state.config.secrets import SecretsConfig
+from shared_state.errors import SecretStoreError
+from shared_state.secret_stores.base import ReadOnce
+from shared_state.secret_stores.dotenv import parse_dotenv
+from shared_state.secret_stores.environment import EnvironmentStore
+from shared_state.secret_stores.table import open_store
 
 
 def resolve_one(text, *, environ=None, fail_on_missing=True):
@@ -157,5 +162,88 @@ def test_environment_wins_over_dotenv(tmp_path):
 
 def test_dotenv_file_that_cannot_be_read(tmp_path):
     """A folder is no file of secrets."""
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(SecretStoreError, match="cannot read"):
         open_store(SecretsConfig(store="modelmesh.dotenv.v1", path=str(tmp_path)), {})
+
+
+class Vault:
+    """A store that has some secrets, refuses one, and is away for another."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get(self, name: str) -> str | None:
+        self.asked.append(name)
+        if name == "REFUSED":
+            raise SecretStoreError("the vault refuses it")
+        if name == "AWAY":
+            raise SecretStoreError("the vault is away", is_outage=True)
+        return {"HAVE": "hunter22"}.get(name)
+
+    def describe(self, name: str) -> str:
+        return f"the vault holds no {name}"
+
+
+def test_everything_that_is_missing_is_told_at_once():
+    """Each with its path and where it was looked for; one that cannot be read is told apart."""
+    document = {
+        "a": "${secrets:HAVE}",
+        "b": ["${secrets:LACK}"],
+        "c": {"d": "${secrets:REFUSED}"},
+        "e": "${secrets:LOST}",
+    }
+
+    resolved = resolve(document, environ={}, store=Vault())
+
+    assert [str(fault) for fault in resolved.faults] == [
+        "b[0]: the secret LACK is missing: the vault holds no LACK",
+        "c.d: the secret REFUSED cannot be read: the vault refuses it",
+        "e: the secret LOST is missing: the vault holds no LOST",
+    ]
+
+
+def test_a_store_that_is_away_is_one_fault_and_asked_once():
+    """However many secrets it has; `fail_on_missing: false` is not about that."""
+    vault = Vault()
+    document = {"a": "${secrets:AWAY}", "b": "${secrets:HAVE}", "c": "${secrets:LACK}"}
+
+    resolved = resolve(document, environ={}, store=ReadOnce(vault), fail_on_missing=False)
+
+    assert [str(fault) for fault in resolved.faults] == ["secrets: the vault is away"]
+    assert resolved.unusable == {("a",), ("b",), ("c",)}
+    assert vault.asked == ["AWAY"]
+
+
+def test_references_are_found_where_they_stand():
+    """Each with its path; what is escaped or of the environment is none."""
+    document = {
+        "a": ["x${secrets:A}y${secrets:B}"],
+        "b": "$${secrets:C} ${env:D}",
+        "c": {"d": "${secrets:A}"},
+        "e": 5,
+    }
+
+    assert [(name, format_path(path)) for name, path in find_secrets(document)] == [
+        ("A", "a[0]"),
+        ("B", "a[0]"),
+        ("A", "c.d"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"token": "sk-literal"},
+        {"passphrase": "sk-literal"},
+        {"encryption_key": "sk-literal"},
+        {"secrets": {"A": "sk-literal"}},
+    ],
+)
+def test_what_opens_a_store_does_not_leave_the_file(section):
+    """A version of the configuration is kept in Redis: there it has to be a reference."""
+    (fault,) = find_literal_secrets({"secrets": section})
+
+    assert "is kept in Redis" in fault.message
+    assert "sk-literal" not in str(fault)
+    assert "sk-literal" not in str(without_literal_secrets({"secrets": section}))
+    assert find_literal_secrets({"secrets": {"token": "${env:TOKEN}"}}) == []
