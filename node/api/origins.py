@@ -20,8 +20,8 @@ from node.api.body import headers_of
 from shared_state.addresses import is_loopback
 from shared_state.errors import OriginNotAllowedError
 
-#: Sent by browsers; SDKs and commands send neither.
-PAGE_HEADERS: Final = frozenset({b"origin", b"sec-fetch-site"})
+_ORIGIN: Final = b"origin"
+_SITE: Final = b"sec-fetch-site"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]@/?#\s]+))(?::\d{1,5})?")
 _LONGEST: Final = 100
@@ -46,9 +46,9 @@ class Origins:
         Raises:
             OriginNotAllowedError: a page of another site sends it.
         """
-        if self._has_any or PAGE_HEADERS.isdisjoint(headers_of(scope)):
-            return
-        self._check_page(scope, remedy="require tokens or client keys")
+        headers = headers_of(scope)  # before every call: SDKs send neither of these
+        if (_ORIGIN in headers or _SITE in headers) and not self._has_any:
+            self._check_page(scope, remedy="require tokens or client keys")
 
     def check_order(self, scope: Scope) -> None:
         """Lets a request of an operator pass.
@@ -80,9 +80,9 @@ class Origins:
         if scope["method"] in _SAFE:
             return
         headers = headers_of(scope)
-        origin = headers.get(b"origin")
+        origin = headers.get(_ORIGIN)
         if origin is None:
-            if headers.get(b"sec-fetch-site") == b"cross-site":
+            if headers.get(_SITE) == b"cross-site":
                 raise _refusal("another site", remedy)
         elif not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
             raise _refusal(repr(origin.decode("latin-1")[:_LONGEST]), remedy)
