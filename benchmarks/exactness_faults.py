@@ -80,7 +80,8 @@ async def lose_tail(fleet: Fleet, _: random.Random) -> None:
     store.freeze()
     await asyncio.sleep(_FROZEN_BEFORE_LOSS_S)
     store.thaw()
-    await asyncio.to_thread(store.lose_tail, size)
+    await asyncio.to_thread(store.kill)
+    store.lose_tail(size)  # started by this thread, for it ends with the one that starts it
 
 
 def freeze_store(frozen_s: float) -> Fault:

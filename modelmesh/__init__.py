@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from modelmesh.clients import MeshClient as MeshClient
     from modelmesh.errors import FrontDoorError as FrontDoorError
     from modelmesh.errors import MeshClosedError as MeshClosedError
     from modelmesh.errors import MissingExtraError as MissingExtraError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from modelmesh.errors import StoreError as StoreError
     from modelmesh.errors import WrongLoopError as WrongLoopError
     from modelmesh.mesh import ModelMesh as ModelMesh
+    from modelmesh.mesh_client import MeshClient as MeshClient
     from modelmesh.zero import create as create
     from shared_state.config.root import MeshConfig as MeshConfig
     from shared_state.errors import ConfigurationError as ConfigurationError
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 _PLACES: Final = {
     "ModelMesh": "modelmesh.mesh",
-    "MeshClient": "modelmesh.clients",
+    "MeshClient": "modelmesh.mesh_client",
     "create": "modelmesh.zero",
     "MeshConfig": "shared_state.config.root",
     "ConfigurationError": "shared_state.errors",

@@ -20,12 +20,12 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 from modelmesh.bridge import Bridge, SyncTransport
 from modelmesh.embedded import EmbeddedStore
 from modelmesh.errors import StartError
-from modelmesh.event_logs import RequestLines, keep_to_logging
 from modelmesh.extras import require_openai
 from modelmesh.in_process import Calls, InProcessTransport
 from modelmesh.operator import Operator
 from modelmesh.ops_client import OpsClient
 from modelmesh.plan import Configuration, Plan, make_plan
+from modelmesh.request_lines import RequestLines
 from node.api.auth import Doorkeeper
 from node.service import NodeService
 from shared_state.errors import ModelMeshError
@@ -187,7 +187,6 @@ class ModelMesh(Operator):
             await self._embedded.start()
             await self._embedded.wait_ready()
         self._service = service = self._build_service()
-        keep_to_logging()
         await service.start()
         self._calls = Calls(service.application)
         self._bridge = Bridge(self._calls)
@@ -256,7 +255,6 @@ class ModelMesh(Operator):
         await asyncio.to_thread(import_module, "scheduler.shifts")
         from scheduler.shifts import Shifts
 
-        keep_to_logging()
         plan, store = self._plan, self._open_store("modelmesh-program-scheduler")
         try:
             shifts = Shifts(

@@ -24,7 +24,7 @@ from shared_state.errors import ConfigurationError
 from shared_state.topology import Topology
 
 if TYPE_CHECKING:
-    from modelmesh.clients import MeshClient
+    from modelmesh.mesh_client import MeshClient
 
 _OVERRULED: Final = (
     "version {number} of the configuration is in force in this cluster: providers, models, strategy and api_keys cannot change that;"
@@ -96,7 +96,8 @@ def _plan(wishes: Wishes, config: Configuration | None, redis: str | None) -> Pl
 
 
 def _client(lease: Lease, names: Sequence[str], options: Mapping[str, Any]) -> MeshClient:
-    from modelmesh.clients import MeshClient, sync_client
+    from modelmesh.clients import sync_client
+    from modelmesh.mesh_client import MeshClient
 
     transport = lease.mesh.sync_transport()
     client = sync_client(transport, base_url=lease.mesh.base_url, kind=MeshClient, **options)

@@ -28,10 +28,11 @@ from shared_state.blueprints import Blueprints
 from shared_state.config.loader import find_document, read_config
 from shared_state.errors import ConfigurationError
 from shared_state.home import state_folder
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 #: How long the first answers wait for the first sight of the shared state; then the node says that it has none.

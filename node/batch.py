@@ -12,18 +12,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from node.early import EarlyWord
 from node.spool import Shelf
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.errors import TermChangedError
 from shared_state.ledger import MAX_BATCH, NOT_SENT, Ask, Code, DomainLedger, Outcome, Settlement, Verdict
+from shared_state.logs import get_logger
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AWAY: Final = Verdict(Code.STORE_AWAY)
 _IN_DOUBT: Final = Verdict(Code.STORE_AWAY, in_doubt=True)

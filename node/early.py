@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from node.watch import StoreWatch
 from shared_state.ledger import DomainLedger
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Word = tuple[str, int, int]
 

@@ -11,18 +11,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from node.watch import StoreWatch
 from shared_state.blueprints import Blueprints
 from shared_state.errors import ConfigurationError, VersionNotFoundError
 from shared_state.events import Event
+from shared_state.logs import get_logger
 from shared_state.registry import NodeInfo
 from shared_state.store import STORE_ERRORS
 from shared_state.topology import Topology
 from shared_state.versions import KIND, Told, Version, Versions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _POLL_S: Final = 1.0
 _LONGEST_FAULT: Final = 2000

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import structlog
-
 from node.batch import DomainBatcher
 from node.leases import LeaseKeeper
 from node.spool import Spool
@@ -21,10 +19,11 @@ from shared_state.cancellation import end_all
 from shared_state.clock import ServerClock
 from shared_state.config import LimitsConfig
 from shared_state.ledger import DomainLedger
+from shared_state.logs import get_logger
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _GOODBYE_S: Final = 2.0
 

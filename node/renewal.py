@@ -10,17 +10,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-import structlog
-
 from node.following import Follower
 from shared_state.blueprints import Blueprints
 from shared_state.errors import ConfigurationError, SecretStoreError
 from shared_state.events import Event
+from shared_state.logs import get_logger
 from shared_state.state import Reason
 from shared_state.store import STORE_ERRORS
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _APART_S: Final = 5.0  # between two readings: a burst of events is no reason to ask a vault more often
 _LONGEST_WAIT_S: Final = 30.0  # then it is looked up whether the interval is another one by now

@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-import structlog
-
 from node.api.application import Front
 from node.api.auth import Doorkeeper
 from node.core import Node, build_core
@@ -32,12 +30,13 @@ from shared_state.client_keys import ClientKeys
 from shared_state.clock import ServerClock
 from shared_state.events import Event
 from shared_state.ledger import DomainLedger
+from shared_state.logs import get_logger
 from shared_state.registry import HEARTBEAT_S, NodeInfo, Registry
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 from shared_state.versions import Version, Versions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FLUSH_DEADLINE_S = 3.0
 

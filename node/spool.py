@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import orjson
-import structlog
 
 from node.watch import StoreWatch
 from shared_state.config import PoolConfig
 from shared_state.ledger import LEASED, Outcome, Settlement
+from shared_state.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _SUFFIX: Final = ".spool"
 _MOST_BYTES: Final = 32 * 1024 * 1024

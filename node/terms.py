@@ -7,16 +7,15 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Final, Protocol
 
-import structlog
-
 from node.leases import LeaseKeeper
 from node.watch import StoreWatch
 from shared_state.assertion import Assertion, Correction, Standby
 from shared_state.errors import TermChangedError
 from shared_state.ledger import DomainLedger
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _RETRY_S: Final = 0.05
 

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PROBE_EVERY_S: Final = 0.1
 

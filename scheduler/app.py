@@ -19,10 +19,11 @@ from scheduler.shifts import Shifts
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import find_document, read_config
 from shared_state.errors import ConfigurationError, ModelMeshError
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.topology import Topology, build_topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _EXIT_FAULT: Final = 2
 
@@ -85,6 +86,7 @@ def _configure_logging() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 
-import structlog
-
 from scheduler.sinks import Sink, SinkError
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.versions import (
     Chronicle,
@@ -20,7 +19,7 @@ from shared_state.versions import (
     encode_chronicle,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Chronicles:

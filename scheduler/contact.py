@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from shared_state.logs import get_logger
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A pause between two readings, or a difference between the two clocks' progress, that counts as a gap.
 GAP_S: Final = 2.0

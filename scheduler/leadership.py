@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 from typing import Final
 
-import structlog
-
 from scheduler.contact import Contact
 from shared_state.cancellation import obey_cancellation
 from shared_state.leadership import Lead, hold_lead, release_lead
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _RETRY_AT_MOST_S: Final = 0.5
 _AFTER_EXPIRY_S: Final = 0.01

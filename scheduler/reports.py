@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
-import structlog
 
 from scheduler.contact import describe
+from shared_state.logs import get_logger
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _ERROR_MAX_CHARS = 300
 

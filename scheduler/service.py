@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import httpx
-import structlog
 
 from scheduler.contact import Contact, describe
 from scheduler.jobs.audit import Audit
@@ -32,11 +31,12 @@ from scheduler.sinks import Sink
 from scheduler.timetable import Job, Timetable
 from shared_state.directory import DomainDirectory
 from shared_state.errors import ModelMeshError
+from shared_state.logs import get_logger
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 RECOVERY_EVERY_S: Final = 0.25
 LEASES_EVERY_S: Final = 1.0

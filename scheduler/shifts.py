@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
-import structlog
 
 from scheduler.chronicles import Chronicles
 from scheduler.contact import describe
@@ -24,12 +23,13 @@ from shared_state.blueprints import Blueprints
 from shared_state.cancellation import obey_cancellation
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
 from shared_state.leadership import tell_version
+from shared_state.logs import get_logger
 from shared_state.specs import DomainSpec
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.topology import Topology
 from shared_state.versions import Versions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LOOK_EVERY_S: Final = 0.5
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import structlog
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -22,9 +21,10 @@ from scheduler.leadership import Leadership
 from scheduler.reports import Reports
 from shared_state.cancellation import obey_cancellation
 from shared_state.errors import FencedOffError, ModelMeshError
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PUBLISH_EVERY_S: Final = 1.0
 #: A run may be this late without counting as missed: a busy process is no frozen one.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
 from scheduler.sinks import make_sink
 from shared_state.blueprints import Blueprints
 from shared_state.config.root import StorageConfig
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
 from shared_state.leadership import Verdict
+from shared_state.logs import get_logger
 from shared_state.versions import Versions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LONGEST_FAULT: Final = 2000
 

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from shared_state.connections import close_client
 from shared_state.events import Event, decode_event
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _POLL_S: Final = 1.0
 _PING_EVERY_S: Final = 5.0

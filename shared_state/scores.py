@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
 from shared_state.config.models import (
     ConstraintsConfig,
     DeliveryConfig,
@@ -24,8 +22,9 @@ from shared_state.config.models import (
 )
 from shared_state.config.values import Section
 from shared_state.expressions import Expression, ExpressionError, Facts
+from shared_state.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Strategy of a pool with a score: its members come in order already.
 SCORE_STRATEGY: Final = "modelmesh.score.v1"

@@ -11,7 +11,6 @@ from random import getrandbits
 from typing import Any, Final
 
 import orjson
-import structlog
 from starlette.types import Receive, Scope, Send
 
 from node.api.auth import ClientDoor
@@ -40,8 +39,9 @@ from shared_state.errors import (
     ModelMeshError,
     RequestError,
 )
+from shared_state.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_NAME = 256

@@ -10,16 +10,15 @@ import asyncio
 from collections import OrderedDict
 from typing import Final
 
-import structlog
-
 from node.watch import StoreWatch
 from shared_state.client_keys import ClientKey, ClientKeys, is_key_text
 from shared_state.errors import StateUnavailableError
 from shared_state.events import Event
 from shared_state.gates import DomainKind
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: So often a node looks whether it has missed an event.
 _POLL_S: Final = 0.5

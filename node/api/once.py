@@ -11,7 +11,6 @@ import hashlib
 import uuid
 from typing import Final
 
-import structlog
 from starlette.types import Scope
 
 from node.api.auth import bearer_token
@@ -40,9 +39,10 @@ from shared_state.idempotency import (
     hold_claim,
     take_claim,
 )
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NAME: Final = b"idempotency-key"
 _LONGEST: Final = 255

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -19,10 +18,11 @@ from node.watch import StoreWatch
 from shared_state.availability import read_health
 from shared_state.books import Cause, read_audit
 from shared_state.capacity import first_dry, lines_of
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.usage import Usage, in_units, read_usage, unit_name
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FRESH_S: Final = 5.0
 _STALE_S: Final = 60.0

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import orjson
-import structlog
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -19,9 +18,10 @@ from node.observe.record import record_of
 from node.watch import StoreWatch
 from shared_state.config.root import DecisionsConfig
 from shared_state.decisions import MOST_BYTES, pack, write_decisions
+from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _GATHER_S: Final = 0.1
 _BATCH: Final = 100

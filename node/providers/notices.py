@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import structlog
-
 from node.providers.learned import told_limits
 from shared_state.config.limits import COUNTING
+from shared_state.logs import get_logger
 from shared_state.topology import ModelSpec, ProviderSpec
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Limits seldom change, so most answers are not looked at.
 _LOOK_S: Final = 60.0

@@ -12,11 +12,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Final
 
-import structlog
-
 from node.routing.weight import weigh_text
+from shared_state.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Vocabularies in the order of preference when the model's own is unknown or missing; an older one makes more tokens, not fewer.
 _FALLBACKS: Final = ("o200k_base", "cl100k_base")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
 from shared_state.books import Difference, by_cause, read_books, report_audit
 from shared_state.directory import Directory
 from shared_state.errors import ModelMeshError
+from shared_state.logs import get_logger
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class BooksOffError(ModelMeshError):

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from scheduler.sinks.base import Sink
 from shared_state.copies import (
     MOST_RESERVATIONS,
@@ -28,10 +26,11 @@ from shared_state.copies import (
     subtract,
 )
 from shared_state.directory import Directory
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NOTHING_TO_WAIT_FOR: Final = 0
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from scheduler.sinks.base import Sink
 from shared_state.directory import Directory
+from shared_state.logs import get_logger
 from shared_state.statistics import MinuteRow, close_minutes, forget_minute, read_minute
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A minute is left alone for this long after its end, in case a promoted replica's clock is a little behind.
 GRACE_S: Final = 2.0

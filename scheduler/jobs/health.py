@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
 from scheduler.jobs.checkups import Checkups, Findings, Patient
 from scheduler.nodes import NobodyAliveError, Nodes
 from shared_state.availability import (
@@ -22,13 +20,14 @@ from shared_state.availability import (
     take_probe,
     take_traffic,
 )
+from shared_state.logs import get_logger
 from shared_state.recent import KEPT_MINUTES, Recent, read_recent
 from shared_state.rotation.probing import is_dear
 from shared_state.statistics import MinuteRow
 from shared_state.store import Store
 from shared_state.topology import DomainSpec, ModelSpec, Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: What the first look takes for recent.
 _FIRST_MINUTES: Final = 2

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from shared_state.clock import ServerClock
 from shared_state.directory import Directory
 from shared_state.domains import next_lease_ends
 from shared_state.ledger import DomainLedger
+from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.topology import DomainSpec
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _SIGNATURE: Final = "scheduler"
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from scheduler.jobs.flush import Flush
 from shared_state.books import read_books
 from shared_state.leftovers import End, Item, drop_known, forget, items_of, note_known, read_known
+from shared_state.logs import get_logger
 from shared_state.registry import Registry
 from shared_state.store import Store
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A run ends after so many, the next one goes on.
 _MOST: Final = 200

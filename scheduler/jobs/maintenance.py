@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from shared_state.domains import maintain
+from shared_state.logs import get_logger
 from shared_state.rotation.maintenance import Calendars, due_rests
 from shared_state.store import Store
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Maintenance:

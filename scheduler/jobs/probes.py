@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-import structlog
-
 from scheduler.nodes import Nodes, NoNodeError
 from scheduler.pulses import Follower, Pulses
 from shared_state.domains import read_domain
+from shared_state.logs import get_logger
 from shared_state.rotation.probing import interval_of, is_probed_on_start, is_waiting, waits_since_ms
 from shared_state.state import ACTIVE, DomainState, EntityState, Status
 from shared_state.store import Store
 from shared_state.topology import DomainSpec, ModelSpec, Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AT_ONCE: Final = 8
 _AGAIN_MS: Final = 5_000

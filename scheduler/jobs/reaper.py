@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
-
 from scheduler.contact import Contact, read_server_time_s
 from shared_state.directory import Directory
 from shared_state.domains import abandon_of_nodes
+from shared_state.logs import get_logger
 from shared_state.registry import NODE_LEASE_S, Registry
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Reaper:

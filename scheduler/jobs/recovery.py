@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
 from scheduler.contact import read_server_time_s
 from scheduler.pulses import Follower, Pulses
 from shared_state.domains import next_recoveries, recover_due
+from shared_state.logs import get_logger
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Recovery:

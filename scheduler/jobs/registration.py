@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import structlog
-
 from scheduler.nodes import Nodes
+from shared_state.logs import get_logger
 from shared_state.shapes.listing import ListedModel
 from shared_state.topology import ModelSpec, ProviderSpec, Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _TIMEOUT_S: Final = 30.0
 _TRIES: Final = 3

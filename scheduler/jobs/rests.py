@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import structlog
-
 from scheduler.pulses import Follower, Pulses
 from shared_state.domains import Kind, lift_rests, next_recoveries, read_domain
+from shared_state.logs import get_logger
 from shared_state.state import DomainState, Mode, Status
 from shared_state.store import Store
 from shared_state.topology import Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Rests:

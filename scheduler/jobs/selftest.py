@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from shared_state.findings import Finding, Severity, StoreReport, publish_report, read_report
+from shared_state.logs import get_logger
 from shared_state.selftest import judge, read_runs, read_servers
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 EXAMINE_EVERY_S: Final = 3600.0
 _LOUD: Final = (Severity.ERROR, Severity.WARNING)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
 from shared_state.directory import Directory
 from shared_state.domains import forget_nodes, read_nodes_on_record
+from shared_state.logs import get_logger
 from shared_state.registry import Registry
 from shared_state.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Sweep:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
 from pydantic import ValidationError
 
 from scheduler.comparison import Changes, Configured, compare, discovered, unlisted
@@ -14,11 +13,12 @@ from scheduler.contact import read_server_time_s
 from scheduler.jobs.registration import Registrar
 from scheduler.nodes import NobodyAliveError, NodeAnswer, Nodes, NoNodeError
 from shared_state.listings import Listing, ModelNews, keep_listing, read_listing
+from shared_state.logs import get_logger
 from shared_state.shapes.listing import ListedModel, ListingView
 from shared_state.store import Store
 from shared_state.topology import ProviderSpec, Topology
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A list that could not be read is tried again after this long.
 RETRY_S: Final = 300.0

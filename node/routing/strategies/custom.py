@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-import structlog
-
 from node.routing.strategies.base import Hints, Request, Strategy
 from shared_state.config.pools import PoolConfig
 from shared_state.config.strategies import ENTRY_POINTS
+from shared_state.logs import get_logger
 from shared_state.topology import ModelSpec
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class StrategyLoadError(Exception):

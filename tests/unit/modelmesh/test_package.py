@@ -8,11 +8,9 @@ import sys
 from importlib.resources import files
 
 import pytest
-import structlog
 
 import modelmesh
-from modelmesh import event_logs
-from modelmesh.event_logs import EventLog, RequestLines
+from modelmesh.request_lines import REQUESTS, RequestLines
 
 
 def test_importing_it_costs_nothing():
@@ -43,31 +41,9 @@ def test_it_is_typed():
     assert files("modelmesh").joinpath("py.typed").is_file()
 
 
-def test_events_go_to_logging_unless_structlog_is_configured(monkeypatch, caplog):
-    """Levels are the logger's, tracebacks go along; a program that has configured structlog hears them there."""
-    with structlog.testing.capture_logs() as configured:
-        log = EventLog("node.x", structlog.get_logger("node.x"))
-        log.info("to structlog", number=1)
-    monkeypatch.setattr(event_logs.structlog, "is_configured", lambda: False)
-    with caplog.at_level(logging.INFO, logger="modelmesh.node.x"):
-        log.debug("not wanted")
-        log.info("to logging", number=2)
-        try:
-            raise ValueError("broken")
-        except ValueError:
-            log.exception("failed")
-
-    assert configured == [{"event": "to structlog", "number": 1, "log_level": "info"}]
-    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("INFO", 'event="to logging" number=2'),
-        ("ERROR", "event=failed"),
-    ]
-    assert "ValueError: broken" in caplog.text
-
-
 def test_request_lines_are_records(caplog):
     """One each, where somebody wants them."""
-    with caplog.at_level(logging.INFO, logger=event_logs.REQUESTS):
+    with caplog.at_level(logging.INFO, logger=REQUESTS):
         RequestLines().write(b'{"a": 1}\n{"b": "%s"}\n')
 
     assert [record.getMessage() for record in caplog.records] == ['{"a": 1}', '{"b": "%s"}']
