@@ -7,10 +7,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-SUITE  := not containers and not topologies and not browser and not vaults and not long$(if $(NGINX),, and not cluster)
+POSTGRES := $(firstword $(wildcard /usr/lib/postgresql/*/bin/postgres) $(shell command -v postgres))
+SUITE  := not containers and not topologies and not browser and not vaults and not storage and not long$(if $(NGINX),, and not cluster)
 
 .DEFAULT_GOAL := help
-.PHONY: ui-test vault-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
+.PHONY: ui-test storage-test vault-test topologies help run test check ready cluster compose-test bench bench-peers bench-scale bench-streams exactness soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-13s %s\n' "$$name" "$$what"; done
@@ -31,7 +32,7 @@ test: $(STAMP) ## all tests that need no container engine
 ready: check test ## what must be green before a change is handed over
 
 cluster: $(STAMP) ## several nodes behind nginx, the long tests included
-	$(BIN)/pytest -m '(cluster or long) and not containers and not topologies' $(ARGS)
+	$(BIN)/pytest -m '(cluster or long) and not containers and not topologies and not storage' $(ARGS)
 
 ui-test: $(VENV)/.browser ## the operators' page in Chromium, in front of real nodes
 	@$(if $(BROWSER),,echo '*** Chromium is not installed: the page is not looked at (Debian: apt-get install chromium)')
@@ -42,6 +43,10 @@ vault-test: $(VENV)/.vaults ## secret vaults, by their own libraries
 
 topologies: $(STAMP) ## the store under Sentinel and Redis Cluster, with failovers
 	$(BIN)/pytest -m topologies $(ARGS)
+
+storage-test: $(VENV)/.storage ## storages on PostgreSQL and S3, real servers
+	@$(if $(POSTGRES),,echo '*** PostgreSQL is not installed: it is left out (Debian: apt-get install postgresql)')
+	$(BIN)/pytest tests/storage -m storage -rs $(ARGS)
 
 bench: $(STAMP) ## what a node costs beside nginx, into benchmarks/results (ARGS='--scenario unary32')
 	$(BIN)/python -m benchmarks run $(ARGS)
@@ -64,7 +69,7 @@ exactness: $(STAMP) ## the long outside test: no limit exceeded, books balance, 
 compose-test: $(STAMP) ## the composition in containers (a Docker engine, or root on Debian, where one is installed)
 	MODELMESH_INSTALL_ENGINE=1 $(BIN)/pytest -m containers $(ARGS)
 
-$(VENV)/.browser $(VENV)/.vaults: $(VENV)/.%: $(STAMP)
+$(VENV)/.browser $(VENV)/.vaults $(VENV)/.storage: $(VENV)/.%: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 

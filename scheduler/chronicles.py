@@ -6,8 +6,9 @@ They lie in the storage of the scheduler's own file, for without any version tha
 from __future__ import annotations
 
 import time
+from typing import Final
 
-from scheduler.sinks import Sink, SinkError
+from scheduler.sinks import Sink, SinkAwayError, SinkError
 from shared_state.logs import get_logger
 from shared_state.store import Store
 from shared_state.versions import (
@@ -21,6 +22,8 @@ from shared_state.versions import (
 
 log = get_logger(__name__)
 
+_PAUSE_S: Final = 10.0
+
 
 class Chronicles:
     """Copies of the versions of one cluster in one sink, which belongs to the caller."""
@@ -33,16 +36,22 @@ class Chronicles:
         self._is_recalled = False
         self._stored_ms = 0
         self._fault = ""
+        self._again_s = 0.0
 
     async def look(self) -> None:
-        """Puts back what is lost, else stores what is new. A storage that fails is told once, and tried again.
+        """Puts back what is lost, else stores what is new. A storage that fails is told once, and tried again; one that is away after a
+        while, for to wait for it holds up whoever looks.
 
         Raises:
             RedisError, OSError, TimeoutError: the store is away.
         """
+        if time.monotonic() < self._again_s:
+            return
         try:
             await self._compare()
         except (SinkError, ChronicleError) as error:
+            if isinstance(error, SinkAwayError):
+                self._again_s = time.monotonic() + _PAUSE_S
             self._tell(error.message)
         else:
             self._tell("")

@@ -17,7 +17,7 @@ import httpx
 from scheduler.chronicles import Chronicles
 from scheduler.contact import describe
 from scheduler.service import SchedulerService
-from scheduler.sinks import Sink, SinkError, make_sink
+from scheduler.sinks import Sink, SinkAwayError, SinkError, make_sink
 from scheduler.verdicts import Judge
 from shared_state.blueprints import Blueprints
 from shared_state.cancellation import obey_cancellation
@@ -96,16 +96,19 @@ class Shifts:
         own = make_sink(self._plan.topology.config.storage)
         try:
             await own.open()
-            self._chronicles = Chronicles(self._store, self._versions, own)
+        except SinkAwayError as error:
+            log.error("versions have no durable copy until the storage is back", error=error.message)
         except SinkError as error:
             log.error("versions have no durable copy", error=error.message)
+            return own
+        self._chronicles = Chronicles(self._store, self._versions, own)
         return own
 
     async def _work(self, stopping: asyncio.Event) -> None:
         following = asyncio.create_task(self._follow())
         sink = make_sink(self._plan.topology.config.storage)
         try:
-            await sink.open()
+            await _open(sink)
             while not stopping.is_set():
                 sink = await self._shift(sink, stopping)
         finally:
@@ -154,8 +157,8 @@ class Shifts:
         storage = self._plan.topology.config.storage
         if storage == before.topology.config.storage:
             return sink
-        heir = make_sink(storage)
         try:
+            heir = make_sink(storage)
             await heir.open()
         except ModelMeshError as error:
             self._fault = f"storage: {error.message}"
@@ -216,6 +219,16 @@ class Shifts:
 
 def _domains(topology: Topology) -> dict[str, DomainSpec]:
     return {**topology.domains, **topology.gates}
+
+
+async def _open(sink: Sink) -> None:
+    """A storage that is away keeps no scheduler from its other work; Redis keeps the statistics meanwhile."""
+    try:
+        await sink.open()
+    except SinkAwayError as error:
+        log.error(
+            "the storage is away; statistics stay in Redis, and there are no copies", error=error.message
+        )
 
 
 async def _either(event: asyncio.Event, *, within_s: float) -> None:

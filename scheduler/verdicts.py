@@ -6,7 +6,7 @@ from typing import Final
 
 from scheduler.sinks import make_sink
 from shared_state.blueprints import Blueprints
-from shared_state.config.root import StorageConfig
+from shared_state.config.storage import StorageConfig
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
 from shared_state.leadership import Verdict
 from shared_state.logs import get_logger

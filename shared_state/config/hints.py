@@ -28,8 +28,9 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "discovery": "connectors",
     "discovery.sync": "auto_register",
     "observability": "connector events logging statistics",
-    "storage": "sync_policy sync_interval persistence locking table backup bucket key region endpoint url host port db "
-    "password key_prefix ttl folder_id credentials filename instance config",
+    "storage": "sync_policy sync_interval locking table backup host port db password key_prefix ttl folder_id "
+    "credentials filename instance config",
+    "storage.persistence": "sync_policy sync_interval",
 }
 
 _TODAY: Final[dict[str, str]] = {
@@ -110,16 +111,36 @@ _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
     "secrets.store": frozenset({"modelmesh.browser-secrets.v1"}),
     "storage.connector": frozenset(
         {
-            "modelmesh.local-file.v1",
             "modelmesh.memory.v1",
             "redis.redis.v1",
-            "aws.s3.v1",
             "google.drive.v1",
             "modelmesh.localstorage.v1",
             "modelmesh.sessionstorage.v1",
             "modelmesh.indexeddb.v1",
         }
     ),
+    "storage.persistence.format": frozenset({"yaml"}),
+    "storage.persistence.encryption": frozenset({True}),
+}
+
+_ONE_OF_THE_STORAGES: Final = (
+    "write modelmesh.sqlite.v1, modelmesh.postgresql.v1, modelmesh.local-file.v1 or aws.s3.v1"
+)
+_IN_A_BROWSER: Final = f"is of a browser, and a cluster has none; {_ONE_OF_THE_STORAGES}"
+
+#: Of values that will never be obeyed: why.
+_REASONS: Final[dict[tuple[str, Any], str]] = {
+    ("storage.connector", "modelmesh.memory.v1"): f"keeps nothing over a restart; {_ONE_OF_THE_STORAGES}",
+    ("storage.connector", "redis.redis.v1"): "is what has to be kept safe; the storage lies elsewhere: "
+    + _ONE_OF_THE_STORAGES,
+    ("storage.connector", "modelmesh.localstorage.v1"): _IN_A_BROWSER,
+    ("storage.connector", "modelmesh.sessionstorage.v1"): _IN_A_BROWSER,
+    ("storage.connector", "modelmesh.indexeddb.v1"): _IN_A_BROWSER,
+    ("storage.persistence.format", "yaml"): "has no advantage over json here; write json or msgpack",
+    (
+        "storage.persistence.encryption",
+        True,
+    ): "is not done here; let the disk, the bucket or the database encrypt",
 }
 
 
@@ -140,10 +161,11 @@ def explain_key(path: Path, value: Any, *, known: list[str]) -> list[tuple[Path,
 
 def explain_value(path: Path, value: Any) -> str | None:
     """What to say about a refused value that the documented schema knows."""
-    values = _KNOWN_VALUES.get(_pattern(path))
+    pattern = _pattern(path)
+    values = _KNOWN_VALUES.get(pattern)
     if values is None or not isinstance(value, (str, bool)) or value not in values:
         return None
-    return f"{str(value).lower()} {NOT_OBEYED}"
+    return f"{str(value).lower()} {_REASONS.get((pattern, value), NOT_OBEYED)}"
 
 
 def _explain_inner(path: Path) -> str:

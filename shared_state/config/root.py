@@ -12,6 +12,7 @@ from shared_state.config.models import ModelConfig
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.secrets import SecretsConfig
+from shared_state.config.storage import StorageConfig
 from shared_state.config.values import DurationS, Origin, Secret, Section, SizeBytes
 
 
@@ -115,13 +116,6 @@ class SchedulerConfig(Section):
         description="what Redis holds of domains, providers and models that no configuration has is deleted after this long; 0: never",
     )
     lease: DurationS = Field(10.0, gt=0, description="leadership is lost after this long without renewal")
-
-
-class StorageConfig(Section):
-    """Where closed statistics go."""
-
-    connector: Literal["modelmesh.sqlite.v1"] = "modelmesh.sqlite.v1"
-    path: str | None = Field(None, description="database file; default: statistics.db in the state folder")
 
 
 class DecisionsConfig(Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from scheduler.sinks.base import Sink, SinkError, StoredCopy
+from scheduler.sinks.base import Sink, SinkError, StoredCopy, Totals
 from shared_state.assertion import Assertion, Correction
 from shared_state.clock import ServerClock
 from shared_state.config.root import MeshConfig
@@ -142,6 +142,9 @@ class FlakySink(Sink):
         await self.inner.write(rows)
         if self.fails_after:
             raise SinkError("the answer was lost")
+
+    async def totals(self, since_s: float, until_s: float) -> list[Totals]:
+        return await self.inner.totals(since_s, until_s)
 
     async def save_copy(self, domain: str, taken_ms: int, blob: bytes) -> None:
         if self.fails_before:

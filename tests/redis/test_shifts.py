@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from scheduler.chronicles import Chronicles
 from scheduler.shifts import Shifts
-from scheduler.sinks import SqliteSink
+from scheduler.sinks import SinkAwayError, SqliteSink, StoredCopy, make_sink
 from shared_state.blueprints import Blueprints
 from shared_state.config.loader import Written, read_config
+from shared_state.config.storage import StorageConfig
 from shared_state.domains import read_domain
 from shared_state.errors import ConfigurationError
 from shared_state.leadership import Word, read_lead, read_word
@@ -22,7 +24,15 @@ from shared_state.statistics import minutes_of
 from shared_state.store import Store
 from shared_state.topology import build_topology
 from shared_state.versions import Told, Versions
-from tests.redis.scheduler_ground import DOMAIN, MODEL, Node, make_config, make_topology, put_minute
+from tests.redis.scheduler_ground import (
+    DOMAIN,
+    MODEL,
+    FlakySink,
+    Node,
+    make_config,
+    make_topology,
+    put_minute,
+)
 from tests.support.processes import wait_until
 
 CLOSED_MINUTE = int(time.time()) // 60 - 10
@@ -31,9 +41,12 @@ CLOSED_MINUTE = int(time.time()) // 60 - 10
 class Process:
     """A scheduler's process without its signals."""
 
-    def __init__(self, store: Store, home: Path, *, copy_interval: float = 0) -> None:
+    def __init__(
+        self, store: Store, home: Path, *, copy_interval: float = 0, storage: dict[str, Any] | None = None
+    ) -> None:
         self.store = store
         self.home = home
+        self.storage = storage or {"path": str(home / "statistics.db")}
         self.copy_interval = copy_interval
         self.versions = Versions(store, node="n1")
         self.stopping = asyncio.Event()
@@ -49,7 +62,7 @@ class Process:
         self.task: asyncio.Task[None] | None = None
 
     def document(self, **sections: Any) -> dict[str, Any]:
-        config = {**make_config(), "storage": {"path": str(self.home / "statistics.db")}, **sections}
+        config = {**make_config(), "storage": self.storage, **sections}
         timing = {"lease": 1.0, "flush_interval": 0.2, "copy_interval": self.copy_interval}
         return {**config, "scheduler": timing}
 
@@ -115,6 +128,63 @@ async def test_each_version_has_its_shift(process: Process):
     assert (process.home / "second.db").exists()
     assert process.task is not None
     assert process.task.exception() is None
+
+
+async def test_a_storage_that_is_away_delays_statistics_and_nothing_else(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+):
+    """The scheduler leads and follows versions without it, and stores all once it is back."""
+    sinks = []
+
+    class Away(FlakySink):
+        async def open(self) -> None:
+            await super().open()
+            raise SinkAwayError("nobody answers")
+
+    def make(config: StorageConfig) -> Away:
+        sinks.append(Away(make_sink(config)))
+        sinks[-1].fails_before = True
+        return sinks[-1]
+
+    monkeypatch.setattr("scheduler.shifts.make_sink", make)
+    scheduler = Process(process.store, process.home, copy_interval=0.1)
+    scheduler.start()
+    await wait_until(lambda: scheduler.leads_with(0))
+    await put_minute(process.store, CLOSED_MINUTE, attempts=3)
+    await scheduler.push(scheduler.document())
+    await wait_until(lambda: scheduler.leads_with(1))
+    assert await minutes_of(process.store, DOMAIN) == [CLOSED_MINUTE]
+    for sink in sinks:
+        sink.fails_before = False
+
+    async def is_flushed() -> bool:
+        return not await minutes_of(process.store, DOMAIN)
+
+    await wait_until(is_flushed)
+    (total,) = await sinks[-1].totals(0, 1e12)
+    await scheduler.stop()
+
+    assert total.metrics["attempts"] == 3
+
+
+@pytest.mark.parametrize(("pause_s", "looks"), [(60.0, 1), (0.0, 3)])
+async def test_who_follows_versions_does_not_wait_for_a_dead_storage_each_time(
+    process: Process, monkeypatch: pytest.MonkeyPatch, pause_s: float, looks: int
+):
+    """A call that nobody answers takes its time, and a push waits for the scheduler's word."""
+    monkeypatch.setattr("scheduler.chronicles._PAUSE_S", pause_s)
+    asked = []
+
+    class Silent(FlakySink):
+        async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
+            asked.append(domain)
+            raise SinkAwayError("no answer")
+
+    chronicles = Chronicles(process.store, process.versions, Silent(SqliteSink(process.home / "s.db")))
+    for _ in range(3):
+        await chronicles.look()
+
+    assert len(asked) == looks
 
 
 async def test_what_is_left_of_a_domain_that_is_gone_is_stored(process: Process):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.sinks import SinkError, SqliteSink, StoredCopy, make_sink
-from shared_state.config.root import StorageConfig
+from scheduler.sinks import SinkError, SqliteSink, make_sink
+from shared_state.config.storage import StorageConfig
 from shared_state.statistics import METRICS, MinuteRow
 
 
@@ -25,53 +25,6 @@ async def sink(tmp_path: Path) -> AsyncIterator[SqliteSink]:
 
 def row(minute: int = 10, *, model: str = "m", pool: str = "p", **metrics: int) -> MinuteRow:
     return MinuteRow("d", model, pool, minute, metrics)
-
-
-async def test_totals_add_up_per_model_and_pool(sink: SqliteSink) -> None:
-    """Metrics and latency buckets are summed over the minutes of the span."""
-    await sink.write([row(10, attempts=2, ok=2, cost=5 * 10**12, latency_le_3=2)])
-    await sink.write(
-        [row(11, attempts=3, ok=1, failed=2, latency_le_3=1, latency_le_4=1), row(11, pool="q", attempts=1)]
-    )
-
-    first, second = await sink.totals(0, 720)
-
-    assert (first.domain, first.model, first.pool) == ("d", "m", "p")
-    assert second.pool == "q"
-    assert {"attempts": 5, "ok": 3, "failed": 2, "cost": 5 * 10**12}.items() <= first.metrics.items()
-    assert (first.metrics["latency_le_3"], first.metrics["latency_le_4"]) == (3, 1)
-
-
-async def test_a_span_holds_its_first_minute_and_not_its_end(sink: SqliteSink) -> None:
-    """Two spans side by side share no minute."""
-    await sink.write([row(minute, attempts=1) for minute in range(5, 15)])
-
-    def attempts(totals: list[object]) -> int:
-        return sum(total.metrics["attempts"] for total in totals)  # type: ignore[attr-defined]
-
-    assert attempts(list(await sink.totals(0, 600))) == 5
-    assert attempts(list(await sink.totals(600, 1200))) == 5
-
-
-async def test_writing_twice_changes_nothing(sink: SqliteSink) -> None:
-    """A flush that was cut off before Redis forgot the minute is simply repeated."""
-    rows = [row(attempts=4, ok=4, latency_le_1=4), row(model="n", abandoned=1)]
-    await sink.write(rows)
-    before = await sink.totals(0, 1e9)
-
-    await sink.write(rows)
-
-    assert before == await sink.totals(0, 1e9)
-
-
-async def test_an_older_version_of_a_minute_does_not_win(sink: SqliteSink) -> None:
-    """A replica that was behind when it was promoted offers a part of what was stored already."""
-    await sink.write([row(attempts=4, ok=4, latency_le_1=4)])
-    await sink.write([row(attempts=1, ok=1, latency_le_1=1)])
-
-    (total,) = await sink.totals(0, 1e9)
-
-    assert (total.metrics["attempts"], total.metrics["latency_le_1"]) == (4, 4)
 
 
 async def test_a_batch_is_stored_whole_or_not_at_all(sink: SqliteSink) -> None:
@@ -147,19 +100,6 @@ async def test_two_schedulers_may_open_a_new_file_at_once(tmp_path):
             await sink.aclose()
 
     assert path.stat().st_size > 0
-
-
-async def test_the_two_newest_copies_of_a_domain_are_kept(sink: SqliteSink) -> None:
-    """Whatever order they arrive in; other domains have their own."""
-    for taken_ms in (20, 10, 40, 30, 40):
-        await sink.save_copy("a", taken_ms, b"a%d" % taken_ms)
-    await sink.save_copy("b", 5, b"\x00\xff")
-
-    assert await sink.latest_copy("a") == StoredCopy(40, b"a40")
-    assert await sink.latest_copy("a", until_ms=39) == StoredCopy(30, b"a30")
-    assert await sink.latest_copy("a", until_ms=29) is None
-    assert await sink.latest_copy("b") == StoredCopy(5, b"\x00\xff")
-    assert await sink.latest_copy("c") is None
 
 
 async def test_a_file_of_before_gets_its_table_of_copies(tmp_path: Path) -> None:

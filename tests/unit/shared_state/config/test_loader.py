@@ -185,8 +185,40 @@ def test_values_from_the_environment_become_numbers():
             "secrets.project: is required by google.secret-manager.v1",
         ),
         ("secrets: {pasword: x}", "secrets.pasword: unknown key"),
-        ("storage: {connector: aws.s3.v1}", f"storage.connector: aws.s3.v1 {NOT_OBEYED}"),
-        ("storage: {connector: s4}", "storage.connector: must be 'modelmesh.sqlite.v1', not 's4'"),
+        ("storage: {connector: google.drive.v1}", f"storage.connector: google.drive.v1 {NOT_OBEYED}"),
+        (
+            "storage: {connector: modelmesh.indexeddb.v1}",
+            "storage.connector: modelmesh.indexeddb.v1 is of a browser, and a cluster has none; write modelmesh.sqlite.v1, "
+            "modelmesh.postgresql.v1, modelmesh.local-file.v1 or aws.s3.v1",
+        ),
+        (
+            "storage: {connector: modelmesh.memory.v1}",
+            "storage.connector: modelmesh.memory.v1 keeps nothing over a restart; write modelmesh.sqlite.v1, "
+            "modelmesh.postgresql.v1, modelmesh.local-file.v1 or aws.s3.v1",
+        ),
+        (
+            "storage: {connector: s4}",
+            "storage.connector: must be 'modelmesh.sqlite.v1', 'modelmesh.postgresql.v1', 'modelmesh.local-file.v1' or "
+            "'aws.s3.v1', not 's4'",
+        ),
+        ("storage: {connector: aws.s3.v1}", "storage: aws.s3.v1 needs bucket"),
+        (
+            "storage: {connector: aws.s3.v1, bucket: abc, endpoint: 'http://u:p@h'}",
+            "storage.endpoint: must be http(s)://host:port; credentials come from the environment",
+        ),
+        (
+            "storage: {path: a.db, persistence: {compression: true}}",
+            "storage: modelmesh.sqlite.v1 does not obey persistence; it has path",
+        ),
+        (
+            "storage: {connector: modelmesh.local-file.v1, persistence: {encryption: true}}",
+            "storage.persistence.encryption: true is not done here; let the disk, the bucket or the database encrypt",
+        ),
+        (
+            "storage: {connector: modelmesh.local-file.v1, persistence: {format: yaml}}",
+            "storage.persistence.format: yaml has no advantage over json here; write json or msgpack",
+        ),
+        ("storage: {sync_policy: immediate}", f"storage.sync_policy: {NOT_OBEYED}"),
         ("discovery: {sync: {auto_register: true}}", f"discovery.sync.auto_register: {NOT_OBEYED}"),
         ("discovery: {connectors: []}", f"discovery.connectors: {NOT_OBEYED}"),
         (
@@ -223,6 +255,13 @@ def test_values_from_the_environment_become_numbers():
 def test_each_kind_of_fault_has_its_path_and_says_what_is_accepted(addition, fault):
     """Unknown, not yet obeyed, mistyped, out of range, of the wrong kind."""
     assert faults_beside(addition) == [fault]
+
+
+def test_the_address_of_a_database_is_not_repeated():
+    """There is a password in it."""
+    (fault, *_) = faults_beside("storage: {connector: modelmesh.postgresql.v1, url: 'mysql://u:canary@h/d'}")
+
+    assert fault == "storage.url: must begin with postgresql+psycopg:// and name a database"
 
 
 @pytest.mark.parametrize(

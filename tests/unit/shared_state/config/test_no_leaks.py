@@ -63,6 +63,9 @@ def with_value(path: str, value: object) -> dict:
         "proxy/auth",
         "keys/required",
         "storage/connector",
+        "storage/url",
+        "storage/bucket",
+        "storage/endpoint",
         "capabilities/aliases/talk",
     ],
 )

@@ -1,0 +1,1 @@
+"""Storages on real servers; `make storage-test`."""
