@@ -195,6 +195,13 @@ class Caps:
     regions: frozenset[str] = frozenset()
 
 
+class Trace(Protocol):
+    """Where a call is traced."""
+
+    def begin(self, reservation: str, model: ModelSpec) -> bytes:
+        """An attempt begins; what its provider is told of the trace, in ``traceparent``."""
+
+
 @dataclass(slots=True)
 class Call:
     """One client request.
@@ -213,6 +220,7 @@ class Call:
         session: the caller's name for a conversation, empty for none.
         passport: what it says of its way so far.
         form: the body, if it came as a form; ``fields`` are its texts.
+        trace: None unless it is traced.
         headers: those of the request that go on to a provider of the same API.
         name: what the caller asked for in ``model``.
         is_stream: whether the answer is a stream of events.
@@ -234,6 +242,7 @@ class Call:
     how: How = How.NORMAL
     passport: Passport = FRESH
     form: Form | None = None
+    trace: Trace | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     name: str = field(init=False)
     is_stream: bool = field(init=False)

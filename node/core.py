@@ -17,7 +17,7 @@ from node.observe.cluster import ClusterGauges
 from node.observe.decisions import DecisionMetrics, DecisionQueue
 from node.observe.metrics import ConfigGauge, Metrics
 from node.observe.process import ProcessGauges
-from node.observe.request_log import RequestLog
+from node.observe.request_log import RequestLogs
 from node.observe.retries import RetryCounters
 from node.offices import Offices
 from node.ops.configuration import ConfigDesk
@@ -68,7 +68,7 @@ class Core:
     cursors: Cursors
     sessions: Sessions
     decisions: DecisionQueue
-    request_log: RequestLog
+    request_logs: RequestLogs
     metrics: Metrics
     gauges: ClusterGauges
     ops: Doorkeeper
@@ -124,12 +124,14 @@ def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
     gauges = ClusterGauges(store, snapshot, watch)
     transport = _open_transport(topology)
     metrics = _build_metrics(node, snapshot, offices, findings)
+    request_logs = RequestLogs(name, node.request_lines)
     for collector in (
         gauges,
         ProcessGauges(transport),
         ConfigGauge(node.info),
         DecisionMetrics(decisions),
         RetryCounters(budgets),
+        request_logs,
     ):
         metrics.add(collector)
     return Core(
@@ -148,7 +150,7 @@ def build_core(node: Node, topology: Topology, snapshot: Snapshot) -> Core:
         cursors=Cursors(store, watch, snapshot.current),
         sessions=Sessions(store, watch, epoch_of=node.epoch_of),
         decisions=decisions,
-        request_log=RequestLog(name, node.request_lines),
+        request_logs=request_logs,
         metrics=metrics,
         gauges=gauges,
         ops=node.ops,

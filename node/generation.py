@@ -20,6 +20,7 @@ from node.api.probe import Prober
 from node.api.routes import endpoints
 from node.core import Core
 from node.observe.decisions import DecisionLog
+from node.observe.tracing import open_tracing
 from node.ops.routes import OpsParts, ops_routes
 from node.providers.connector import Connector
 from node.providers.listing import list_models
@@ -60,6 +61,8 @@ class Generation:
         self._slowness = Slowness(core.store, watched(topology.pools.values()), core.watch, nodes=core.nodes)
         facts = Facts(core.cursors, core.sessions, self._signals)
         self._ranker = Ranker(strategies, snapshot, facts, draw=random.random)
+        self._request_log = core.request_logs.open(topology.config)
+        self._tracing = open_tracing(topology, node=core.id)
         self.router = self._build_router()
         self.application = self._build_application()
         self.front = open_to_pages(self.application, topology.config.proxy.cors.origins)
@@ -89,6 +92,9 @@ class Generation:
         """Lets go at once."""
         await end_all(self._tasks)
         self.snapshot.close()
+        self._core.request_logs.release(self._request_log)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def _build_signals(self, strategies: Mapping[str, Strategy]) -> Signals:
         """Only domains whose pools want signals are read for them."""
@@ -177,11 +183,12 @@ class Generation:
             self.router,
             core.watch,
             door,
-            core.request_log,
+            self._request_log,
             core.metrics,
             config.proxy.max_body,
             once,
             decisions,
+            self._tracing,
         )
 
     def _ops_parts(self) -> OpsParts:
@@ -195,7 +202,7 @@ class Generation:
             core.findings,
             self._ranker,
             core.events,
-            Prober(self.router, core.request_log),
+            Prober(self.router, self._request_log),
             self._list_models,
             core.desk,
             self.router.queued,

@@ -310,6 +310,6 @@ class NodeService:
             end_all([*self._tasks, *self._endings]), core.offices.stop(), core.gatehouse.stop()
         )
         await asyncio.gather(*(generation.stop() for generation in self._living))
-        core.request_log.flush()
+        await asyncio.to_thread(core.request_logs.close)
         await core.transport.aclose()
         await self.store.aclose()

@@ -49,6 +49,7 @@ class Reports:
         self._store = store
         self._reports = {name: JobReport(name, interval_s) for name, interval_s in jobs}
         self._changed: set[str] = set()
+        self._is_swept = False
 
     def of(self, name: str) -> JobReport:
         """The report of one job."""
@@ -85,11 +86,13 @@ class Reports:
         log.warning("job missed its runs", job=name, count=count)
 
     async def publish(self) -> None:
-        """Writes what has changed since the last time.
+        """Writes what has changed since the last time; the first time it removes jobs that there are no more, which would look overdue for ever.
 
         Raises:
             RedisError, OSError, TimeoutError: the store is away; the changes go out with the next call.
         """
+        if not self._is_swept:
+            await self._sweep()
         changed: dict[Any, bytes] = {
             name: orjson.dumps(asdict(self._reports[name])) for name in self._changed
         }
@@ -102,6 +105,17 @@ class Reports:
             self._changed.update(changed)
             raise
 
+    async def _sweep(self) -> None:
+        known = [_text(name) for name in await self._store.client.hkeys(self._store.keys.jobs)]
+        gone = [name for name in known if name not in self._reports]
+        if gone:
+            await self._store.client.hdel(self._store.keys.jobs, *gone)
+        self._is_swept = True
+
     def _touch(self, name: str) -> JobReport:
         self._changed.add(name)
         return self._reports[name]
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -20,15 +20,21 @@ from scheduler.jobs.probes import Probes
 from scheduler.jobs.reaper import Reaper
 from scheduler.jobs.recovery import Recovery
 from scheduler.jobs.rests import Rests
+from scheduler.jobs.retention import Retention
 from scheduler.jobs.selftest import SelfTest
 from scheduler.jobs.sequences import Sweep
 from scheduler.jobs.sync import Sync
+from scheduler.jobs.telling import Telling
 from scheduler.leadership import Leadership
+from scheduler.news import News
 from scheduler.nodes import Nodes
 from scheduler.pulses import Pulses
 from scheduler.reports import Reports
 from scheduler.sinks import Sink
+from scheduler.sinks.events import make_target
+from scheduler.sinks.statistics import make_feed
 from scheduler.timetable import Job, Timetable
+from shared_state.config.targets import names_of
 from shared_state.directory import DomainDirectory
 from shared_state.errors import ModelMeshError
 from shared_state.logs import get_logger
@@ -50,6 +56,8 @@ FORGET_EVERY_S: Final = 600.0
 SELF_TEST_EVERY_S: Final = 2.0
 RESTORE_EVERY_S: Final = 0.5
 SYNC_LOOK_EVERY_S: Final = 5.0
+TELL_EVERY_S: Final = 0.5
+PRUNE_EVERY_S: Final = 600.0
 _RECOVERY_TIMEOUT_S: Final = 5.0
 _PROBES_TIMEOUT_S: Final = 90.0
 _REAP_TIMEOUT_S: Final = 10.0
@@ -83,14 +91,18 @@ class SchedulerService:
         domains = DomainDirectory(store, topology, former=former)
         pulses = Pulses(store, accounts)
         self._contact = Contact(store.masked_url)
-        self._flush = Flush(store, domains, sink)
+        feed = make_feed(topology.config.observability.statistics, topology)
+        self._flush = Flush(store, domains, sink, feed=feed)
         self._copies = Copies(store, domains, sink) if config.copy_interval else None
         self._nodes = Nodes(store, token=admin_token, at_home=at_home)
+        self._tellings = _tellings(store, topology, domains)
         jobs = [
             *_returns(store, topology, self._nodes, pulses),
             *_books(store, topology, domains, self._flush, self._contact),
+            *_keeping(store, topology, sink),
             *_copying(self._copies, config.copy_interval),
             *_discovery(store, topology, self._nodes),
+            *_telling(self._tellings, topology),
             Job("selftest", SelfTest(store).run, SELF_TEST_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         ]
         self.leadership = Leadership(store, owner, lease_s=config.lease, contact=self._contact)
@@ -121,6 +133,8 @@ class SchedulerService:
         timing.cancel()
         await asyncio.wait([timing])
         await self._nodes.aclose()
+        for telling in self._tellings.values():
+            await telling.aclose()
 
     async def _finish(self, limit_s: float) -> None:
         try:
@@ -159,9 +173,18 @@ def _books(
         Job("reaper", reaper, REAP_EVERY_S, _REAP_TIMEOUT_S, is_loop=True),
         Job("sweep", Sweep(store, domains).run, SWEEP_EVERY_S, _REAP_TIMEOUT_S),
         Job("audit", Audit(store, domains).run, AUDIT_EVERY_S, _FLUSH_TIMEOUT_S),
-        Job("flush", flush.run, topology.config.scheduler.flush_interval, _FLUSH_TIMEOUT_S),
+        Job("flush", flush.run, topology.config.flush_interval_s, _FLUSH_TIMEOUT_S),
         Job("leftovers", leftovers, FORGET_EVERY_S, _FLUSH_TIMEOUT_S),
     ]
+
+
+def _keeping(store: Store, topology: Topology, sink: Sink) -> list[Job]:
+    """The job that keeps the storage from growing for ever."""
+    kept_s = topology.config.observability.statistics.retention
+    if not kept_s:
+        return []
+    work = Retention(store, sink, kept_s=kept_s).run
+    return [Job("retention", work, PRUNE_EVERY_S, _FLUSH_TIMEOUT_S)]
 
 
 def _copying(copies: Copies | None, every_s: float) -> list[Job]:
@@ -185,3 +208,24 @@ def _discovery(store: Store, topology: Topology, nodes: Nodes) -> list[Job]:
         monitor = HealthMonitor(store, topology, nodes).run
         jobs.append(Job("health", monitor, config.health.interval, _DISCOVERY_TIMEOUT_S, is_loop=True))
     return jobs
+
+
+def _tellings(store: Store, topology: Topology, domains: DomainDirectory) -> dict[str, Telling]:
+    """Each target of events, by its name."""
+    targets, news = topology.config.observability.events, News(store, topology, domains)
+    return {
+        name: Telling(store, news, name, config, make_target(config))
+        for name, config in zip(names_of(targets), targets, strict=True)
+    }
+
+
+def _telling(tellings: Mapping[str, Telling], topology: Topology) -> list[Job]:
+    """A job for each target of events: one that is slow or away holds up nobody else."""
+    longest_s = {
+        name: config.timeout
+        for name, config in zip(tellings, topology.config.observability.events, strict=True)
+    }
+    return [
+        Job(f"events:{name}", telling.run, TELL_EVERY_S, longest_s[name] + _REAP_TIMEOUT_S, is_loop=True)
+        for name, telling in tellings.items()
+    ]

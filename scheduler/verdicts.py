@@ -1,10 +1,11 @@
-"""What a scheduler thinks of a proposed version of the configuration: whether it could run it, its storage included."""
+"""What a scheduler thinks of a proposed version of the configuration: whether it could run it, its storage and targets of events included."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from scheduler.sinks import make_sink
+from scheduler.sinks.events import make_target
 from shared_state.blueprints import Blueprints
 from shared_state.config.storage import StorageConfig
 from shared_state.errors import ConfigurationError, ModelMeshError, VersionNotFoundError
@@ -54,6 +55,8 @@ class Judge:
     async def _try(self, number: int, storage: StorageConfig) -> None:
         version = await self._versions.read(number)
         topology = await self._blueprints.read(version.document, source=f"version {number}")
+        for target in topology.config.observability.events:
+            await make_target(target).aclose()
         wanted = topology.config.storage
         if wanted != storage:
             sink = make_sink(wanted)

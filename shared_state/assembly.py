@@ -31,6 +31,7 @@ from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.root import MeshConfig
 from shared_state.config.secrets import check_secrets
+from shared_state.config.targets import check_observability
 from shared_state.dynamic import is_dynamic, strategy_of
 from shared_state.gates import MESH_GATE, build_gate, pool_gate
 from shared_state.limits import has_limits
@@ -56,6 +57,7 @@ def assemble(config: MeshConfig, log: FaultLog) -> Parts:
     """Build all specs; what is wrong goes to ``log``."""
     check_names(config, log)
     check_discovery(config, log)
+    check_observability(config, log)
     check_secrets(config.secrets, log)
     parts = Parts(tree=_grow_tree(config, log))
     limits = merge_limits(config, log)

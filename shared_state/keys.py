@@ -120,7 +120,7 @@ class Keys:
         """Hash ``current`` (number of the configuration's version in force), ``last`` (largest number given out), ``proposed`` and ``ticket``
         (the version that nodes are asked about), of each version ``m:<number>`` (JSON author, comment, digest) and ``t:<number>`` (ms).
 
-        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret. Written by whoever pushes, by a node
+        Behind it ``:documents``, hash number -> JSON document, references unresolved: no secret; ``:news``, list of the latest events. Written by whoever pushes, by a node
         when the store has forgotten what it runs, and by a scheduler out of its durable copy; read by nodes and schedulers once a second. The last 50 numbers are kept.
         """
         return f"{self._prefix}{{cluster}}:config"
@@ -151,6 +151,13 @@ class Keys:
         return f"{self._prefix}{{cluster}}:known"
 
     @property
+    def targets(self) -> str:
+        """Hash ``t:<name>`` -> JSON mark of a target of events: how far it was told in each list of news, how many events it took; ``fence``. By the
+        leading scheduler, read by nodes. A target that is configured no more keeps its mark, some hundred bytes, for the day it comes back.
+        """
+        return f"{self._prefix}{{cluster}}:targets"
+
+    @property
     def report(self) -> str:
         """String: JSON report of the store's self-test; written by the leading scheduler, read by nodes; expires after three hours."""
         return f"{self._prefix}{{cluster}}:store"
@@ -163,8 +170,8 @@ class Keys:
     def client_keys(self) -> str:
         """Hash id -> JSON record of a client key, written and revoked by operators, never changed.
 
-        Behind it ``:digests`` (hash keyed digest of the text -> id), ``:revoked`` (hash id -> unix ms) and ``:version``
-        (counter of changes); read by nodes.
+        Behind it ``:digests`` (hash keyed digest of the text -> id), ``:revoked`` (hash id -> unix ms), ``:version``
+        (counter of changes) and ``:news`` (list of the latest events); read by nodes.
         """
         return f"{self._prefix}{{cluster}}:clients"
 

@@ -1,4 +1,4 @@
-"""Gauges of the whole cluster, which any node can tell: quotas, availability, and whether the books balance.
+"""Gauges of the whole cluster, which any node can tell: quotas, availability, the scheduler, and whether the books balance.
 
 They are read from Redis when somebody scrapes, at most once in a few seconds, and never wait longer than one deadline.
 """
@@ -13,11 +13,13 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from node.observe.clockwork import Clockwork, families_of, read_clockwork
 from node.snapshot import Snapshot
 from node.watch import StoreWatch
 from shared_state.availability import read_health
 from shared_state.books import Cause, read_audit
 from shared_state.capacity import first_dry, lines_of
+from shared_state.config.targets import names_of
 from shared_state.logs import get_logger
 from shared_state.store import STORE_ERRORS, Store
 from shared_state.usage import Usage, in_units, read_usage, unit_name
@@ -41,6 +43,7 @@ class ClusterGauges(Collector):
         self._usage: Usage | None = None
         self._audit: tuple[float, dict[str, int]] | None = None
         self._available: dict[str, float] = {}
+        self._clockwork: Clockwork | None = None
         self._read_at = self._tried_at = -math.inf
 
     def look_at(self, snapshot: Snapshot) -> None:
@@ -73,6 +76,8 @@ class ClusterGauges(Collector):
             kept = await read_health(self._store, domain)
             available |= {provider: health.score for provider, health in kept.providers.items()}
         self._available = available
+        targets = names_of(self._snapshot.topology.config.observability.events)
+        self._clockwork = await read_clockwork(self._store, targets, now_ms=clock.now_ms())
 
     def collect(self) -> Iterator[Metric]:
         """All families, from what was read last."""
@@ -81,6 +86,7 @@ class ClusterGauges(Collector):
         yield from self._pools(self._usage if is_known else None)
         yield from self._books(self._audit if is_known else None)
         yield self._availability(self._available if is_known else {})
+        yield from families_of(self._clockwork if is_known else None)
 
     def _windows(self, usage: Usage | None) -> Metric:
         family = GaugeMetricFamily(

@@ -57,7 +57,7 @@ def record_of(
         "picked": next((step.target.model.id for step in steps if step.verdict.code is Code.ADMITTED), None),
         "served": steps[-1].target.model.id if steps and outcome == "ok" else None,
         "plans": plans_of(plan) if plan else [],
-        "steps": [_step(step, call) for step in steps],
+        "steps": steps_of(trail, call),
     }
 
 
@@ -69,6 +69,11 @@ def error_name(error: ModelMeshError) -> str:
 def plans_of(plan: Plan) -> list[Record]:
     """A plan, and those that its fallbacks led to."""
     return [_plan(one) for one in (plan, *plan.further)]
+
+
+def steps_of(trail: Trail, call: Call) -> list[Record]:
+    """Every target that was turned to, and how that ended."""
+    return [_step(step, call) for step in trail.steps]
 
 
 def _asked(call: Call) -> Record:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from node.call import Trail
 
+_NANO_PER_USD: Final = 10**9
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -51,6 +52,7 @@ class RequestTally(Collector):
         self._outcomes = outcomes
         self._requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self._panics: defaultdict[str, int] = defaultdict(int)
+        self._cost_nano: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._attempts = self._tokens_in = self._tokens_out = 0
         self._duration, self._first_content = Times(), Times()
 
@@ -65,6 +67,10 @@ class RequestTally(Collector):
             self._requests[target.pool.id, target.model.id, target.model.provider, outcome] += 1
         if target is not None and trail.is_panic:
             self._panics[target.pool.id] += 1
+        for step in trail.steps:
+            if step.settlement is not None and step.settlement.cost_nano > 0:
+                model = step.target.model
+                self._cost_nano[model.id, model.provider] += step.settlement.cost_nano
         self._attempts += trail.attempts
         self._tokens_in += trail.tokens_in
         self._tokens_out += trail.tokens_out
@@ -95,6 +101,14 @@ class RequestTally(Collector):
         tokens.add_metric(["input"], self._tokens_in)
         tokens.add_metric(["output"], self._tokens_out)
         yield tokens
+        cost = CounterMetricFamily(
+            "modelmesh_cost_dollars",
+            "What attempts of finished requests cost, by the prices configured.",
+            labels=["model", "provider"],
+        )
+        for model, nano in self._cost_nano.items():
+            cost.add_metric(model, nano / _NANO_PER_USD)
+        yield cost
         yield self._duration.family(
             "modelmesh_request_duration_seconds",
             "From the first byte of a request to the last of its answer.",

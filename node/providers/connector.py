@@ -70,12 +70,14 @@ class Connector:
         model: ModelSpec,
         *,
         passport: bytes = b"",
+        traceparent: bytes = b"",
         on_send: Callable[[], None] | None = None,
     ) -> AddressedRequest:
         """The upstream request: the caller's fields as they came, but for the model's name and the usage that we need.
 
         Args:
             passport: for a provider that is a router like this one.
+            traceparent: of the span that this attempt is.
             on_send: called just before the first byte goes out; what it raises is raised instead.
         """
         headers = [(b"x-request-id", call.request_id.encode())]
@@ -83,6 +85,8 @@ class Connector:
             headers += self._passed_on(call)
         if passport:
             headers.append((HEADER, passport))
+        if traceparent:
+            headers.append((b"traceparent", traceparent))
         if call.surface.is_web:
             return self._web_request(call, model, headers, on_send)
         if call.form is None:

@@ -174,16 +174,20 @@ class Attempt:
 
         The request lives no longer than this: a stream may take minutes, and what was asked may be long.
         """
-        connector = self._lane.connector
+        connector, model, trace = self._lane.connector, self._target.model, self._call.trace
         try:
             return await connector.send(
                 connector.request(
-                    self._call, self._target.model, passport=self._passport, on_send=self._begin_sending
+                    self._call,
+                    model,
+                    passport=self._passport,
+                    traceparent=b"" if trace is None else trace.begin(self._reservation, model),
+                    on_send=self._begin_sending,
                 ),
                 self._web,
             )
         except ProviderError as error:
-            surface, model = self._call.surface, self._target.model
+            surface = self._call.surface
             if error.status not in _NO_ROUTE or surface.is_sure(model.capabilities):
                 raise
             message = f"{model.provider} has no {surface.name} API for {model.id!r} ({error.status})"

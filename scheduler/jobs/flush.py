@@ -11,6 +11,7 @@ from typing import Final
 
 from scheduler.contact import read_server_time_s
 from scheduler.sinks.base import Sink
+from scheduler.sinks.statistics import StatisticsFeed
 from shared_state.directory import Directory
 from shared_state.logs import get_logger
 from shared_state.statistics import MinuteRow, close_minutes, forget_minute, read_minute
@@ -24,12 +25,19 @@ _MINUTES_AT_ONCE: Final = 30
 
 
 class Flush:
-    """Moves closed minutes of all quota domains."""
+    """Moves closed minutes of all quota domains.
 
-    def __init__(self, store: Store, domains: Directory, sink: Sink) -> None:
+    Args:
+        feed: is told what was stored.
+    """
+
+    def __init__(
+        self, store: Store, domains: Directory, sink: Sink, *, feed: StatisticsFeed | None = None
+    ) -> None:
         self._store = store
         self._domains = domains
         self._sink = sink
+        self._feed = feed
 
     async def run(self, _token: int) -> None:
         """Moves every closed minute. Needs no fence, for its effect is the same however often it happens.
@@ -64,6 +72,8 @@ class Flush:
             rows += await read_minute(self._store, domain, minute)
         if rows:
             await self._sink.write(rows)
+            if self._feed is not None:
+                await self._feed.tell(rows)
         for minute in minutes:
             await forget_minute(self._store, domain, minute)
         log.debug("statistics flushed", domain=domain, minutes=len(minutes), rows=len(rows))

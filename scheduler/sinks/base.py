@@ -99,5 +99,13 @@ class Sink(ABC):
         """
 
     @abstractmethod
+    async def prune(self, before_s: float) -> None:
+        """Removes the rows of minutes that ended before that unix time, at the latest with the rest of their day; copies of domains stay.
+
+        Raises:
+            SinkError: not all of it was removed.
+        """
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Releases what `open` has taken. May be called twice, and without `open`."""

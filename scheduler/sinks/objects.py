@@ -136,6 +136,17 @@ class ObjectSink(Sink):
                 return StoredCopy(_taken_ms(names[-1]), blob)
         raise SinkError(f"the copies in {folder} change faster than they are read")
 
+    async def prune(self, before_s: float) -> None:
+        await self._prepare()
+        before = int(before_s // _MINUTE_S)
+        for day in await self.objects.names("statistics"):
+            if day > _day(before):
+                continue
+            for name in await self.objects.names(f"statistics/{day}"):
+                match = _STATISTICS.fullmatch(name)
+                if match is not None and int(match[2]) < before:
+                    await self.objects.remove(f"statistics/{day}/{name}")
+
     async def aclose(self) -> None:
         await self.objects.aclose()
 

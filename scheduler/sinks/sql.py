@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     delete,
+    func,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 SCHEMA: Final = 1
 _KEY: Final = ("minute", "domain", "model", "pool")
+_MINUTES_PER_DAY: Final = 24 * 60
 #: The one before the newest tells what was counted since.
 _COPIES_KEPT: Final = 2
 
@@ -95,6 +97,11 @@ class SqlSink(Sink):
     async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
         return await asyncio.to_thread(self._transact, "read", lambda c: _latest(c, domain, until_ms))
 
+    async def prune(self, before_s: float) -> None:
+        before = int(before_s // 60)
+        while await asyncio.to_thread(self._transact, "pruned", lambda c: _prune_day(c, before)):
+            pass  # a day at a time, so that nobody who writes has to wait for long
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self._engine.dispose)
 
@@ -147,6 +154,15 @@ def _execute(statement: Any) -> Step:
         connection.execute(statement)
 
     return step
+
+
+def _prune_day(connection: Connection, before: int) -> bool:
+    """Removes the oldest day of what is too old; whether there was any."""
+    oldest = connection.execute(select(func.min(MINUTES.c.minute))).scalar()
+    if oldest is None or oldest >= before:
+        return False
+    connection.execute(delete(MINUTES).where(MINUTES.c.minute < min(before, oldest + _MINUTES_PER_DAY)))
+    return True
 
 
 def _totals(connection: Connection, since_s: float, until_s: float) -> list[Totals]:

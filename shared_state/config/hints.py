@@ -1,7 +1,7 @@
 """What to say about a key or value that the configuration models refuse.
 
 Keys of the documented schema that this release does not obey are told apart from typing errors, and older spellings
-are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool.
+are answered with today's key. In the patterns ``*`` stands for the name of a provider, model or pool, or a place in a list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "proxy.auth": "enabled method",
     "discovery": "connectors",
     "discovery.sync": "auto_register",
-    "observability": "connector events logging statistics",
+    "observability.events.*": "log_level redact_secrets append flush_each_line on_trace on_log on_stats port",
+    "observability.logging": "url webhook on_log",
+    "observability.statistics": "port url on_stats prefix",
     "storage": "sync_policy sync_interval locking table backup host port db password key_prefix ttl folder_id "
     "credentials filename instance config",
     "storage.persistence": "sync_policy sync_interval",
@@ -101,6 +103,18 @@ _TODAY: Final[dict[str, str]] = {
             "token",
         ]
     },
+    "observability.routing": "events, a list with a section for each target",
+    "observability.connector": "events, a list with a section for each target",
+    "observability.config": "events, a list with a section for each target",
+    "observability.tracing.min_severity": "min_severity of the targets under observability.events",
+    "observability.events.*.events": "filter",
+    "observability.events.*.event_filter": "filter",
+    "observability.events.*.file_path": "path",
+    "observability.events.*.max_file_size_bytes": "max_size",
+    "observability.events.*.max_size_mb": "max_size, with a unit: 10MB",
+    "observability.logging.redact_secrets": "redact",
+    "observability.logging.file_path": "path",
+    "observability.statistics.file_path": "path",
     "storage.db_path": "path",
     "storage.file_path": "path",
     "storage.config.path": "path of the storage section",
@@ -109,6 +123,9 @@ _TODAY: Final[dict[str, str]] = {
 
 _KNOWN_VALUES: Final[dict[str, frozenset[Any]]] = {
     "secrets.store": frozenset({"modelmesh.browser-secrets.v1"}),
+    "observability.events.*.connector": frozenset({"modelmesh.prometheus.v1"}),
+    "observability.logging.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
+    "observability.statistics.connector": frozenset({"modelmesh.webhook.v1", "modelmesh.callback.v1"}),
     "storage.connector": frozenset(
         {
             "modelmesh.memory.v1",
@@ -184,7 +201,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _pattern(path: Path) -> str:
-    parts = list(map(str, path))
+    parts = ["*" if isinstance(part, int) else str(part) for part in path]
     if len(parts) > 1 and parts[0] in _NAMED_SECTIONS:
         parts[1] = "*"
     return ".".join(parts)

@@ -9,6 +9,12 @@ from pydantic import Field
 from shared_state.config.discovery import DiscoveryConfig
 from shared_state.config.limits import BudgetConfig
 from shared_state.config.models import ModelConfig
+from shared_state.config.observability import (
+    EventTargetConfig,
+    RequestLogConfig,
+    StatisticsConfig,
+    TracingConfig,
+)
 from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.secrets import SecretsConfig
@@ -139,6 +145,10 @@ class ObservabilityConfig(Section):
     """What is told about the traffic."""
 
     decisions: DecisionsConfig = DecisionsConfig()
+    events: list[EventTargetConfig] = Field(default_factory=list)
+    logging: RequestLogConfig = RequestLogConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 class MeshConfig(Section):
@@ -159,3 +169,8 @@ class MeshConfig(Section):
     storage: StorageConfig = StorageConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
+
+    @property
+    def flush_interval_s(self) -> float:
+        """How often closed statistics are stored, whichever of both sections says it."""
+        return self.observability.statistics.flush_interval or self.scheduler.flush_interval

@@ -156,6 +156,9 @@ class FlakySink(Sink):
     async def latest_copy(self, domain: str, *, until_ms: int | None = None) -> StoredCopy | None:
         return await self.inner.latest_copy(domain, until_ms=until_ms)
 
+    async def prune(self, before_s: float) -> None:
+        await self.inner.prune(before_s)
+
     async def aclose(self) -> None:
         await self.inner.aclose()
 

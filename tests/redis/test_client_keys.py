@@ -55,7 +55,10 @@ async def test_nothing_in_redis_holds_the_text(store: Store) -> None:
     dump = b""
     async for name in store.client.scan_iter(f"{store.keys._prefix}*"):
         kind = await store.client.type(name)
-        value = await (store.client.hgetall(name) if kind == b"hash" else store.client.get(name))
+        if kind == b"list":
+            value = await store.client.lrange(name, 0, -1)
+        else:
+            value = await (store.client.hgetall(name) if kind == b"hash" else store.client.get(name))
         dump += name + repr(value).encode()
 
     assert text.removeprefix("mm-").encode() not in dump

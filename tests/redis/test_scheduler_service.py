@@ -73,12 +73,12 @@ async def test_the_leader_does_all_the_jobs_and_reports_them(
     launch("a")
     await wait_until(lambda: news_of(store, "model_activated"))
     await wait_until(lambda: sink.totals(0, 1e12))
-    jobs = await wait_until(lambda: _jobs(store, at_least=15))
+    jobs = await wait_until(lambda: _jobs(store, at_least=16))
 
     assert {
         *("audit", "copies", "flush", "leases", "leftovers", "maintenance", "probes"),
         *("reaper", "recovery", "restore", "rests", "selftest", "sweep"),
-        *("sync", "health"),
+        *("sync", "health", "retention"),
     } == jobs.keys()
     assert all(job["last_error"] is None and job["runs"] >= 1 for job in jobs.values())
 

@@ -154,3 +154,16 @@ class SinkContract:
 
         assert await attempts(again) == {"m": 4}
         assert await again.latest_copy("d") == StoredCopy(1, b"x")
+
+    async def test_old_minutes_leave_and_the_rest_stays(self, open_sink: MakeSink) -> None:
+        """With the rest of their day at the latest; copies of domains stay. Doing it again changes nothing."""
+        sink = await open_sink()
+        await sink.write([row(minute, attempts=1) for minute in (0, 1440, 2880, 2881)])
+        await sink.save_copy("d", 1, b"copy")
+        for _ in range(2):
+            await sink.prune(2882 * 60 - 0.1)
+            assert await attempts(sink) in ({"m": 1}, {"m": 2})
+        await sink.prune(2882 * 60)
+
+        assert await attempts(sink) == {}
+        assert await sink.latest_copy("d") == StoredCopy(1, b"copy")

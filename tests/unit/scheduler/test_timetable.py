@@ -53,7 +53,7 @@ class Hall:
         self.lead = Lead()
         self.contact = Contact("redis://example")
         self.written: dict[str, bytes] = {}
-        client = SimpleNamespace(hset=self._hset)
+        client = SimpleNamespace(hset=self._hset, hkeys=self._hkeys)
         store: Any = SimpleNamespace(client=client, keys=SimpleNamespace(jobs="jobs"))
         self.reports = Reports(store, [(line.name, line.interval_s)])
         self.table = Timetable([line], leadership=self.lead, reports=self.reports, contact=self.contact)  # type: ignore[arg-type]
@@ -61,6 +61,9 @@ class Hall:
     @property
     def report(self) -> JobReport:
         return self.reports.of("job")
+
+    async def _hkeys(self, _key: str) -> list[bytes]:
+        return [name.encode() for name in self.written]
 
     async def _hset(self, _key: str, *, mapping: dict[str, bytes]) -> None:
         self.written |= mapping

@@ -22,6 +22,7 @@ from node.api.origins import Origins
 from node.api.routes import endpoints
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
+from node.observe.tracing import Tracing
 from shared_state.client_keys import ClientKey
 from shared_state.config.root import IdempotencyConfig
 from shared_state.findings import Finding, StoreReport
@@ -166,13 +167,15 @@ class Front:
         keys: Keys | None = None,
         keys_required: bool = False,
         store: Store | None = None,
+        request_log: Callable[[io.BytesIO], RequestLog] | None = None,
+        tracing: Tracing | None = None,
         origins: Sequence[str] = (),
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
         self.keys = keys or Keys()
         self.keyring = Keyring(self.keys, self.place.watch)  # type: ignore[arg-type]
         self.log = io.BytesIO()
-        self.request_log = RequestLog("node-1", self.log)
+        self.request_log = request_log(self.log) if request_log else RequestLog("node-1", self.log)
         doorkeeper = Doorkeeper([SecretStr(token) for token in tokens], is_open=True)
         self.findings = Findings()
         self.metrics = Metrics(
@@ -199,6 +202,7 @@ class Front:
             self.metrics,
             max_body_bytes,
             Once(store or self.place.watch, self.place.watch, IdempotencyConfig()),  # type: ignore[arg-type]
+            tracing=tracing,
         )
         self.is_ready = True
         self.app: Application = build_application(
