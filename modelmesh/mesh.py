@@ -35,8 +35,7 @@ from shared_state.topology import Topology
 if TYPE_CHECKING:
     import openai
 
-#: No network is asked; the name is one that an open door knows.
-_ORIGIN: Final = "http://localhost"
+_ORIGIN: Final = "http://in-process"
 _RESTART_S: Final = 5.0
 #: Beyond what the scheduler allows itself for its last jobs.
 _SCHEDULER_S: Final = 15.0

@@ -24,6 +24,7 @@ _ORIGIN: Final = b"origin"
 _SITE: Final = b"sec-fetch-site"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]@/?#\s]+))(?::\d{1,5})?")
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _LONGEST: Final = 100
 _CALLS: Final = "/v1/"
 
@@ -60,16 +61,16 @@ class Origins:
         self._check_page(scope, remedy="set MODELMESH_ADMIN_TOKEN")
 
     def check_host(self, scope: Scope) -> None:
-        """Lets pass what asks for this machine, for an address, or for a host of a listed origin.
+        """Lets pass what asks for this machine, for an address, for a name without a dot, or for a host of a listed origin.
 
-        An address is never a website's: only names can be pointed elsewhere.
+        No website has an address, which cannot be pointed elsewhere, or a bare name, as load balancers, containers and hosts of one network call each other.
 
         Raises:
             OriginNotAllowedError: it asks for another name.
         """
         given = headers_of(scope).get(b"host", b"").decode("latin-1")
         host = _host_of(given)
-        if given and not (_is_here(host) or _is_address(host) or host in self._names):
+        if given and not (_is_here(host) or _is_address(host) or _is_bare(host) or host in self._names):
             raise OriginNotAllowedError(
                 f"host {given[:_LONGEST]!r} is not known here, and no token is required: a website could stand behind"
                 " that name; ask for 127.0.0.1, list its origin in proxy.cors.origins, or set MODELMESH_ADMIN_TOKEN",
@@ -132,6 +133,10 @@ def _host_of(authority: str) -> str:
 
 def _is_here(host: str) -> bool:
     return is_loopback(host) or host.endswith(".localhost")
+
+
+def _is_bare(host: str) -> bool:
+    return _BARE.fullmatch(host) is not None
 
 
 def _is_address(host: str) -> bool:

@@ -97,6 +97,8 @@ def test_what_changes_nothing_may_be_linked_to(method: str) -> None:
     ("host", "is_known"),
     [
         ("localhost", True),
+        ("nodes", True),
+        ("node_1:8080", True),
         ("LocalHost.:8080", True),
         ("mesh.localhost:8080", True),
         ("127.0.0.1", True),
