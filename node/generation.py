@@ -15,6 +15,7 @@ from node.api.auth import ClientDoor, Doorkeeper
 from node.api.endpoint import Edge
 from node.api.models import ModelList
 from node.api.once import Once
+from node.api.origins import Origins, open_to_pages
 from node.api.probe import Prober
 from node.api.routes import endpoints
 from node.core import Core
@@ -64,6 +65,7 @@ class Generation:
         self._tracing = open_tracing(topology, node=core.id)
         self.router = self._build_router()
         self.application = self._build_application()
+        self.front = open_to_pages(self.application, topology.config.proxy.cors.origins)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -145,20 +147,23 @@ class Generation:
 
     def _build_application(self) -> Application:
         core, config = self._core, self.topology.config
+        origins = Origins(config.proxy.cors.origins)
         door = ClientDoor(
             Doorkeeper(config.proxy.auth.tokens, is_open=True),
             core.keyring,
             is_required=config.keys.required,
             now_ms=core.clock.now_ms,
+            origins=origins,
         )
+        ops = core.ops.known_to(origins)
         return build_application(
             endpoints(self._edge(door)),
             routes=[
                 *model_routes(ModelList(self.topology), door),
                 *health_routes(core.readiness),
-                metrics_route(core.metrics, core.ops, refresh=core.gauges.refresh),
-                *ops_routes(self._ops_parts(), core.ops),
-                *ui_routes(),
+                metrics_route(core.metrics, ops, refresh=core.gauges.refresh),
+                *ops_routes(self._ops_parts(), ops),
+                *ui_routes(check=ops.check_name),
             ],
         )
 

@@ -100,7 +100,7 @@ class NodeService:
         self._panics = PanicWatch(store, first, self.watch, self.generation.router.faith, node=self.id)
         #: Those with calls under way, the one that serves among them.
         self._living = [self.generation]
-        self.application = Front(self.generation.application)
+        self.application = Front(self.generation.front)
         self._tasks: list[asyncio.Task[None]] = []
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -177,7 +177,7 @@ class NodeService:
         await snapshot.is_complete.wait()
         if config.keys.pepper != old.topology.config.keys.pepper:
             self.core.keyring.follow(ClientKeys(self.store, config.keys.pepper))
-        self.generation, self.application.application = new, new.application
+        self.generation, self.application.application = new, new.front
         self.core.metrics.look_at(snapshot)
         self.core.gauges.look_at(snapshot)
         self._panics.follow(snapshot, new.router.faith)

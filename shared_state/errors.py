@@ -17,6 +17,7 @@ ModelMeshError
 │   ├── IdempotencyConflictError
 │   ├── AuthenticationRequiredError
 │   ├── ModelNotAllowedError
+│   ├── OriginNotAllowedError      a web page of another site sends it, where nobody needs a token
 │   ├── VersionNotFoundError       no such version of the configuration is remembered
 │   ├── VersionConflictError       another version came into force in between
 │   ├── VersionRefusedError        a node cannot run the version
@@ -218,6 +219,14 @@ class ModelNotAllowedError(RequestError):
     http_status = 403
     type = "permission_error"
     default_code = "model_not_allowed"
+
+
+class OriginNotAllowedError(RequestError):
+    """A web page of another site sends the request, or could, where nobody needs a token."""
+
+    http_status = 403
+    type = "permission_error"
+    default_code = "origin_not_allowed"
 
 
 class VersionNotFoundError(RequestError):

@@ -6,7 +6,7 @@ Scripts and style are asked for under the digest of all files together, so they 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from shared_state.errors import RouteNotFoundError
 
@@ -76,14 +77,18 @@ def load_page() -> Page:
     return Page(digest.hexdigest()[:16], MappingProxyType(found))
 
 
-def ui_routes(page: Page | None = None) -> list[BaseRoute]:
-    """``/ui`` and what belongs to it."""
+def ui_routes(
+    page: Page | None = None, *, check: Callable[[Scope], None] = lambda scope: None
+) -> list[BaseRoute]:
+    """``/ui`` and what belongs to it; ``check`` raises for a request that is not to be served."""
     page = page or load_page()
 
     async def document(request: Request) -> Response:
+        check(request.scope)
         return _answer(request, page.document, name=_DOCUMENT, tag=page.digest, caching=_ASK_FIRST)
 
     async def part(request: Request) -> Response:
+        check(request.scope)
         name, digest = request.path_params["name"], request.path_params["digest"]
         if name not in page.contents or name == _DOCUMENT:
             raise RouteNotFoundError(f"no route {request.scope['path']!r}")
@@ -92,6 +97,7 @@ def ui_routes(page: Page | None = None) -> list[BaseRoute]:
         return _answer(request, page.contents[name], name=name, tag=page.digest, caching=caching)
 
     async def slash(request: Request) -> Response:
+        check(request.scope)
         return Response(status_code=308, headers={"location": "../ui", **_GUARDS})
 
     return [Route("/ui", document), Route("/ui/", slash), Route("/ui/{digest}/{name}", part)]

@@ -23,7 +23,7 @@ _KNOWN_KEYS: Final[dict[str, str]] = {
     "providers.*.auth": "method key_rotation",
     "models.*": "batch",
     "pools.*": "strategy_instance rotation",
-    "proxy": "cors endpoints rate_limit",
+    "proxy": "endpoints rate_limit",
     "proxy.auth": "enabled method",
     "discovery": "connectors",
     "discovery.sync": "auto_register",

@@ -19,7 +19,7 @@ from shared_state.config.pools import PoolConfig
 from shared_state.config.providers import ProviderConfig
 from shared_state.config.secrets import SecretsConfig
 from shared_state.config.storage import StorageConfig
-from shared_state.config.values import DurationS, Secret, Section, SizeBytes
+from shared_state.config.values import DurationS, Origin, Secret, Section, SizeBytes
 
 
 class RedisConfig(Section):
@@ -65,6 +65,15 @@ class AuthConfig(Section):
     tokens: list[Secret] = Field(default_factory=list)
 
 
+class CorsConfig(Section):
+    """Web pages that may call the APIs of models and read the answers."""
+
+    origins: list[Origin] = Field(
+        default_factory=list,
+        description="origins as browsers write them (https://app.example); they count as our own where no token is required; `*`: every page, of the APIs of models alone",
+    )
+
+
 class ProxyConfig(Section):
     """The HTTP endpoint of a node."""
 
@@ -72,6 +81,7 @@ class ProxyConfig(Section):
     port: int = Field(8080, ge=0, le=65535)
     max_body: SizeBytes = 32 * 10**6
     auth: AuthConfig = AuthConfig()
+    cors: CorsConfig = CorsConfig()
 
 
 class IdempotencyConfig(Section):

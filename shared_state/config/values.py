@@ -1,6 +1,7 @@
 """Value types of the configuration: durations, sizes, secret text.
 
 Durations become seconds (float), sizes become bytes (int). Both accept plain numbers in those units.
+Origins of web pages are written as browsers write them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 _SIZE_UNITS_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B)", re.IGNORECASE)
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]*]+)(?::(\d{1,5}))?")
+_OWN_PORTS = {"http": "80", "https": "443"}
 
 
 def parse_duration(value: Any) -> float:
@@ -50,8 +54,24 @@ def parse_size(value: Any) -> int:
     return size
 
 
+def parse_origin(value: Any) -> str:
+    """The origin of web pages as browsers write it: scheme, host, and the port unless it is the scheme's own; or ``*``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = value.strip().lower() if isinstance(value, str) else ""
+    match = _ORIGIN.fullmatch(text)
+    if text != "*" and match is None:
+        raise ValueError(f"not an origin: {value!r}; write https://app.example, without a path, or *")
+    if match and _OWN_PORTS.get(match[1]) == match[2]:
+        return text.removesuffix(f":{match[2]}")
+    return text
+
+
 DurationS = Annotated[float, BeforeValidator(parse_duration)]
 SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+Origin = Annotated[str, BeforeValidator(parse_origin)]
 Secret = SecretStr
 
 

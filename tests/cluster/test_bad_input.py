@@ -124,6 +124,22 @@ async def test_a_bad_header_is_refused(web: httpx.AsyncClient, headers: dict[str
     _assert_refused(response, status, "invalid_request")
 
 
+async def test_a_page_of_another_site_may_do_nothing(web: httpx.AsyncClient):
+    """Where no token is required it spends no money, gives no order, and has no name of its own for this server."""
+    page, name = {"origin": "https://evil.example"}, {"host": "evil.example"}
+    for method, path, headers, code in (
+        ("POST", _CHAT, page, "origin_not_allowed"),
+        ("POST", "/ops/models/untouched.quiet/deactivate", page, "origin_not_allowed"),
+        ("GET", "/ops/status", name, "host_not_allowed"),
+        ("GET", "/ui", name, "host_not_allowed"),
+    ):
+        response = await web.request(method, path, content=_body(), headers=headers)
+
+        assert (response.status_code, response.json()["error"]["code"]) == (403, code)
+    for path in ("/ops/status", "/ui"):
+        assert (await web.get(path, headers={"host": "localhost"})).status_code == 200
+
+
 @pytest.mark.parametrize("given", ["a b", "a" * 200, "id;set-cookie", "<script>"])
 async def test_a_request_id_that_is_not_sane_is_replaced(web: httpx.AsyncClient, given: str):
     """An id goes into logs and headers, so only a harmless one is kept."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import (
     AsyncOpenAI,
@@ -46,7 +47,7 @@ def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
         pool("narrow", "alpha", limits={"rpm": 30}),
     ]
     return start_cluster(
-        mesh(*pools, keys={"required": True}),
+        mesh(*pools, keys={"required": True}, proxy={"cors": {"origins": ["https://app.example"]}}),
         mocks={"alpha": {}, "beta": {"latency": "1500ms"}},
         deaf_nodes=1,
     )
@@ -98,6 +99,29 @@ async def test_a_key_made_by_command_opens_every_node(cluster: Cluster):
     assert (listed["name"], listed["status"], listed["models"]) == ("billing", "active", ["chat", "slow"])
     assert "key" not in listed
     assert key["key"] not in seen + "".join(node.process.log() for node in cluster.nodes)
+
+
+async def test_a_web_page_with_a_key_is_served_under_the_public_name(cluster: Cluster):
+    """Through nginx: its browser asks first, without a key; no other page may read what comes back."""
+    key = await make_key(cluster, "page")
+    name, page = {"host": "mesh.example"}, {"origin": "https://app.example"}
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
+    async with httpx.AsyncClient(base_url=cluster.base_url, headers=name) as web:
+        before = await web.options("/v1/chat/completions", headers={**page, **asked})
+        shared, kept = [
+            await web.post(
+                "/v1/chat/completions",
+                json=body,
+                headers={"origin": origin, "authorization": f"Bearer {key['key']}"},
+            )
+            for origin in (page["origin"], "https://other.example")
+        ]
+
+    assert (before.status_code, shared.status_code, kept.status_code) == (200, 200, 200)
+    for response in (before, shared):
+        assert response.headers["access-control-allow-origin"] == page["origin"]
+    assert "access-control-allow-origin" not in kept.headers
 
 
 async def test_refusals_have_the_shapes_that_clients_know(cluster: Cluster):

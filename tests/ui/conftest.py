@@ -18,6 +18,8 @@ from tests.ui.pages import TOKEN, Page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+#: A website that points its name at this machine.
+OTHER_SITE = "evil.example"
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
@@ -36,7 +38,8 @@ def browser() -> Iterator[Browser]:
         )
     with api.sync_playwright() as playwright:
         # as root Chromium has no sandbox; what it shows here is ours
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        names = f"--host-resolver-rules=MAP {OTHER_SITE} 127.0.0.1"
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", names])
         with closing(browser):
             yield browser
 

@@ -18,6 +18,7 @@ from node.api.endpoint import Edge
 from node.api.keyring import Keyring
 from node.api.models import ModelList
 from node.api.once import Once
+from node.api.origins import Origins
 from node.api.routes import endpoints
 from node.observe.metrics import Metrics
 from node.observe.request_log import RequestLog
@@ -168,6 +169,7 @@ class Front:
         store: Store | None = None,
         request_log: Callable[[io.BytesIO], RequestLog] | None = None,
         tracing: Tracing | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         self.place = place or House(mesh("alpha.m"), ScriptedTransport(alpha=whole()))
         self.keys = keys or Keys()
@@ -186,7 +188,11 @@ class Front:
             self.findings,  # type: ignore[arg-type]
         )
         door = ClientDoor(
-            doorkeeper, self.keyring, is_required=keys_required, now_ms=self.place.view.clock.now_ms
+            doorkeeper,
+            self.keyring,
+            is_required=keys_required,
+            now_ms=self.place.view.clock.now_ms,
+            origins=Origins(origins),
         )
         edge = Edge(
             self.place.router,

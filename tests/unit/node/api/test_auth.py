@@ -17,7 +17,7 @@ def knock(doorkeeper: Doorkeeper, authorization: bytes | None) -> bool:
     """Whether a request with this header may pass."""
     headers = [] if authorization is None else [(b"authorization", authorization)]
     try:
-        doorkeeper.check({"headers": headers})
+        doorkeeper.check({"method": "GET", "headers": headers})
     except AuthenticationRequiredError:
         return False
     return True
