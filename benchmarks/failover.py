@@ -71,7 +71,7 @@ async def measure(cause: str, *, nodes: int, rounds: int, progress: Progress) ->
 
 
 async def _turn(cluster: Cluster, cause: str) -> Turn:
-    async with cluster.client() as client, Load(client, "fleet", clients=_CLIENTS) as load:
+    async with cluster.client() as client, Load(client, "fleet", clients=_CLIENTS, pause_s=0) as load:
         await _until_served(load, _WARM_UP)
         began_s = await _strike(cluster, cause)
         await asyncio.sleep(_AFTER_S)  # nothing tells that no stray will come any more
