@@ -85,5 +85,12 @@ def _mesh(ports: list[int]) -> dict[str, Any]:
         "redis": {"namespace": "demo"},  # apart from everything real, on whatever server
         "providers": providers,
         "models": models,
-        "pools": {"chat": {"capability": MODEL, "strategy": "round-robin", "recovery": {"cooldown": "10s"}}},
+        "pools": {
+            "chat": {
+                "capability": MODEL,
+                "strategy": "round-robin",
+                "retry": {"budget": {"share": 0.3}},  # the moody one alone makes a tenth of all requests fail
+                "recovery": {"cooldown": "10s"},
+            }
+        },
     }
