@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NGINX  := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nginx)
+PROMTOOL := $(shell command -v promtool)
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 POSTGRES := $(firstword $(wildcard /usr/lib/postgresql/*/bin/postgres) $(shell command -v postgres))
 SUITE  := not containers and not topologies and not browser and not vaults and not storage and not long$(if $(NGINX),, and not cluster)
@@ -27,6 +28,7 @@ check: $(STAMP) ## lint, format, types, architecture
 
 test: $(STAMP) ## all tests that need no container engine
 	@$(if $(NGINX),,echo '*** nginx is not installed: the cluster tests are left out (Debian: apt-get install nginx-light)')
+	@$(if $(PROMTOOL),,echo '*** promtool is not installed: two tests of the alerts are left out (Debian: apt-get install prometheus)')
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m '$(SUITE)' $(ARGS)
 
 ready: check test ## what must be green before a change is handed over
